@@ -1,0 +1,5 @@
+"""`python -m cryoden` is `cryoden`."""
+
+from cryoden.cli import main
+
+main()

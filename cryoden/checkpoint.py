@@ -1,0 +1,110 @@
+"""Trained models on disk: Lightning's checkpoints in, safetensors weights in and out."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cryoden.errors import CryodenError
+from cryoden.modules.denoiser import Denoiser
+from cryoden.networks.base import build_network
+
+_KEY = "cryoden"
+_HOW = "give a run's folder, a .ckpt that `cryoden fit` wrote, or a .safetensors that `cryoden export` wrote"
+
+
+def find_checkpoint(run: Path | str) -> Path:
+    """The checkpoint that a run, or a path to a checkpoint, stands for: a run's best, else its last.
+
+    Raises:
+        CryodenError: there is no such file, or no checkpoint in the folder.
+    """
+    run = Path(run)
+    if run.is_file():
+        return run
+    if not run.exists():
+        raise CryodenError(f"model {run}: no such file or folder; {_HOW}")
+    for folder in (run, run / "checkpoints"):
+        for pattern in ("best*.ckpt", "last*.ckpt", "*.safetensors"):
+            found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+            if found:
+                return found[-1]
+    raise CryodenError(f"model {run}: no checkpoint in this folder (no best*.ckpt, last*.ckpt or *.safetensors); {_HOW}")
+
+
+def load_denoiser(run: Path | str) -> Denoiser:
+    """Load a trained model for denoising.
+
+    Args:
+        run: a run's folder, a checkpoint, or a weights file made by `export_weights`.
+
+    Returns:
+        The model on the CPU in evaluation mode: its generator and how to scale volumes for it, without whatever else
+        trained it.
+
+    Raises:
+        CryodenError: not a model of cryoden's, or damaged.
+    """
+    path = find_checkpoint(run)
+    record, weights = _read_weights(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    try:
+        model = Denoiser(build_network(record["network"]), standardize=record["standardize"])
+        model.generator.load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CryodenError(
+            f"model {path}: its weights do not fit its description (written by cryoden {record.get('version')}): "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+    model.voxel_size = record.get("voxel_size")
+    return model.eval()
+
+
+def export_weights(model: Denoiser, path: Path | str, *, overwrite: bool = False) -> None:
+    """Write a model's generator as safetensors, with all that is needed to build it again in the file's metadata.
+
+    Args:
+        model: what to write.
+        path: a name that ends in .safetensors.
+        overwrite: replace an existing file.
+
+    Raises:
+        CryodenError: the file exists, or has another ending.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CryodenError(f"{path}: weights are written as safetensors; give a name that ends in .safetensors")
+    if path.exists() and not overwrite:
+        raise CryodenError(f"{path}: exists already; choose another name, or ask to overwrite it")
+    temporary = path.with_name(f".{path.name}.part")
+    weights = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
+    save_file(weights, temporary, metadata={_KEY: json.dumps(model.record())})
+    temporary.replace(path)
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CryodenError(f"model {path}: not a readable checkpoint, or cut short; {_HOW}") from error
+    if not isinstance(checkpoint, dict) or _KEY not in checkpoint:
+        raise CryodenError(f"model {path}: a checkpoint, but not of cryoden's; {_HOW}")
+    prefix = "generator."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return checkpoint[_KEY], weights
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = (file.metadata() or {}).get(_KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CryodenError(f"model {path}: not a readable safetensors file, or cut short; {_HOW}") from error
+    if record is None:
+        raise CryodenError(f"model {path}: safetensors, but without cryoden's description of the network; {_HOW}")
+    return json.loads(record), weights

@@ -1,0 +1,116 @@
+"""Simulated particles as a dataset: item `index` of epoch `epoch` is a pure function of (seed, epoch, index)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, DistributedSampler, default_collate
+
+from cryoden.particles import Particle
+from cryoden.simulation.degradation import Degradation, apply_all, sample_all
+from cryoden.simulation.density import clean_volume
+from cryoden.simulation.rotation import random_rotation
+
+Key = tuple[int, int]
+"""(epoch, index): what a sampler hands to the dataset, so that workers need no state of their own."""
+
+Batch = dict[str, Any]
+
+
+class ParticleDataset(Dataset[Batch]):
+    """Copies of particles, each in a random orientation, with the random parameters of its degradation.
+
+    Item (epoch, index) holds `clean` (1, N, N, N) with maximum 1, `entry` (the particle's name), `rotation` (3, 3) acting
+    on xyz, and `parameters` (one mapping per degradation step); with `degrade`, also `degraded` (1, N, N, N).
+
+    Args:
+        particles: what to put into the boxes.
+        copies: items per particle; item `index` shows particle `index // copies`.
+        degradation: the steps that damage a clean volume, in order.
+        box: voxels along each side.
+        voxel_size: angstrom.
+        resolution: angstrom.
+        seed: a sequence of whole numbers; two datasets with different seeds share no orientation and no noise.
+        fresh: draw new orientations and noise each epoch, rather than those of epoch 0 for ever.
+        degrade: apply the degradation here, on the CPU, rather than leave it to the device.
+    """
+
+    def __init__(
+        self,
+        particles: Sequence[Particle],
+        copies: int,
+        degradation: Sequence[Degradation],
+        *,
+        box: int,
+        voxel_size: float,
+        resolution: float,
+        seed: Sequence[int],
+        fresh: bool,
+        degrade: bool,
+    ) -> None:
+        self.particles = particles
+        self.copies = copies
+        self.degradation = degradation
+        self.box = box
+        self.voxel_size = voxel_size
+        self.resolution = resolution
+        self.seed = tuple(seed)
+        self.fresh = fresh
+        self.degrade = degrade
+
+    def __len__(self) -> int:
+        return len(self.particles) * self.copies
+
+    def __getitem__(self, key: Key) -> Batch:
+        epoch, index = key
+        state = np.random.SeedSequence([*self.seed, epoch if self.fresh else 0, index]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        particle = self.particles[index // self.copies]
+        rotation = random_rotation(generator)
+        parameters = sample_all(self.degradation, generator)
+        volume = clean_volume(particle, rotation.numpy(), self.box, self.voxel_size, self.resolution)
+        clean = torch.from_numpy(volume)[None]
+        item = {"clean": clean, "entry": particle.name, "rotation": rotation, "parameters": parameters}
+        if self.degrade:
+            item["degraded"] = apply_all(self.degradation, clean[None], [parameters])[0]
+        return item
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Stack items; the degradation's parameters stay a list of plain numbers, so that no device has to be asked."""
+    batch: Batch = default_collate([{k: v for k, v in item.items() if k != "parameters"} for item in items])
+    return {**batch, "parameters": [item["parameters"] for item in items]}
+
+
+class EpochSampler(DistributedSampler[Key]):
+    """Yields (epoch, index), so that the epoch reaches every worker with each item.
+
+    It is a `DistributedSampler` so that Lightning leaves it alone, and calls its `set_epoch` before each epoch.
+
+    Args:
+        dataset: what to sample.
+        shuffle: a new order each epoch, the same on every rank.
+        seed: of the order.
+        rank: which process this is.
+        world_size: how many processes share the items. When shuffled, for training, each gets the same number, so that
+            none waits for ever (up to world_size - 1 items sit out an epoch); otherwise each item is seen exactly once.
+    """
+
+    def __init__(
+        self, dataset: ParticleDataset, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+        self.end = len(dataset) - len(dataset) % world_size if shuffle else len(dataset)
+
+    def _mine(self) -> range:
+        return range(self.rank, self.end, self.num_replicas)
+
+    def __len__(self) -> int:
+        return len(self._mine())
+
+    def __iter__(self) -> Iterator[Key]:
+        if not self.shuffle:
+            return iter([(0, i) for i in self._mine()])
+        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        return iter([(self.epoch, int(order[i])) for i in self._mine()])

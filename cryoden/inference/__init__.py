@@ -1,0 +1,1 @@
+"""Trained models on volumes of any size."""

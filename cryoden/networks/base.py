@@ -1,0 +1,110 @@
+"""The two kinds of network, and what a caller may rely on for each."""
+
+import inspect
+from abc import ABC, abstractmethod
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+from cryoden.errors import CryodenError
+
+
+def constructor_arguments(module: nn.Module) -> dict[str, Any]:
+    """The arguments that build the same network again: `type(module)(**constructor_arguments(module))`.
+
+    As in scikit-learn, every constructor argument is kept as an attribute of the same name.
+
+    Args:
+        module: A network of this package, or one that keeps the same convention.
+
+    Returns:
+        Name to plain value (int, float, str, bool), in the constructor's order.
+
+    Examples:
+        >>> from cryoden.networks.upsample_unet import UpsampleUnet
+        >>> constructor_arguments(UpsampleUnet(channels=8))
+        {'channels': 8, 'norm': 'batch'}
+    """
+    return {name: getattr(module, name) for name in inspect.signature(type(module)).parameters}
+
+
+class DenoisingNetwork(nn.Module, ABC):
+    """Maps degraded volumes to denoised ones, both (B, 1, D, H, W).
+
+    A network sees standardised volumes (zero mean, unit standard deviation) and predicts density above
+    background in the same unit, so a fresh network answers about 0 everywhere.
+
+    Attributes:
+        multiple: D, H and W must each be a multiple of this.
+    """
+
+    multiple: int
+
+    @abstractmethod
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Denoise (B, 1, D, H, W) volumes."""
+
+    def check_box(self, volumes: Tensor) -> None:
+        """Refuse volumes that this network cannot take.
+
+        Args:
+            volumes: Should be (B, 1, D, H, W).
+
+        Raises:
+            CryodenError: The shape is another one, or an axis is not a multiple of `multiple`.
+        """
+        shape = tuple(volumes.shape)
+        name = type(self).__name__
+        if len(shape) != 5 or shape[1] != 1:
+            raise CryodenError(f"{name} takes volumes of shape (batch, 1, D, H, W), got {shape}")
+        if any(size == 0 or size % self.multiple for size in shape[2:]):
+            raise CryodenError(
+                f"{name} takes boxes whose axes are multiples of {self.multiple} voxels, "
+                f"got {' x '.join(map(str, shape[2:]))}: pad or crop the volume"
+            )
+
+
+class DiscriminatorNetwork(nn.Module, ABC):
+    """Tells real from generated volumes, given the degraded volume they belong to."""
+
+    @abstractmethod
+    def forward(self, degraded: Tensor, candidate: Tensor) -> Tensor:
+        """Score candidates (B, 1, D, H, W) beside degraded (B, 1, D, H, W): raw logits (B, ...)."""
+
+
+def network_record(network: DenoisingNetwork) -> dict[str, Any]:
+    """Name and constructor arguments of a network, as plain values: what a checkpoint keeps with the weights.
+
+    Args:
+        network: a network that keeps its constructor arguments as attributes.
+
+    Returns:
+        {"class_path": ..., "init_args": {...}}.
+    """
+    kind = type(network)
+    return {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "init_args": constructor_arguments(network),
+    }
+
+
+def build_network(record: dict[str, Any]) -> DenoisingNetwork:
+    """The network that `network_record` described, with fresh weights.
+
+    Args:
+        record: {"class_path": ..., "init_args": {...}}.
+
+    Raises:
+        CryodenError: The class is not installed here, or is not a denoising network.
+    """
+    module, _, name = record["class_path"].rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CryodenError(
+            f"network {record['class_path']}: not found here ({error}); install the package that defines it"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, DenoisingNetwork)):
+        raise CryodenError(f"network {record['class_path']}: not a subclass of cryoden's DenoisingNetwork")
+    return kind(**record["init_args"])

@@ -1,0 +1,149 @@
+"""The pieces that the networks are made of."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cryoden.errors import CryodenError
+
+NormName = Literal["batch", "instance", "group"]
+
+_GROUPS = 8
+
+
+def make_norm(norm: NormName, channels: int) -> nn.Module:
+    """A normalisation of (B, channels, D, H, W) features, with a scale and a shift per channel.
+
+    Args:
+        norm: "batch" (over the batch, the thesis's), "instance" (each channel of each volume) or "group" (8
+            groups of channels of each volume, or as many of 8, 4, 2, 1 as divide `channels`).
+        channels: Number of channels.
+
+    Returns:
+        The layer; it has 2 * channels parameters whatever the norm.
+
+    Raises:
+        CryodenError: The norm is another word.
+    """
+    match norm:
+        case "batch":
+            return nn.BatchNorm3d(channels)
+        case "instance":
+            return nn.GroupNorm(channels, channels)
+        case "group":
+            return nn.GroupNorm(math.gcd(channels, _GROUPS), channels)
+    raise CryodenError(f"norm is 'batch', 'instance' or 'group', got {norm!r}")
+
+
+def make_vector_norm(norm: NormName, features: int) -> nn.Module:
+    """The same for (B, features) vectors; "instance" and "group" both become a layer norm.
+
+    Args:
+        norm: "batch", "instance" or "group".
+        features: Length of the vectors.
+
+    Returns:
+        The layer; it has 2 * features parameters whatever the norm.
+    """
+    return nn.BatchNorm1d(features) if norm == "batch" else nn.GroupNorm(1, features)
+
+
+class Block(nn.Sequential):
+    """Convolution, ReLU, normalisation, in the thesis's order.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        kernel: Kernel size, odd; padded so that stride 1 keeps the box.
+        stride: 2 halves an even box.
+        norm: See `make_norm`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, norm: NormName = "batch"
+    ) -> None:
+        super().__init__(
+            nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
+            nn.ReLU(),
+            make_norm(norm, out_channels),
+        )
+
+
+class UpBlock(nn.Sequential):
+    """Transposed convolution that doubles the box, ReLU, normalisation.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        norm: See `make_norm`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
+        super().__init__(doubling(in_channels, out_channels), nn.ReLU(), make_norm(norm, out_channels))
+
+
+def doubling(in_channels: int, out_channels: int) -> nn.ConvTranspose3d:
+    """The thesis's transposed convolution: kernel 5, stride 2, exactly twice the box.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+
+    Returns:
+        The layer.
+    """
+    return nn.ConvTranspose3d(in_channels, out_channels, 5, 2, padding=2, output_padding=1)
+
+
+def start_at(bias: float, last: nn.Conv3d | nn.ConvTranspose3d) -> None:
+    """Make a network's last layer answer about `bias` everywhere before training.
+
+    Args:
+        bias: What the layer answers, before its activation.
+        last: The layer, with a bias; changed in place.
+    """
+    assert last.bias is not None
+    with torch.no_grad():
+        last.weight.mul_(0.1)
+        last.bias.fill_(bias)
+
+
+class SoftplusHead(nn.Sequential):
+    """Convolution to one channel and Softplus: never negative, and about 0.05 everywhere before training.
+
+    With the usual bias of 0 every voxel would start at Softplus(0) = 0.69, in a box that is 98 % zero; small
+    weights keep it at 0.05 where a particle makes large features.
+
+    Args:
+        in_channels: Channels in, normalised.
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        conv = nn.Conv3d(in_channels, 1, 3, padding=1)
+        start_at(-3.0, conv)
+        super().__init__(conv, nn.Softplus())
+
+
+class UpsampleBlock(nn.Module):
+    """Nearest-neighbour upsampling ×2 of the decoder's features, concatenation with the skip, then a block.
+
+    Args:
+        in_channels: Channels of the decoder's features.
+        skip_channels: Channels of the skip.
+        out_channels: Channels out.
+        norm: See `make_norm`.
+    """
+
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, *, norm: NormName = "batch"
+    ) -> None:
+        super().__init__()
+        self.block = Block(in_channels + skip_channels, out_channels, kernel=3, norm=norm)
+
+    def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:
+        """Decoded (B, C, D, H, W) and skip (B, S, 2D, 2H, 2W) to (B, out_channels, 2D, 2H, 2W)."""
+        merged: Tensor = self.block(torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1))
+        return merged

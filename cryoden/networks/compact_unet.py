@@ -1,0 +1,64 @@
+"""A small U-Net that learns in minutes on a CPU."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cryoden.networks.base import DenoisingNetwork
+from cryoden.networks.blocks import NormName, make_norm
+
+
+def _convolution(in_channels: int, out_channels: int, norm: NormName) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False),
+        make_norm(norm, out_channels),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
+
+
+class CompactUnet(DenoisingNetwork):
+    """U-Net with normalised LeakyReLU convolutions and a linear output that starts at exactly zero.
+
+    761,697 parameters with 16 channels and 3 levels. Two convolutions per level on the way down, one on the
+    way up. After Ronneberger et al. 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation".
+
+    Args:
+        channels: Channels at full resolution; they double at each level below, up to four times as many.
+        levels: How often the box is halved; boxes are multiples of 2**levels.
+        norm: "group", "instance" or "batch".
+    """
+
+    def __init__(self, channels: int = 16, levels: int = 3, norm: NormName = "group") -> None:
+        super().__init__()
+        self.channels = channels
+        self.levels = levels
+        self.norm = norm
+        self.multiple = 2**levels
+        widths = [channels * min(2**level, 4) for level in range(levels + 1)]
+        self.encoder = nn.ModuleList(
+            nn.Sequential(_convolution(a, b, norm), _convolution(b, b, norm))
+            for a, b in pairwise([1, *widths])
+        )
+        self.decoder = nn.ModuleList(
+            _convolution(a + b, a, norm) for a, b in reversed(list(pairwise(widths)))
+        )
+        self.head = nn.Conv3d(channels, 1, 1)
+        nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Denoise (B, 1, D, H, W) volumes."""
+        self.check_box(volumes)
+        skips: list[Tensor] = []
+        decoded = volumes
+        for level, block in enumerate(self.encoder):
+            decoded = block(F.avg_pool3d(decoded, 2) if level else decoded)
+            skips.append(decoded)
+        skips.pop()
+        for block in self.decoder:
+            decoded = block(torch.cat([F.interpolate(decoded, scale_factor=2.0), skips.pop()], dim=1))
+        denoised: Tensor = self.head(decoded)
+        return denoised

@@ -1,0 +1,46 @@
+"""The thesis's U-Net with strided convolutions and weights shared between levels."""
+
+import torch
+from torch import Tensor
+
+from cryoden.networks.base import DenoisingNetwork
+from cryoden.networks.blocks import Block, NormName, SoftplusHead, UpBlock
+
+
+class Unet(DenoisingNetwork):
+    """U-Net of constant width whose levels share weights; its strided decoder leaves a checkerboard.
+
+    1,348,225 parameters with 48 channels. After Ronneberger et al. 2015, "U-Net: Convolutional Networks for
+    Biomedical Image Segmentation".
+
+    Args:
+        channels: Channels of every level.
+        norm: "batch" (the thesis's), "instance" or "group".
+    """
+
+    multiple = 16
+
+    def __init__(self, channels: int = 48, norm: NormName = "batch") -> None:
+        super().__init__()
+        self.channels = channels
+        self.norm = norm
+        self.first = Block(1, channels, kernel=5, stride=2, norm=norm)
+        self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm)
+        self.bottleneck = Block(channels, channels, kernel=5, stride=2, norm=norm)
+        self.widen_bottleneck = UpBlock(channels, channels, norm=norm)
+        self.merge = Block(2 * channels, channels, kernel=3, norm=norm)
+        self.widen = UpBlock(channels, channels, norm=norm)
+        self.last = Block(channels + 1, channels, kernel=3, norm=norm)
+        self.head = SoftplusHead(channels)
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Denoise (B, 1, D, H, W) volumes."""
+        self.check_box(volumes)
+        half = self.first(volumes)
+        quarter = self.narrow(half)
+        eighth = self.narrow(quarter)
+        decoded = self.widen_bottleneck(self.bottleneck(eighth))
+        for skip in (eighth, quarter, half):
+            decoded = self.widen(self.merge(torch.cat([decoded, skip], dim=1)))
+        denoised: Tensor = self.head(self.last(torch.cat([decoded, volumes], dim=1)))
+        return denoised

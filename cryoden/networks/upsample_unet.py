@@ -1,0 +1,41 @@
+"""The thesis's U-Net with nearest-neighbour upsampling."""
+
+from torch import Tensor
+
+from cryoden.networks.base import DenoisingNetwork
+from cryoden.networks.blocks import Block, NormName, SoftplusHead, UpsampleBlock
+
+
+class UpsampleUnet(DenoisingNetwork):
+    """U-Net of constant width whose levels share weights, upsampled by nearest neighbour: no checkerboard.
+
+    415,441 parameters with 48 channels. Upsampling, then convolution, leaves no checkerboard: Odena et al.
+    2016, "Deconvolution and Checkerboard Artifacts".
+
+    Args:
+        channels: Channels of every level.
+        norm: "batch" (the thesis's), "instance" or "group".
+    """
+
+    multiple = 8
+
+    def __init__(self, channels: int = 48, norm: NormName = "batch") -> None:
+        super().__init__()
+        self.channels = channels
+        self.norm = norm
+        self.first = Block(1, channels, kernel=3, norm=norm)
+        self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm)
+        self.widen = UpsampleBlock(channels, channels, channels, norm=norm)
+        self.head = SoftplusHead(channels)
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Denoise (B, 1, D, H, W) volumes."""
+        self.check_box(volumes)
+        full = self.first(volumes)
+        half = self.narrow(full)
+        quarter = self.narrow(half)
+        decoded = self.narrow(quarter)
+        for skip in (quarter, half, full):
+            decoded = self.widen(decoded, skip)
+        denoised: Tensor = self.head(decoded)
+        return denoised

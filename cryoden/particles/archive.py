@@ -1,0 +1,263 @@
+"""Finds PDB entries: in the user's own folder, in the cache, or in the Protein Data Bank.
+
+A file enters the cache under its final name only after it was parsed and found to hold atoms: what lies there
+can be trusted, whatever was interrupted, truncated or wrong, and with other processes fetching at once.
+"""
+
+import gzip
+import os
+import re
+import sys
+import threading
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+import gemmi
+import pooch
+from rich.console import Console
+from rich.progress import Progress
+
+from cryoden.errors import CryodenError
+
+MIRRORS = (
+    "https://files.rcsb.org/download/{id}.cif.gz",
+    "https://www.ebi.ac.uk/pdbe/entry-files/download/{id}.cif",  # PDBe offers no compressed form here
+)
+"""URL templates of the archives, tried in this order; `{id}` is the PDB ID in lower case."""
+
+TIMEOUT = 20.0
+"""Seconds without an answer, or without a byte of it, after which the next mirror is tried."""
+
+_WORKERS = 4
+_CHUNK = 2**16  # bytes; an interrupt takes effect at the next chunk
+_NOT_FOUND = "HTTP 404"
+_MISPRINTS = {"3qml": "3qm1"}
+
+
+class _UnreachableError(CryodenError):
+    """No mirror gave the entry, but one of them may have it."""
+
+
+def find_or_fetch(entry: str, structure_dir: Path | str | None = None) -> Path:
+    """Finds the structure file of one entry, and downloads it where it is not yet at hand.
+
+    Args:
+        entry: PDB ID in any case ("1bxn", "pdb_00001bxn"), or the name without suffix of a file in
+            `structure_dir` ("4v4r_30S").
+        structure_dir: Folder searched first; None takes the environment variable CRYODEN_STRUCTURE_DIR.
+
+    Returns:
+        Path of the PDB or mmCIF file, perhaps gzipped.
+
+    Raises:
+        CryodenError: The entry cannot be had; the message says why and what to do.
+    """
+    return fetch([entry], structure_dir=structure_dir)[entry]
+
+
+def fetch(
+    entries: Sequence[str], *, structure_dir: Path | str | None = None, progress: bool = True
+) -> dict[str, Path]:
+    """Finds the structure files of entries, and downloads those not yet at hand, several at once.
+
+    Every entry is tried, whatever happens to the others.
+
+    Args:
+        entries: As in `find_or_fetch`.
+        structure_dir: Folder searched first, for ID.cif, ID.pdb, ID.ent and pdbID.ent, each also with .gz and
+            in any case; None takes the environment variable CRYODEN_STRUCTURE_DIR.
+        progress: Shows the downloads on standard error if that is a terminal.
+
+    Returns:
+        The path of each entry, in the order given.
+
+    Raises:
+        CryodenError: Some entries cannot be had; the message says why, for each. The others stay cached.
+    """
+    local, cache = _local_dir(structure_dir), cache_dir()
+    results: dict[str, Path | CryodenError] = {}
+    missing: dict[str, str] = {}
+    for entry in entries:
+        pdb_id = _pdb_id(entry)
+        if path := _search(local, entry) or (_search(cache, pdb_id) if pdb_id else None):
+            results[entry] = path
+        elif pdb_id:
+            missing[entry] = pdb_id
+        else:
+            results[entry] = CryodenError(
+                f"no structure file of this name in structure_dir ({local or 'not set'}), and not a PDB ID "
+                "(a digit and three letters or digits, as 1bxn, or the long form, as pdb_00001bxn)"
+            )
+    downloads = _download_all(sorted(set(missing.values())), cache, progress)
+    results |= {entry: downloads[pdb_id] for entry, pdb_id in missing.items()}
+    results = {entry: results[entry] for entry in entries}  # in their order
+    if failures := {entry: error for entry, error in results.items() if isinstance(error, CryodenError)}:
+        raise CryodenError(_message(failures))
+    return {entry: path for entry, path in results.items() if isinstance(path, Path)}
+
+
+def cache_dir() -> Path:
+    """The folder of downloaded entries: CRYODEN_CACHE, or the user's cache of this operating system."""
+    return Path(os.environ.get("CRYODEN_CACHE") or pooch.os_cache("cryoden")).expanduser()
+
+
+def _local_dir(structure_dir: Path | str | None) -> Path | None:
+    """The user's own folder, if there is one."""
+    named = structure_dir or os.environ.get("CRYODEN_STRUCTURE_DIR")
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise CryodenError(
+            f"structure_dir {folder} is not a folder: "
+            "correct the argument structure_dir or the environment variable CRYODEN_STRUCTURE_DIR"
+        )
+    return folder
+
+
+def _pdb_id(entry: str) -> str | None:
+    """The PDB ID as the archives write it, or None for a name of another form."""
+    entry = entry.lower().removeprefix("pdb_0000")
+    return entry if re.fullmatch(r"[0-9][0-9a-z]{3}|pdb_[0-9a-z]{8}", entry, re.ASCII) else None
+
+
+def _search(folder: Path | None, entry: str) -> Path | None:
+    """The file of an entry in a folder, mmCIF before PDB format."""
+    if folder is None or not folder.is_dir():
+        return None
+    files = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
+    pdb_id = _pdb_id(entry) or entry.lower()
+    names = [f"{stem}.{suffix}" for stem in (entry.lower(), pdb_id) for suffix in ("cif", "pdb", "ent")]
+    names.append(f"pdb{pdb_id}.ent")  # the wwPDB's own name
+    return next((files[name + gz] for name in names for gz in ("", ".gz") if name + gz in files), None)
+
+
+def _message(failures: dict[str, CryodenError]) -> str:
+    """One line of all failures, those with the same reason together, and the ways out."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for entry, error in failures.items():
+        correct = _MISPRINTS.get(entry.lower())
+        hint = f" (in the 2019 thesis probably a misprint of {correct})" if correct else ""
+        reasons[f"{error}{hint}"].append(entry)
+    message = "; ".join(f"{', '.join(entries)}: {reason}" for reason, entries in reasons.items())
+    unreachable = [entry for entry, error in failures.items() if isinstance(error, _UnreachableError)]
+    if unreachable:
+        files = ", ".join(f"{entry}.cif" for entry in unreachable)
+        message += (
+            f"; connect to the network and run `cryoden fetch {' '.join(unreachable)}`, "
+            f"or put {files} into structure_dir (or the folder named by CRYODEN_STRUCTURE_DIR)"
+        )
+    return message
+
+
+def _download_all(pdb_ids: Sequence[str], cache: Path, progress: bool) -> dict[str, Path | CryodenError]:
+    """Downloads entries into the cache, several at once; each gives its path or what went wrong."""
+    if not pdb_ids:
+        return {}
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        incoming = TemporaryDirectory(prefix=".incoming-", dir=cache)
+    except OSError as error:
+        raise CryodenError(
+            f"cannot write to the cache {cache} ({error.strerror}): "
+            "set CRYODEN_CACHE to a folder you can write to"
+        ) from None
+    results: dict[str, Path | CryodenError] = {}
+    stop = threading.Event()
+    visible = progress and sys.stderr.isatty()
+    display = Progress(console=Console(stderr=True), transient=True, disable=not visible)
+    with incoming as folder, display, ThreadPoolExecutor(_WORKERS) as pool:
+        overall = display.add_task("PDB entries", total=len(pdb_ids))
+        futures = {pool.submit(_download, i, Path(folder) / i, cache, display, stop): i for i in pdb_ids}
+        try:
+            for future in as_completed(futures):
+                try:
+                    results[futures[future]] = future.result()
+                except CryodenError as error:
+                    results[futures[future]] = error
+                display.advance(overall)
+        finally:  # after Ctrl-C the running downloads end at their next chunk or timeout, no other starts
+            stop.set()
+    return results
+
+
+def _download(pdb_id: str, temporary: Path, cache: Path, display: Progress, stop: threading.Event) -> Path:
+    """Downloads one entry from the first mirror that gives a sound file."""
+    problems: list[tuple[str, str]] = []
+    for mirror in MIRRORS:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        url = mirror.format(id=pdb_id)
+        transfer = _Transfer(display, pdb_id, stop)
+        download = pooch.HTTPDownloader(progressbar=transfer, chunk_size=_CHUNK, timeout=TIMEOUT)
+        try:
+            download(url, temporary, None)
+            path = cache / f"{pdb_id}{_verify(temporary)}"
+            temporary.replace(path)
+            return path
+        except (OSError, CryodenError) as error:  # all errors of the transfer are OSErrors
+            problems.append((urlsplit(url).netloc, _reason(error)))
+        finally:
+            display.remove_task(transfer.task)
+    if all(problem == _NOT_FOUND for _, problem in problems):
+        raise CryodenError("the PDB has no entry of this ID: check the ID")
+    answers = ", ".join(f"{host}: {problem}" for host, problem in problems)
+    raise _UnreachableError(f"not in the cache {cache}, and not to be downloaded ({answers})")
+
+
+class _Transfer:
+    """A line of the display, driven by pooch as its progress bar; a running download is stopped here."""
+
+    def __init__(self, display: Progress, label: str, stop: threading.Event) -> None:
+        self.total = 0  # bytes, set by pooch; 0 where the server does not say
+        self.task = display.add_task(label, total=None)
+        self._display = display
+        self._stop = stop
+
+    def update(self, n_bytes: int) -> None:
+        """Counts the bytes of one chunk."""
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        self._display.update(self.task, total=self.total or None, advance=n_bytes)
+
+    def reset(self) -> None:
+        """Counts from zero again."""
+        self._display.reset(self.task)
+
+    def close(self) -> None:
+        """Does nothing: the line goes when the file is verified."""
+
+
+def _verify(path: Path) -> str:
+    """Parses a download; returns its suffix by its content, since servers may unpack what they send."""
+    content = path.read_bytes()
+    gzipped = content.startswith(b"\x1f\x8b")
+    try:
+        text = gzip.decompress(content) if gzipped else content
+        structure = gemmi.read_structure_string(text, format=gemmi.CoorFormat.Mmcif)
+    except (EOFError, OSError, zlib.error):
+        raise CryodenError("damaged gzip file") from None
+    except (ValueError, IndexError, RuntimeError):
+        raise CryodenError("not an mmCIF file") from None
+    if not any(model.count_atom_sites() for model in structure):
+        raise CryodenError("an mmCIF file without atoms")
+    return ".cif.gz" if gzipped else ".cif"
+
+
+def _reason(error: OSError | CryodenError) -> str:
+    """What went wrong with a download, in a few words."""
+    if isinstance(error, CryodenError):
+        return str(error)
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP {response.status_code}"
+    if "timed out" in str(error).lower():
+        return f"no answer in {TIMEOUT:g} s"
+    return error.strerror or {"ConnectionError": "no connection", "ChunkedEncodingError": "broken off"}.get(
+        type(error).__name__, type(error).__name__
+    )

@@ -1,0 +1,180 @@
+"""Particles made of atoms: PDB and mmCIF files, read with gemmi."""
+
+import gzip
+import logging
+import re
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import gemmi
+import numpy as np
+from numpy.typing import NDArray
+
+from cryoden.errors import CryodenError
+
+logger = logging.getLogger("cryoden")
+
+# A list of chains that runs on without the words that gemmi looks for.
+_WRAPPED_CHAINS = re.compile(r"^REMARK 350 +(\w(?:, *\w)*,?) *\r?$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The atoms of one particle.
+
+    Args:
+        name: what errors, tables and figures call it.
+        model: the atoms, with their centroid at the origin, every occupancy 1 and every B factor 0.
+    """
+
+    name: str
+    model: gemmi.Model
+
+    @classmethod
+    def from_gemmi(
+        cls,
+        structure: gemmi.Structure,
+        name: str,
+        *,
+        assembly: str | None = None,
+        hydrogens: bool = False,
+        ligands: bool = True,
+    ) -> "Structure":
+        """Keep what a particle is made of: the first model, no water, the first alternate conformation.
+
+        Args:
+            structure: as gemmi reads it; it is left as it is.
+            name: what errors, tables and figures call it.
+            assembly: the biological assembly to build, by its name in the file; None keeps what is deposited.
+            hydrogens: keep hydrogen atoms.
+            ligands: keep what is not polymer: ligands, ions, sugars.
+
+        Raises:
+            CryodenError: no atoms are left, or the file has no such assembly.
+        """
+        structure = structure.clone()
+        if len(structure) == 0:
+            raise CryodenError(f"{name}: no atoms")
+        structure.setup_entities()
+        if assembly is not None:
+            _build_assembly(structure, assembly, name)
+        if ligands:
+            structure.remove_waters()
+        else:
+            structure.remove_ligands_and_waters()
+        if not hydrogens:
+            structure.remove_hydrogens()
+        structure.remove_alternative_conformations()
+        if structure[0].count_atom_sites() == 0:
+            raise CryodenError(f"{name}: no atoms are left without water{'' if ligands else ' and ligands'}")
+        model = structure[0]
+        for atom in _atoms(model):
+            atom.occ, atom.b_iso, atom.aniso = 1.0, 0.0, gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+        centroid = _positions(model).mean(axis=0)
+        model.transform_pos_and_adp(gemmi.Transform(gemmi.Mat33(), gemmi.Vec3(*-centroid)))
+        return cls(name, model)
+
+    @cached_property
+    def n_atoms(self) -> int:
+        """The number of atoms."""
+        return int(self.model.count_atom_sites())
+
+    @cached_property
+    def diameter(self) -> float:
+        """Å; twice the largest distance of an atom from the centroid."""
+        return 2 * float(np.linalg.norm(_positions(self.model), axis=1).max())
+
+    @cached_property
+    def mass(self) -> float:
+        """kDa; of the atoms that are kept."""
+        return float(self.model.calculate_mass()) / 1000
+
+
+def read_structure(
+    path: str | Path,
+    name: str | None = None,
+    *,
+    assembly: str | None = None,
+    hydrogens: bool = False,
+    ligands: bool = True,
+) -> Structure:
+    """Read a PDB or mmCIF file, plain or gzip-compressed; what it is shows in its content, not in its name.
+
+    Args:
+        path: the file.
+        name: what errors, tables and figures call the particle; by default the file's name to its first dot.
+        assembly: the biological assembly to build, by its name in the file; None keeps what is deposited.
+        hydrogens: keep hydrogen atoms.
+        ligands: keep what is not polymer: ligands, ions, sugars.
+
+    Raises:
+        CryodenError: the file cannot be read, is no structure, or has no atoms or no such assembly.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    wrong = f"{path}: not a structure file (PDB or mmCIF, plain or .gz)"
+    if not text.strip():
+        raise CryodenError(f"{wrong}: it is empty")
+    try:
+        structure = gemmi.read_structure_string(_WRAPPED_CHAINS.sub(_unwrap_chains, text))
+    except (RuntimeError, ValueError) as error:  # what gemmi raises for every kind of malformed file
+        raise CryodenError(f"{wrong}: {' '.join(str(error).split())[:100]}") from error
+    if all(model.count_atom_sites() == 0 for model in structure):
+        raise CryodenError(f"{wrong}: it has no atoms and starts with {text.split(maxsplit=1)[0][:40]!r}")
+    return Structure.from_gemmi(
+        structure, name or path.name.split(".")[0], assembly=assembly, hydrogens=hydrogens, ligands=ligands
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CryodenError(f"{path}: the gzip file is damaged or cut short: {error}; get it again") from error
+    except OSError as error:
+        raise CryodenError(f"{path}: cannot be read: {error.strerror}") from error
+    return content.decode("utf-8", errors="replace")
+
+
+def _unwrap_chains(match: re.Match[str]) -> str:
+    """As gemmi expects them: each line says that it goes on, and ends by column 80, where gemmi stops."""
+    chains = re.findall(r"\w", match[1])
+    rows = [", ".join(chains[i : i + 10]) for i in range(0, len(chains), 10)]
+    return "\n".join(f"REMARK 350{'AND CHAINS: ':>32}{row}" for row in rows)
+
+
+def _build_assembly(structure: gemmi.Structure, assembly: str, name: str) -> None:
+    """Turn the deposited atoms into a biological assembly, and say so where that takes atoms away."""
+    known = [known.name for known in structure.assemblies]
+    if assembly not in known:
+        names = ", ".join(known) or "none"
+        raise CryodenError(f"{name}: no assembly {assembly!r}; allowed are null (as deposited) and: {names}")
+    deposited = _count_dry(structure[0])
+    try:
+        structure.transform_to_assembly(assembly, gemmi.HowToNameCopiedChain.AddNumber)
+    except RuntimeError as error:
+        raise CryodenError(f"{name}: assembly {assembly!r} cannot be built: {error}; use null") from error
+    built = _count_dry(structure[0])
+    if built < deposited:
+        logger.warning(
+            "%s: assembly %r has %d atoms, the deposited model %d (without water): right if the crystal "
+            "holds several copies, wrong if the file's list of chains is cut short; assembly null keeps all",
+            name, assembly, built, deposited,
+        )  # fmt: skip
+
+
+def _count_dry(model: gemmi.Model) -> int:
+    return sum(len(residue) for chain in model for residue in chain if not residue.is_water())
+
+
+def _atoms(model: gemmi.Model) -> list[gemmi.Atom]:
+    return [atom for chain in model for residue in chain for atom in residue]
+
+
+def _positions(model: gemmi.Model) -> NDArray[np.float64]:
+    """(n, 3), xyz, Å."""
+    return np.array([atom.pos.tolist() for atom in _atoms(model)])

@@ -1,0 +1,1 @@
+"""From a particle to its clean volume, and on to what the microscope leaves of it."""

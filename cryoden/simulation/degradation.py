@@ -1,0 +1,219 @@
+"""What the microscope does to a clean volume: noise, and a wedge of Fourier space never measured.
+
+A degradation draws its random parameters in `sample` (plain numbers, one mapping per volume) and uses them in
+`apply` (a whole batch, on any device). So each volume's damage can be stored and replayed, and does not depend on
+the batch it happens to be in.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cryoden.errors import CryodenError
+
+Range = float | tuple[float, float]
+Parameters = Mapping[str, float]
+
+
+class Degradation(ABC):
+    """One step of damage to a batch of volumes."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator) -> dict[str, float]:
+        """Draw the parameters for one volume, as plain numbers."""
+
+    @abstractmethod
+    def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        """Damage volumes.
+
+        Args:
+            volumes: (B, C, D, H, W), density.
+            parameters: what `sample` gave, one mapping per volume of the batch.
+
+        Returns:
+            (B, C, D, H, W), on the device of `volumes`.
+        """
+
+
+@dataclass(frozen=True)
+class GaussianNoise(Degradation):
+    """White Gaussian noise.
+
+    Args:
+        snr: var(signal) / var(noise), a power ratio over the whole box; a value, or a (low, high) range to draw from.
+    """
+
+    snr: Range = 1.3
+
+    def __post_init__(self) -> None:
+        _check_range("GaussianNoise.snr", self.snr, lambda v: v > 0, "above 0")
+
+    def sample(self, generator: torch.Generator) -> dict[str, float]:
+        return {"snr": _draw(self.snr, generator), "seed": _draw_seed(generator)}
+
+    def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        noise = _per_volume(volumes, parameters, Tensor.normal_)
+        variance = volumes.var(dim=(1, 2, 3, 4), correction=0, keepdim=True)
+        return volumes + noise * (variance / _column(volumes, parameters, "snr")).sqrt()
+
+
+@dataclass(frozen=True)
+class MissingWedge(Degradation):
+    """A single-axis tilt series measures only the planes it tilts through; the rest of Fourier space is lost.
+
+    Tilting the specimen by an angle t about +y (right-handed) measures the plane through the y axis and the direction
+    (kx, kz) = (cos t, sin t); about +x, the plane through the x axis and (ky, kz) = (cos t, -sin t). The beam is along z.
+
+    Args:
+        tilt_range: (min, max) in degrees, within -90 and 90; each a value, or a (low, high) range to draw from.
+        tilt_axis: the axis the specimen is tilted about.
+    """
+
+    tilt_range: tuple[Range, Range] = (-60.0, 60.0)
+    tilt_axis: Literal["x", "y"] = "y"
+
+    def __post_init__(self) -> None:
+        for value in self.tilt_range:
+            _check_range("MissingWedge.tilt_range", value, lambda v: -90 <= v <= 90, "between -90 and 90 degrees")
+        low, high = self.tilt_range
+        if _bounds(low)[1] >= _bounds(high)[0]:
+            raise CryodenError(f"MissingWedge.tilt_range: got ({low}, {high}); the first must be below the second")
+        if self.tilt_axis not in ("x", "y"):
+            raise CryodenError(f"MissingWedge.tilt_axis: got {self.tilt_axis!r}; allowed are 'x' and 'y'")
+
+    def sample(self, generator: torch.Generator) -> dict[str, float]:
+        low, high = self.tilt_range
+        return {"tilt_min": _draw(low, generator), "tilt_max": _draw(high, generator)}
+
+    def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        # The wedge is the same at every frequency along the tilt axis, so that axis needs no transform.
+        dim = (-3, -1) if self.tilt_axis == "y" else (-3, -2)
+        depth, width = volumes.shape[dim[0]], volumes.shape[dim[1]]
+        mask = torch.stack(
+            [wedge_mask((depth, width), (p["tilt_min"], p["tilt_max"]), self.tilt_axis) for p in parameters]
+        ).to(volumes.device)
+        mask = mask[:, None, :, None, :] if self.tilt_axis == "y" else mask[:, None, :, :, None]
+        return torch.fft.irfftn(torch.fft.rfftn(volumes, dim=dim) * mask, s=(depth, width), dim=dim)
+
+
+def wedge_mask(shape: tuple[int, int], tilt_range: tuple[float, float], tilt_axis: Literal["x", "y"] = "y") -> Tensor:
+    """Where a tilt series measures, in the plane across the tilt axis.
+
+    Args:
+        shape: voxels along (z, x) for tilt axis y; along (z, y) for tilt axis x.
+        tilt_range: (min, max) in degrees.
+        tilt_axis: the axis the specimen is tilted about.
+
+    Returns:
+        (shape[0], shape[1] // 2 + 1) bool on the CPU, in the layout of `torch.fft.rfft2`: True where measured.
+    """
+    depth, width = shape
+    kz = torch.fft.fftfreq(depth, dtype=torch.float64)[:, None]
+    kx = torch.fft.rfftfreq(width, dtype=torch.float64)[None, :]
+    sign = 1.0 if tilt_axis == "y" else -1.0
+
+    def measured(angle: Tensor) -> Tensor:
+        tolerance = 1e-9  # a frequency exactly on the edge counts as measured
+        # angle and angle ± 180° are the same line through the origin; on kx = 0 both signs of kz are +90° and -90°
+        lines = torch.stack([angle, angle - 180, angle + 180])
+        return ((lines >= tilt_range[0] - tolerance) & (lines <= tilt_range[1] + tolerance)).any(dim=0)
+
+    mask = measured(torch.rad2deg(torch.atan2(sign * kz, kx)))
+    if width % 2 == 0:  # the last column stands for +Nyquist and -Nyquist at once
+        mask[:, -1] |= measured(torch.rad2deg(torch.atan2(sign * kz, -kx)))[:, -1]
+    mask[0, 0] = True  # the mean is in every projection
+    return mask
+
+
+@dataclass(frozen=True)
+class SaltAndPepper(Degradation):
+    """Voxels replaced by the data set's lowest or highest value, half and half.
+
+    Args:
+        probability: chance that a voxel is replaced; a value, or a (low, high) range to draw from.
+        low: what half of the replaced voxels become; 0 is the minimum of clean volumes.
+        high: what the other half become; 1 is the maximum of clean volumes.
+    """
+
+    probability: Range = 0.1
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_range("SaltAndPepper.probability", self.probability, lambda v: 0 <= v <= 1, "between 0 and 1")
+
+    def sample(self, generator: torch.Generator) -> dict[str, float]:
+        return {"probability": _draw(self.probability, generator), "seed": _draw_seed(generator)}
+
+    def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        chance = _per_volume(volumes, parameters, Tensor.uniform_)
+        probability = _column(volumes, parameters, "probability")
+        peppered = torch.where(chance < probability, self.low, volumes)
+        return torch.where(chance < probability / 2, self.high, peppered)
+
+
+def default_degradation() -> list[Degradation]:
+    """The thesis's: noise first, then the wedge, which lands table 4's input row (PSNR 29, NRMSE 0.93 on 1bxn)."""
+    return [GaussianNoise(), MissingWedge()]
+
+
+def sample_all(degradation: Sequence[Degradation], generator: torch.Generator) -> list[dict[str, float]]:
+    """Draw one volume's parameters for each step."""
+    return [step.sample(generator) for step in degradation]
+
+
+def apply_all(
+    degradation: Sequence[Degradation], volumes: Tensor, parameters: Sequence[Sequence[Parameters]]
+) -> Tensor:
+    """Apply the steps in order.
+
+    Args:
+        degradation: the steps.
+        volumes: (B, C, D, H, W), density.
+        parameters: for each volume what `sample_all` gave.
+
+    Returns:
+        (B, C, D, H, W).
+    """
+    for i, step in enumerate(degradation):
+        volumes = step.apply(volumes, [per_step[i] for per_step in parameters])
+    return volumes
+
+
+def _bounds(value: Range) -> tuple[float, float]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _check_range(name: str, value: Range, allowed: Callable[[float], bool], words: str) -> None:
+    low, high = _bounds(value)
+    if not (allowed(low) and allowed(high) and low <= high):
+        raise CryodenError(f"{name}: got {value}; allowed is a number {words}, or a (low, high) range of such numbers")
+
+
+def _draw(value: Range, generator: torch.Generator) -> float:
+    low, high = _bounds(value)
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+def _draw_seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator).item())
+
+
+def _per_volume(
+    volumes: Tensor, parameters: Sequence[Parameters], fill: Callable[..., Tensor]
+) -> Tensor:
+    """A random tensor like `volumes`, each volume from its own seed: the batch it is in does not matter."""
+    out = torch.empty_like(volumes)
+    generator = torch.Generator(volumes.device)
+    for volume, values in zip(out, parameters, strict=True):
+        fill(volume, generator=generator.manual_seed(int(values["seed"])))
+    return out
+
+
+def _column(volumes: Tensor, parameters: Sequence[Parameters], name: str) -> Tensor:
+    values = torch.tensor([p[name] for p in parameters], dtype=volumes.dtype)
+    return values.to(volumes.device)[:, None, None, None, None]

@@ -1,0 +1,208 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from cryoden.errors import CryodenError
+from cryoden.networks.autoencoder import SimpleAutoEncoder
+from cryoden.networks.base import DenoisingNetwork, constructor_arguments
+from cryoden.networks.blocks import Block, UpBlock, make_norm
+from cryoden.networks.compact_unet import CompactUnet
+from cryoden.networks.discriminators import SimpleDiscriminator
+from cryoden.networks.unet import Unet
+from cryoden.networks.upsample_unet import UpsampleUnet
+
+NORMS = ("batch", "instance", "group")
+SMALL = {SimpleAutoEncoder: 1, Unet: 4, UpsampleUnet: 4, CompactUnet: 4}  # channels that keep tests fast
+EVERY_SMALL = pytest.mark.parametrize(
+    "network", [kind(channels=channels) for kind, channels in SMALL.items()], ids=lambda n: type(n).__name__
+)
+
+
+def standardised_particle(*shape: int) -> torch.Tensor:
+    """Noise of unit variance with a particle that peaks at 40 in the middle."""
+    volumes = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(0))
+    centre = tuple(slice(size // 2 - 2, size // 2 + 2) for size in shape)
+    volumes[(slice(None), slice(None), *centre)] += 40
+    return volumes
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        (SimpleAutoEncoder, 4_370_275),
+        (Unet, 1_348_225),
+        (UpsampleUnet, 415_441),
+        (SimpleDiscriminator, 3_104_817),
+        (CompactUnet, 761_697),
+    ],
+)
+def test_parameter_counts(kind: type[nn.Module], parameters: int, norm: str) -> None:
+    assert sum(p.numel() for p in kind(norm=norm).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        SimpleAutoEncoder(channels=2, norm="group", output_range=1.0),
+        Unet(channels=3, norm="instance"),
+        UpsampleUnet(channels=3, norm="group"),
+        CompactUnet(channels=5, levels=2, norm="batch"),
+        SimpleDiscriminator(channels=3, box=32, norm="instance"),
+    ],
+    ids=lambda n: type(n).__name__,
+)
+def test_constructor_arguments_rebuild_the_network(network: nn.Module) -> None:
+    arguments = constructor_arguments(network)
+    again = type(network)(**arguments)
+    again.load_state_dict(network.state_dict())
+    inputs = [standardised_particle(32, 32, 32)] * (2 if isinstance(network, SimpleDiscriminator) else 1)
+    assert arguments == constructor_arguments(again)
+    assert all(isinstance(value, int | float | str | bool) for value in arguments.values())
+    assert torch.equal(network.eval()(*inputs), again.eval()(*inputs))
+
+
+@EVERY_SMALL
+def test_any_box_of_the_right_multiple(network: DenoisingNetwork) -> None:
+    shape = (2 * network.multiple, 3 * network.multiple, 2 * network.multiple)
+    assert network(torch.randn(2, 1, *shape)).shape == (2, 1, *shape)
+
+
+@EVERY_SMALL
+def test_other_boxes_are_refused(network: DenoisingNetwork) -> None:
+    box = (32, 32, 32 + network.multiple // 2)
+    message = rf"{type(network).__name__} .* multiples of {network.multiple} voxels, got 32 x 32 x {box[-1]}"
+    with pytest.raises(CryodenError, match=message):
+        network(torch.zeros(1, 1, *box))
+    with pytest.raises(CryodenError, match=r"\(batch, 1, D, H, W\), got \(1, 2, 32, 32, 32\)"):
+        network(torch.zeros(1, 2, 32, 32, 32))
+    with pytest.raises(CryodenError, match=r"\(batch, 1, D, H, W\), got \(32, 32, 32\)"):
+        network(torch.zeros(32, 32, 32))
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize("norm", NORMS)
+def test_starts_near_zero_even_on_a_particle(kind: type[DenoisingNetwork], norm: str) -> None:
+    torch.manual_seed(0)
+    start = kind(channels=SMALL[kind], norm=norm)(standardised_particle(32, 32, 32))
+    assert start.min() >= 0
+    assert start.max() < 0.5
+
+
+def test_simple_auto_encoder_stays_in_its_range() -> None:
+    torch.manual_seed(0)
+    network = SimpleAutoEncoder(channels=1, output_range=1.0)
+    network.layers[-2].bias.data.fill_(100.0)
+    assert network(standardised_particle(32, 32, 32)).max() == 1.0
+    with pytest.raises(CryodenError, match=r"output_range must be above 0\.05, its start, got 0"):
+        SimpleAutoEncoder(output_range=0.0)
+
+
+def boxes_seen(network: nn.Module, volumes: torch.Tensor) -> dict[str, list[int]]:
+    """The input boxes of each named part, in the order of its calls."""
+    seen: dict[str, list[int]] = {}
+    for name, part in network.named_children():
+        part.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].shape[-1])
+        )
+    network(volumes)
+    return seen
+
+
+def test_levels_share_weights_as_in_the_thesis() -> None:
+    volumes = torch.randn(1, 1, 64, 64, 64)
+    assert boxes_seen(Unet(channels=1), volumes) == {
+        "first": [64],
+        "narrow": [32, 16],
+        "bottleneck": [8],
+        "widen_bottleneck": [4],
+        "merge": [8, 16, 32],
+        "widen": [8, 16, 32],
+        "last": [64],
+        "head": [64],
+    }
+    assert boxes_seen(UpsampleUnet(channels=1), volumes) == {
+        "first": [64],
+        "narrow": [64, 32, 16],
+        "widen": [8, 16, 32],
+        "head": [64],
+    }
+
+
+def test_blocks_activate_before_they_normalise() -> None:
+    assert [type(layer) for layer in Block(2, 3, kernel=3)] == [nn.Conv3d, nn.ReLU, nn.BatchNorm3d]
+    assert [type(layer) for layer in UpBlock(2, 3)] == [nn.ConvTranspose3d, nn.ReLU, nn.BatchNorm3d]
+
+
+def test_only_the_strided_decoder_leaves_a_checkerboard() -> None:
+    def unevenness(network: DenoisingNetwork) -> float:
+        """Of the answer to a constant volume, far from its borders, relative to the layer's scale."""
+        with torch.no_grad():
+            network.head = nn.Identity()
+            return float(
+                network.eval()(torch.ones(1, 1, 64, 64, 64))[..., 28:36, 28:36, 28:36].std((2, 3, 4)).max()
+            )
+
+    torch.manual_seed(0)
+    assert unevenness(UpsampleUnet(channels=4)) < 1e-6
+    assert unevenness(Unet(channels=4)) > 1e-3
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_learns_a_particle(kind: type[DenoisingNetwork]) -> None:
+    torch.manual_seed(0)
+    degraded = standardised_particle(32, 32, 32)
+    clean = torch.zeros_like(degraded)
+    clean[..., 14:18, 14:18, 14:18] = 40
+    network = kind(channels=SMALL[kind], norm="group")
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = (network(degraded) - clean).square().mean() / clean.square().mean()
+        loss.backward()
+        assert all(p.grad is not None for p in network.parameters())
+        optimizer.step()
+    assert loss.item() < 0.8  # zeros score 1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", SMALL)
+def test_only_batch_norm_looks_at_the_other_volumes(kind: type[DenoisingNetwork], norm: str) -> None:
+    torch.manual_seed(0)
+    network = kind(channels=SMALL[kind], norm=norm)
+    nn.init.normal_(list(network.parameters())[-2], std=0.1)  # CompactUnet's last layer is zero
+    one, other = standardised_particle(32, 32, 32).split(1)
+    together, beside_another = (network(torch.cat([one, mate]))[:1] for mate in (one, 3 * other))
+    assert torch.allclose(together, beside_another, rtol=1e-4, atol=1e-5) == (norm != "batch")
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(CryodenError, match="'batch', 'instance' or 'group', got 'layer'"):
+        make_norm("layer", 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("norm", "box"), itertools.product(NORMS, (32, 48)))
+def test_discriminator_gives_one_logit_and_sees_both_volumes(norm: str, box: int) -> None:
+    torch.manual_seed(0)
+    discriminator = SimpleDiscriminator(channels=4, box=box, norm=norm)
+    degraded = standardised_particle(box, box, box)
+    candidate = torch.randn_like(degraded)
+    logits = discriminator(degraded, candidate)
+    assert logits.shape == (2, 1)
+    assert not torch.allclose(logits, discriminator(degraded.flip(2).roll(5, 3), candidate))
+    assert not torch.allclose(logits, discriminator(degraded, candidate.flip(2).roll(5, 3)))
+
+
+def test_discriminator_refuses_other_boxes() -> None:
+    with pytest.raises(CryodenError, match="box must be a multiple of 16 voxels, got 40"):
+        SimpleDiscriminator(box=40)
+    discriminator = SimpleDiscriminator(channels=4, box=32)
+    right, wrong = torch.zeros(2, 1, 32, 32, 32), torch.zeros(2, 1, 32, 32, 16)
+    with pytest.raises(
+        CryodenError, match=r"candidate volumes of shape .*32, 32, 32\), got \(2, 1, 32, 32, 16\)"
+    ):
+        discriminator(right, wrong)
+    with pytest.raises(CryodenError, match="degraded volumes of shape"):
+        discriminator(wrong, right)

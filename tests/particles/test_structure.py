@@ -1,0 +1,236 @@
+import gzip
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pytest
+
+from cryoden.errors import CryodenError
+from cryoden.particles.structure import Structure, read_structure
+
+STRUCTURES = os.environ.get("CRYODEN_STRUCTURE_DIR")
+needs_structures = pytest.mark.skipif(STRUCTURES is None, reason="CRYODEN_STRUCTURE_DIR is not set")
+
+
+def atom(name, position, *, altloc="\0", occupancy=1.0):
+    atom = gemmi.Atom()
+    atom.name, atom.pos, atom.altloc, atom.occ = name, gemmi.Position(*position), altloc, occupancy
+    atom.element = gemmi.Element("ZN" if name == "ZN" else name[0])
+    atom.b_iso, atom.aniso = 30.0, gemmi.SMat33f(0.4, 0.4, 0.4, 0, 0, 0)
+    return atom
+
+
+def residue(name, number, atoms):
+    residue = gemmi.Residue()
+    residue.name, residue.seqid = name, gemmi.SeqId(str(number))
+    residue.het_flag = "A" if name in ("ALA", "SER") else "H"
+    for each in atoms:
+        residue.add_atom(each)
+    return residue
+
+
+def chain(name, x=0.0):
+    """Two residues (4 + 4 atoms), a hydrogen, a second conformation of two atoms, an ion and two waters."""
+    chain = gemmi.Chain(name)
+    backbone = [atom(n, (x + i, 0, 0)) for i, n in enumerate(("N", "CA", "C", "O"))]
+    chain.add_residue(residue("ALA", 1, [*backbone, atom("H", (x, 1, 0))]))
+    split = [
+        atom("CB", (x + 4, y, 0), altloc=alt, occupancy=o) for alt, y, o in (("A", 5, 0.6), ("B", 9, 0.4))
+    ]
+    split += [
+        atom("OG", (x + 5, y, 0), altloc=alt, occupancy=o) for alt, y, o in (("A", 5, 0.6), ("B", 9, 0.4))
+    ]
+    chain.add_residue(residue("SER", 2, [atom("N", (x + 4, 1, 0)), atom("CA", (x + 5, 1, 0)), *split]))
+    chain.add_residue(residue("ZN", 3, [atom("ZN", (x + 9, 0, 0))]))
+    for number in (4, 5):
+        chain.add_residue(residue("HOH", number, [atom("O", (x + 20, number, 0))]))
+    return chain
+
+
+@pytest.fixture
+def deposited():
+    structure = gemmi.Structure()
+    structure.add_model(gemmi.Model(1))
+    structure.cell = gemmi.UnitCell(100, 100, 100, 90, 90, 90)
+    structure.spacegroup_hm = "P 1"
+    for name, x in (("A", 0), ("B", 30)):
+        structure[0].add_chain(chain(name, x))
+    structure.setup_entities()
+    return structure
+
+
+BIOMT = """REMARK 350   BIOMT1   1  1.000000  0.000000  0.000000        0.00000
+REMARK 350   BIOMT2   1  0.000000  1.000000  0.000000        0.00000
+REMARK 350   BIOMT3   1  0.000000  0.000000  1.000000        0.00000
+"""
+
+
+def with_assembly(structure, chains):
+    return f"REMARK 350\nREMARK 350 BIOMOLECULE: 1\n{chains}\n{BIOMT}{structure.make_pdb_string()}"
+
+
+def positions(structure):
+    return np.array([a.pos.tolist() for c in structure.model for r in c for a in r])
+
+
+@pytest.mark.parametrize(("hydrogens", "ligands", "expected"), [
+    (False, True, 18), (True, True, 20), (False, False, 16), (True, False, 18),
+])  # fmt: skip
+def test_what_is_kept(deposited, hydrogens, ligands, expected):
+    structure = Structure.from_gemmi(deposited, "x", hydrogens=hydrogens, ligands=ligands)
+    assert structure.n_atoms == expected
+    kept = [atom for chain in structure.model for residue in chain for atom in residue]
+    assert {a.occ for a in kept} == {1.0}
+    assert {a.b_iso for a in kept} == {0.0}
+    assert not any(a.aniso.nonzero() for a in kept)
+
+
+def test_input_is_left_alone(deposited):
+    before = deposited.make_pdb_string()
+    Structure.from_gemmi(deposited, "x")
+    assert deposited.make_pdb_string() == before
+
+
+def test_first_conformation_is_kept_and_centroid_is_at_the_origin(deposited):
+    found = positions(Structure.from_gemmi(deposited, "x", ligands=False))
+    one = [(i, 0, 0) for i in range(4)] + [(4, 1, 0), (5, 1, 0), (4, 5, 0), (5, 5, 0)]
+    expected = np.array([(x + shift, y, z) for shift in (0, 30) for x, y, z in one], dtype=float)
+    np.testing.assert_allclose(found, expected - expected.mean(axis=0), atol=1e-5)
+
+
+def test_diameter_and_mass(deposited):
+    structure = Structure.from_gemmi(deposited, "x")
+    assert structure.diameter == pytest.approx(2 * np.linalg.norm(positions(structure), axis=1).max())
+    weights = {"C": 12.011, "N": 14.007, "O": 15.999, "ZN": 65.38}
+    expected = 2 * (4 * weights["C"] + 2 * weights["N"] + 2 * weights["O"] + weights["ZN"]) / 1000
+    assert structure.mass == pytest.approx(expected, rel=1e-3)
+
+
+def test_pickle(deposited):
+    structure = Structure.from_gemmi(deposited, "x")
+    copy = pickle.loads(pickle.dumps(structure))
+    assert copy.name == "x"
+    np.testing.assert_array_equal(positions(copy), positions(structure))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("form", ["pdb", "cif"])
+def test_reads_by_content(deposited, tmp_path, form, compress):
+    text = deposited.make_pdb_string() if form == "pdb" else deposited.make_mmcif_document().as_string()
+    path = tmp_path / "1abc.any.thing"
+    path.write_bytes(gzip.compress(text.encode()) if compress else text.encode())
+    structure = read_structure(path)
+    assert (structure.name, structure.n_atoms) == ("1abc", 18)
+    assert read_structure(path, "other").name == "other"
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "not a structure file.*empty"),
+    (b" \n", "not a structure file.*empty"),
+    (b"<!DOCTYPE html><html>\n<body>404</body></html>", "not a structure file.*no atoms.*<!DOCTYPE"),
+    (b"hello world\n", "not a structure file.*no atoms.*hello"),
+    (b"data_x\n_a b\n", "not a structure file.*no atoms"),
+    (b"data_x\nloop_\n_a\n_b\n1 2 3\n", "not a structure file.*Wrong number of values"),
+    (b"ATOM      1  N   ALA A", "not a structure file.*too short"),
+    (bytes(range(256)), "not a structure file"),
+    (gzip.compress(b"ATOM" * 100)[:20], "cut short"),
+    (b"\x1f\x8bnonsense", "damaged"),
+])  # fmt: skip
+def test_refuses_what_is_no_structure(tmp_path, content, message):
+    path = tmp_path / "1abc.pdb"
+    path.write_bytes(content)
+    with pytest.raises(CryodenError, match=message) as error:
+        read_structure(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(CryodenError, match=r"none\.pdb: cannot be read: No such file"):
+        read_structure(tmp_path / "none.pdb")
+
+
+def test_only_water(deposited):
+    for name in ("A", "B"):
+        chain = deposited[0][name]
+        for i in reversed(range(len(chain))):
+            if chain[i].name != "HOH":
+                del chain[i]
+    with pytest.raises(CryodenError, match="x: no atoms are left"):
+        Structure.from_gemmi(deposited, "x")
+    with pytest.raises(CryodenError, match="x: no atoms"):
+        Structure.from_gemmi(gemmi.Structure(), "x")
+
+
+def test_unknown_assembly(deposited, tmp_path):
+    with pytest.raises(
+        CryodenError, match=r"x: no assembly '2'; allowed are null \(as deposited\) and: none"
+    ):
+        Structure.from_gemmi(deposited, "x", assembly="2")
+    path = tmp_path / "1abc.pdb"
+    path.write_text(with_assembly(deposited, "REMARK 350 APPLY THE FOLLOWING TO CHAINS: A, B"))
+    with pytest.raises(
+        CryodenError, match=r"1abc: no assembly '2'; allowed are null \(as deposited\) and: 1$"
+    ):
+        read_structure(path, assembly="2")
+
+
+def test_assembly_is_built_from_operators(deposited, tmp_path):
+    second = BIOMT.replace("   1  ", "   2  ").replace("0.00000\n", "50.0000\n")
+    text = with_assembly(
+        deposited, "REMARK 350 APPLY THE FOLLOWING TO CHAINS: A, B\n" + BIOMT + second.rstrip()
+    )
+    path = tmp_path / "1abc.pdb"
+    path.write_text(text.replace(second.rstrip() + "\n" + BIOMT, second))
+    assert read_structure(path, assembly="1").n_atoms == 36
+    assert read_structure(path).n_atoms == 18
+
+
+@pytest.mark.parametrize(("chains", "n_atoms"), [("A, B", 18), ("A", 9)])
+def test_smaller_assembly_is_told(deposited, tmp_path, caplog, chains, n_atoms):
+    path = tmp_path / "1abc.pdb"
+    path.write_text(with_assembly(deposited, f"REMARK 350 APPLY THE FOLLOWING TO CHAINS: {chains}"))
+    with caplog.at_level(logging.WARNING, logger="cryoden"):
+        assert read_structure(path, assembly="1").n_atoms == n_atoms
+    told = [r.getMessage() for r in caplog.records]
+    if n_atoms == 18:
+        assert told == []
+    else:  # hydrogens and the second conformation count on both sides
+        assert len(told) == 1
+        assert "1abc: assembly '1' has 12 atoms, the deposited model 24" in told[0]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_wrapped_list_of_chains(tmp_path, caplog, end):
+    names = "ABCDEFGHIJKLMNOPQRSTUVWXYZ12"
+    structure = gemmi.Structure()
+    structure.add_model(gemmi.Model(1))
+    for i, name in enumerate(names):
+        structure[0].add_chain(chain(name, 30 * i))
+    head = f"REMARK 350 APPLY THE FOLLOWING TO CHAINS: {', '.join(names[:9])},           \n"
+    text = with_assembly(structure, head + f"REMARK 350           {', '.join(names[9:])}            ")
+    path = tmp_path / "1abc.pdb"
+    path.write_text(text.replace("\n", end), newline="")
+    assert read_structure(path, assembly="1").n_atoms == 9 * len(names)
+    assert caplog.records == []
+
+
+def test_assembly_with_absent_chain(deposited, tmp_path):
+    path = tmp_path / "1abc.pdb"
+    path.write_text(with_assembly(deposited, "REMARK 350 APPLY THE FOLLOWING TO CHAINS: Q"))
+    with pytest.raises(CryodenError, match="1abc: assembly '1'"):
+        read_structure(path, assembly="1")
+
+
+@needs_structures
+@pytest.mark.parametrize(("file", "assembly", "n_atoms", "kilodalton"), [
+    ("1bxn.pdb.gz", None, 18144, 240), ("1mnf.pdb.gz", "1", 55552, 736), ("3gl1.pdb.gz", "1", 2941, 39),
+    ("3wip.cif.gz", "2", 8191, 109), ("4v4r_30S.pdb.gz", None, 51918, 729), ("7pbl.pdb.gz", None, 15879, 212),
+])  # fmt: skip
+def test_real_structures(file, assembly, n_atoms, kilodalton):
+    structure = read_structure(Path(STRUCTURES) / file, assembly=assembly)
+    assert structure.n_atoms == n_atoms
+    assert structure.mass == pytest.approx(kilodalton, abs=1)

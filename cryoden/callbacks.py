@@ -15,8 +15,9 @@ from torchmetrics import MetricCollection
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
 from cryoden.evaluation.figures import save_figure, slice_figure
 from cryoden.evaluation.tables import Scores, score_table
+from cryoden.inference.denoise import choose_device
 from cryoden.metrics.image import quality_metrics
-from cryoden.modules.denoiser import plain
+from cryoden.modules.denoiser import Denoiser, plain
 
 
 def run_directory(trainer: Trainer) -> Path:
@@ -43,13 +44,23 @@ class Report(Callback):
         self._picture: dict[str, Tensor] = {}
         self._entry = ""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say what it runs on, and where its files go."""
+        device = trainer.strategy.root_device
+        best, reason = choose_device()
+        why = reason if device.type == best.type else f"as asked for; there is {reason}"
+        processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+        if trainer.is_global_zero:
+            line = f"{stage} on {device} ({why}){processes}; files go to {run_directory(trainer)}"
+            Console().print(line, soft_wrap=True, highlight=False)
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready; validation volumes never change, so that their baselines are computed once."""
-        self._start(pl_module, again=not self._rows)
+        self._start(_denoiser(pl_module), again=not self._rows)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready."""
-        self._start(pl_module, again=True)
+        self._start(_denoiser(pl_module), again=True)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -67,13 +78,15 @@ class Report(Callback):
         """Print and draw."""
         if not trainer.sanity_checking:
             epoch = trainer.current_epoch + (1 if trainer.state.fn == TrainerFn.FITTING else 0)
-            self._finish(trainer, pl_module, pl_module.val_metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")
+            module = _denoiser(pl_module)
+            self._finish(trainer, module, module.val_metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and draw."""
-        self._finish(trainer, pl_module, pl_module.test_metrics, "test", "test.png")
+        module = _denoiser(pl_module)
+        self._finish(trainer, module, module.test_metrics, "test", "test.png")
 
-    def _start(self, module: LightningModule, *, again: bool) -> None:
+    def _start(self, module: Denoiser, *, again: bool) -> None:
         self._picture = {}
         if again:
             self._rows = {}
@@ -92,9 +105,7 @@ class Report(Callback):
             for sigma in SIGMAS:
                 self._baselines[_gaussian_name(sigma)].update(gaussian_baseline(degraded, sigma), clean)
 
-    def _finish(
-        self, trainer: Trainer, module: LightningModule, metrics: MetricCollection, title: str, picture: str
-    ) -> None:
+    def _finish(self, trainer: Trainer, module: Denoiser, metrics: MetricCollection, title: str, picture: str) -> None:
         # Every rank computes: the metrics gather their values from all of them.
         if not self._rows:
             scores = {name: baseline.compute() for name, baseline in self._baselines.items()}
@@ -106,10 +117,16 @@ class Report(Callback):
             return
         system = type(module).__name__
         folder = run_directory(trainer)
-        Console().print(score_table({**self._rows, system: model}, title=f"{system}, {title}: {len(model['nrmse'])} volumes"))
+        title = f"{system}, {title}"
+        Console().print(score_table({**self._rows, system: model}, f"{title}: {len(model['nrmse'])} volumes"))
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
         voxel_size = module.voxel_size or 1.0
-        save_figure(slice_figure(volumes, voxel_size, f"{system}, {title}: {self._entry}"), folder / "slices" / picture)
+        save_figure(slice_figure(volumes, voxel_size, f"{title}: {self._entry}"), folder / "slices" / picture)
+
+
+def _denoiser(module: LightningModule) -> Denoiser:
+    assert isinstance(module, Denoiser)
+    return module
 
 
 def _gaussian_name(sigma: float) -> str:

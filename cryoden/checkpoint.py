@@ -15,7 +15,7 @@ from cryoden.modules.denoiser import Denoiser
 from cryoden.networks.base import build_network
 
 _KEY = "cryoden"
-_HOW = "give a run's folder, a .ckpt that `cryoden fit` wrote, or a .safetensors that `cryoden export` wrote"
+_HINT = "give a run's folder, a .ckpt that `cryoden fit` wrote, or a .safetensors that `cryoden export` wrote"
 
 
 def find_checkpoint(run: Path | str) -> Path:
@@ -28,13 +28,13 @@ def find_checkpoint(run: Path | str) -> Path:
     if run.is_file():
         return run
     if not run.exists():
-        raise CryodenError(f"model {run}: no such file or folder; {_HOW}")
+        raise CryodenError(f"model {run}: no such file or folder; {_HINT}")
     for folder in (run, run / "checkpoints"):
         for pattern in ("best*.ckpt", "last*.ckpt", "*.safetensors"):
             found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
             if found:
                 return found[-1]
-    raise CryodenError(f"model {run}: no checkpoint in this folder (no best*.ckpt, last*.ckpt or *.safetensors); {_HOW}")
+    raise CryodenError(f"model {run}: no best*.ckpt, last*.ckpt or *.safetensors in this folder; {_HINT}")
 
 
 def load_denoiser(run: Path | str) -> Denoiser:
@@ -90,9 +90,9 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CryodenError(f"model {path}: not a readable checkpoint, or cut short; {_HOW}") from error
+        raise CryodenError(f"model {path}: not a readable checkpoint, or cut short; {_HINT}") from error
     if not isinstance(checkpoint, dict) or _KEY not in checkpoint:
-        raise CryodenError(f"model {path}: a checkpoint, but not of cryoden's; {_HOW}")
+        raise CryodenError(f"model {path}: a checkpoint, but not of cryoden's; {_HINT}")
     prefix = "generator."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return checkpoint[_KEY], weights
@@ -104,7 +104,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             record = (file.metadata() or {}).get(_KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise CryodenError(f"model {path}: not a readable safetensors file, or cut short; {_HOW}") from error
+        raise CryodenError(f"model {path}: not a readable safetensors file, or cut short; {_HINT}") from error
     if record is None:
-        raise CryodenError(f"model {path}: safetensors, but without cryoden's description of the network; {_HOW}")
+        raise CryodenError(f"model {path}: safetensors, but without cryoden's description of the network; {_HINT}")
     return json.loads(record), weights

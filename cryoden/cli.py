@@ -69,35 +69,34 @@ def _unknown(word: str) -> str:
 
 
 def _run_tool(name: str, home: str, words: list[str]) -> None:
-    """Run a function with arguments from the command line (its signature and docstring are the help), print its lines."""
+    """Run a function with arguments from the command line and print its lines; its docstring is the help."""
     from jsonargparse import ArgumentParser
 
     tool = getattr(import_module(home), name)
     parser = ArgumentParser(prog=f"cryoden {name}")
-    skip: set[str | int] = {"entries"} & set(inspect.signature(tool).parameters)
+    skip: set[str | int] = {name for name in inspect.signature(tool).parameters if name == "entries"}
     if skip:  # a plain list of words, where jsonargparse would want [a,b]
-        parser.add_argument("entries", nargs="+", help="PDB entries; also structure or map files and phantoms (phantom:7)")
+        parser.add_argument("entries", nargs="+", help="PDB entries, structure or map files, or phantoms (phantom:7)")
     parser.add_function_arguments(tool, as_positional=True, skip=skip)
-    parser.description = inspect.getdoc(tool).partition("\nArgs:")[0].strip()
+    parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
     config = parser.instantiate_classes(parser.parse_args(words))
     for line in tool(**config.as_dict()):
         print(line)
 
 
 def _lightning(args: list[str] | None) -> None:
-    import logging
-
     from lightning import LightningDataModule
-    from lightning.fabric.utilities.warnings import PossibleUserWarning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-    from lightning.pytorch.loggers import CSVLogger
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     import cryoden.data.datamodule
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
     from cryoden.callbacks import Report, SaveConfig
+    from cryoden.console import quiet
     from cryoden.modules.denoiser import Denoiser
+
+    quiet()
 
     class CryodenCLI(LightningCLI):
         """Lightning's verbs over cryoden's systems and data."""
@@ -132,17 +131,23 @@ def _lightning(args: list[str] | None) -> None:
         def test(self, **kwargs: Any) -> None:
             self.trainer.test(**kwargs, weights_only=True, verbose=False)
 
-    CryodenCLI(
-        Denoiser,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        save_config_callback=SaveConfig,
-        trainer_defaults={"logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "runs", "name": ""}}, "callbacks": [Report()]},
-        parser_kwargs={"prog": "cryoden"},
-        args=args,
-    )
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": "runs", "name": ""}}
+    # Without a terminal a progress bar is only noise in a log file.
+    interactive = sys.stderr.isatty()
+    try:
+        CryodenCLI(
+            Denoiser,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
+            trainer_defaults={"logger": logger, "callbacks": [Report()], "enable_progress_bar": interactive},
+            parser_kwargs={"prog": "cryoden"},
+            args=args,
+        )
+    except (MisconfigurationException, ModuleNotFoundError, FileNotFoundError) as error:
+        raise CryodenError(" ".join(str(error).split())) from error
 
 
 # name → the module that has the function of this name (None: one of Lightning's verbs), and what it does

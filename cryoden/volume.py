@@ -125,9 +125,7 @@ def write_volume(path: Path | str, volume: Volume, *, overwrite: bool = False, l
     try:
         with mrcfile.new(partial, compression=_COMPRESSION.get(path.suffix.lower()), overwrite=True) as mrc:
             # the byte order of the file is kept, because nobody knows what the extended header is made of
-            mrc.set_data(
-                volume.data.astype(np.float32 if header is None else _float32_like(header), copy=False)
-            )
+            mrc.set_data(volume.data.astype(np.float32 if header is None else _float32_like(header), copy=False))
             if header is not None:
                 _carry_header(mrc, header, volume.extended_header)
             if float(np.mean(_voxel_size(mrc.header))) != volume.voxel_size:

@@ -22,9 +22,7 @@ def test_statistics_of_a_large_offset(offset):
     scale = Scale.of(x)
     expected = x.double()
     torch.testing.assert_close(scale.mean.flatten(), expected.mean(dim=(1, 2, 3, 4)), rtol=1e-12, atol=0)
-    torch.testing.assert_close(
-        scale.std.flatten(), expected.flatten(1).std(1, correction=0), rtol=1e-9, atol=0
-    )
+    torch.testing.assert_close(scale.std.flatten(), expected.flatten(1).std(1, correction=0), rtol=1e-9, atol=0)
 
 
 def test_standardize_loses_nothing_of_a_large_offset():
@@ -46,9 +44,7 @@ def test_restore_gives_the_mean_of_the_input_whatever_the_density():
     x = volumes(5000.0)
     density = torch.nn.functional.softplus(volumes(seed=1))
     restored = restore(density, Scale.of(x)).double()
-    torch.testing.assert_close(
-        restored.mean(dim=(1, 2, 3, 4)), x.double().mean(dim=(1, 2, 3, 4)), atol=5e-4, rtol=0
-    )
+    torch.testing.assert_close(restored.mean(dim=(1, 2, 3, 4)), x.double().mean(dim=(1, 2, 3, 4)), atol=5e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 5000.0), (1e-4, 0.0), (300.0, -7.0), (1e5, 1e6)])

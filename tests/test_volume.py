@@ -20,9 +20,7 @@ def values(dtype: type = np.float32) -> np.ndarray:
     return rng.integers(0, 100, SHAPE).astype(dtype)
 
 
-def make_mrc(
-    path: Path, data: np.ndarray, voxel_size: float | tuple[float, float, float] = 10.0, **header
-) -> Path:
+def make_mrc(path: Path, data: np.ndarray, voxel_size: float | tuple[float, float, float] = 10.0, **header) -> Path:
     with mrcfile.new(path, overwrite=True) as mrc:
         mrc.set_data(data)
         mrc.voxel_size = voxel_size
@@ -64,9 +62,7 @@ class TestRead:
         assert np.all(read_volume(path).data == expected)
 
     def test_place_and_labels_are_read(self, tmp_path):
-        path = make_mrc(
-            tmp_path / "a.mrc", values(), 2.5, nxstart=-3, nystart=4, nzstart=5, origin=(1.0, 2.0, -3.0)
-        )
+        path = make_mrc(tmp_path / "a.mrc", values(), 2.5, nxstart=-3, nystart=4, nzstart=5, origin=(1.0, 2.0, -3.0))
         volume = read_volume(path)
         assert volume.voxel_size == pytest.approx(2.5)
         assert volume.nstart == (-3, 4, 5)
@@ -191,9 +187,7 @@ class TestRefuse:
     def test_non_finite(self, tmp_path, bad):
         data = values()
         data[2, 3, 4] = data[4, 0, 0] = bad
-        self.refused(
-            make_mrc(tmp_path / "a.mrc", data), "2 NaN or infinite voxels, the first at z 2, y 3, x 4"
-        )
+        self.refused(make_mrc(tmp_path / "a.mrc", data), "2 NaN or infinite voxels, the first at z 2, y 3, x 4")
 
 
 class TestWrite:
@@ -215,9 +209,7 @@ class TestWrite:
 
     @pytest.mark.parametrize("order", ["<", ">"])
     def test_read_by_gemmi(self, tmp_path, order):
-        source = make_mrc(
-            tmp_path / "in.mrc", values().astype(f"{order}f4"), 6.0, nxstart=1, nystart=-2, nzstart=3
-        )
+        source = make_mrc(tmp_path / "in.mrc", values().astype(f"{order}f4"), 6.0, nxstart=1, nystart=-2, nzstart=3)
         write_volume(tmp_path / "a.mrc", read_volume(source))
         ccp4 = gemmi.read_ccp4_map(str(tmp_path / "a.mrc"))
         np.testing.assert_array_equal(np.array(ccp4.grid).transpose(2, 1, 0), values())
@@ -239,9 +231,7 @@ class TestWrite:
         write_volume(tmp_path / "out.mrc", read_volume(tmp_path / "in.mrc"), label="by a test")
         with mrcfile.open(tmp_path / "in.mrc") as before, mrcfile.open(tmp_path / "out.mrc") as after:
             kept = set(before.header.dtype.names) - {"dmin", "dmax", "dmean", "rms", "label", "nlabl"}
-            assert {
-                name for name in kept if before.header[name].tobytes() != after.header[name].tobytes()
-            } == set()
+            assert {name for name in kept if before.header[name].tobytes() != after.header[name].tobytes()} == set()
             assert before.extended_header.tobytes() == after.extended_header.tobytes()
             assert after.get_labels() == [*before.get_labels(), "by a test"]
             assert after.header.rms == pytest.approx(values().std())
@@ -280,16 +270,12 @@ class TestWrite:
         assert (cropped.data.shape, cropped.extended_header) == ((4, 4, 7), b"")
 
     def test_ten_labels_are_the_limit(self, tmp_path):
-        path = make_mrc(
-            tmp_path / "in.mrc", values(), label=[f"label {i}".encode() for i in range(10)], nlabl=10
-        )
+        path = make_mrc(tmp_path / "in.mrc", values(), label=[f"label {i}".encode() for i in range(10)], nlabl=10)
         write_volume(tmp_path / "out.mrc", read_volume(path), label="Å" * 100)
         with mrcfile.open(tmp_path / "out.mrc") as mrc:
             assert mrc.get_labels() == [*(f"label {i}" for i in range(9)), "?" * 80]
 
-    @pytest.mark.parametrize(
-        ("suffix", "magic"), [("mrc", b"\x05\0"), ("mrc.gz", b"\x1f\x8b"), ("mrc.bz2", b"BZ")]
-    )
+    @pytest.mark.parametrize(("suffix", "magic"), [("mrc", b"\x05\0"), ("mrc.gz", b"\x1f\x8b"), ("mrc.bz2", b"BZ")])
     def test_suffix_chooses_compression(self, tmp_path, suffix, magic):
         write_volume(tmp_path / f"a.{suffix}", Volume(values().transpose(2, 1, 0), 1.0))
         assert (tmp_path / f"a.{suffix}").read_bytes()[:2] == magic
@@ -317,9 +303,7 @@ class TestWrite:
     def test_failure_leaves_nothing_and_spares_what_was_there(self, tmp_path, monkeypatch):
         path = tmp_path / "a.mrc"
         path.write_bytes(b"precious")
-        monkeypatch.setattr(
-            Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-        )
+        monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(CryodenError, match=r"cannot write .*a\.mrc: No space left"):
             write_volume(path, Volume(values(), 1.0), overwrite=True)
         assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("a.mrc", b"precious")]

@@ -1,1 +1,1 @@
-""""""
+"""What Lightning feeds to a module: simulated particles."""

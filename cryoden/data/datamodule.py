@@ -22,8 +22,8 @@ _TRAIN, _VALIDATION, _TEST = range(3)
 class ParticleDataModule(LightningDataModule):
     """Volumes simulated from particles: each copy in a random orientation, alone in its box, then degraded.
 
-    A batch is a mapping with `clean` and `degraded` (B, 1, N, N, N), `entry` (a list of names), `rotation` (B, 3, 3) and
-    `parameters`. Density is computed in worker processes; training volumes are degraded in batches on the device.
+    A batch is a mapping with `clean` and `degraded` (B, 1, N, N, N), `entry` (a list of names), `rotation` (B, 3, 3)
+    and `parameters`. Density is computed in worker processes; training volumes are degraded in batches on the device.
     Validation and test volumes never change. Every item is a pure function of the seed, the epoch and its index,
     whatever the number of workers and processes.
 
@@ -73,12 +73,14 @@ class ParticleDataModule(LightningDataModule):
         val_copies = round(copies * val_fraction)
         if not self.training_entries:
             raise CryodenError(f"entries: nothing left to train on: {len(entries)} entries, all held out; add others")
-        for name, value in (("box", box), ("voxel_size", voxel_size), ("resolution", resolution), ("batch_size", batch_size)):
+        sizes = {"box": box, "voxel_size": voxel_size, "resolution": resolution, "batch_size": batch_size}
+        for name, value in sizes.items():
             if value <= 0:
                 raise CryodenError(f"{name}: got {value}; it must be above 0")
+        train_copies = copies - val_copies
         if not 0 < val_copies < copies:
             raise CryodenError(
-                f"copies {copies} with val_fraction {val_fraction} gives {copies - val_copies} training and {val_copies} "
+                f"copies {copies} with val_fraction {val_fraction} gives {train_copies} training and {val_copies} "
                 "validation volumes per particle; each must be at least 1: raise copies or change val_fraction"
             )
         self.copies = {_TRAIN: copies - val_copies, _VALIDATION: val_copies, _TEST: val_copies}
@@ -118,9 +120,9 @@ class ParticleDataModule(LightningDataModule):
             check_fits(particle, self.box, self.voxel_size, self.resolution)
         self._particles = particles
 
-    def _loader(self, split: int) -> DataLoader[Batch]:
+    def _dataset(self, split: int) -> ParticleDataset:
         train = split == _TRAIN
-        dataset = ParticleDataset(
+        return ParticleDataset(
             [self._particles[entry] for entry in (self.training_entries if train else self.evaluation_entries)],
             self.copies[split],
             self.degradation,
@@ -131,10 +133,18 @@ class ParticleDataModule(LightningDataModule):
             fresh=self.fresh and train,
             degrade=not train,
         )
+
+    @property
+    def test_dataset(self) -> ParticleDataset:
+        """The test volumes: item (0, i) for each i."""
+        return self._dataset(_TEST)
+
+    def _loader(self, split: int) -> DataLoader[Batch]:
+        dataset = self._dataset(split)
         trainer = self.trainer
         sampler = EpochSampler(
             dataset,
-            shuffle=train,
+            shuffle=split == _TRAIN,
             seed=self.seed,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,

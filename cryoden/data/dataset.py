@@ -21,8 +21,8 @@ Batch = dict[str, Any]
 class ParticleDataset(Dataset[Batch]):
     """Copies of particles, each in a random orientation, with the random parameters of its degradation.
 
-    Item (epoch, index) holds `clean` (1, N, N, N) with maximum 1, `entry` (the particle's name), `rotation` (3, 3) acting
-    on xyz, and `parameters` (one mapping per degradation step); with `degrade`, also `degraded` (1, N, N, N).
+    Item (epoch, index) holds `clean` (1, N, N, N) with maximum 1, `entry` (the particle's name), `rotation` (3, 3)
+    acting on xyz, and `parameters` (one mapping per degradation step); with `degrade`, also `degraded` (1, N, N, N).
 
     Args:
         particles: what to put into the boxes.
@@ -101,7 +101,8 @@ class EpochSampler(DistributedSampler[Key]):
         self, dataset: ParticleDataset, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
-        self.end = len(dataset) - len(dataset) % world_size if shuffle else len(dataset)
+        self.length = len(dataset)
+        self.end = self.length - self.length % world_size if shuffle else self.length
 
     def _mine(self) -> range:
         return range(self.rank, self.end, self.num_replicas)
@@ -112,5 +113,5 @@ class EpochSampler(DistributedSampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         if not self.shuffle:
             return iter([(0, i) for i in self._mine()])
-        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        order = torch.randperm(self.length, generator=torch.Generator().manual_seed(self.seed + self.epoch))
         return iter([(self.epoch, int(order[i])) for i in self._mine()])

@@ -1,1 +1,1 @@
-""""""
+"""Whether a denoiser did well: baselines, tables, figures."""

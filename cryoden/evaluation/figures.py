@@ -22,7 +22,7 @@ def slice_figure(volumes: Mapping[str, np.ndarray], voxel_size: float, title: st
     """
     figure = Figure(figsize=(2.6 * len(volumes), 8.2), layout="constrained")
     axes = figure.subplots(3, len(volumes), squeeze=False)
-    # The last column is the best one there is, by convention: its contrast sets the grey scale, with room for noise below.
+    # The last column is the best there is, by convention: its contrast sets the grey scale, with room for noise below.
     reference = list(volumes.values())[-1]
     top = float(np.quantile(reference, 0.9995)) or 1.0
     for column, (name, volume) in enumerate(volumes.items()):

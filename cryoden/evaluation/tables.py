@@ -30,13 +30,14 @@ def score_table(rows: Mapping[str, Scores], title: str) -> Table:
         A rich table.
     """
     table = Table(title=title, title_justify="left", caption="median [5th, 95th percentile] over volumes")
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for heading, _, _ in _COLUMNS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for method, scores in rows.items():
         cells = []
         for name, (_, factor, digits) in _COLUMNS.items():
             low, median, high = (float(v) * factor for v in percentiles(scores[name]))
-            cells.append(f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+            # one space, so that a narrow terminal breaks the line there
+            cells.append(f"{median:.{digits}f} [{low:.{digits}f},{high:.{digits}f}]")
         table.add_row(method, *cells)
     return table

@@ -72,9 +72,7 @@ def denoise_volume(
         )
     tile = _tile_for(model) if tile is None else tile
     if tile < 1 or tile % model.generator.multiple:
-        raise CryodenError(
-            f"tile {tile} does not suit the network: take a multiple of {model.generator.multiple}"
-        )
+        raise CryodenError(f"tile {tile} does not suit the network: take a multiple of {model.generator.multiple}")
     device = choose_device()[0] if device is None else torch.device(device)
     data = volume.data if contrast == "bright" else -volume.data
     scale = _measure(data)
@@ -151,9 +149,7 @@ def denoise_file(
         )
     except CryodenError as error:
         raise CryodenError(f"cannot denoise {path_in}: {error}") from error
-    label = (
-        f"cryoden {version('cryoden')}: denoised by {type(model).__name__} ({type(model.generator).__name__})"
-    )
+    label = f"cryoden {version('cryoden')}: denoised by {type(model).__name__} ({type(model.generator).__name__})"
     write_volume(path_out, denoised, overwrite=overwrite, label=label)
     return denoised
 
@@ -187,9 +183,7 @@ def _measure(data: NDArray[np.float32]) -> Scale:
     mean = data.mean(dtype=np.float64)
     variance = sum(float(np.square(section - mean).sum()) for section in data) / data.size
     shape = (1, 1, 1, 1, 1)
-    return Scale(
-        torch.full(shape, mean, dtype=torch.float64), torch.full(shape, variance**0.5, dtype=torch.float64)
-    )
+    return Scale(torch.full(shape, mean, dtype=torch.float64), torch.full(shape, variance**0.5, dtype=torch.float64))
 
 
 @contextmanager

@@ -116,8 +116,7 @@ class TileGrid:
         """Start of the first tile along z, y, x: the grid reaches equally far beyond both faces."""
         step = self.tile - self.overlap
         z, y, x = (
-            -((count * step + self.overlap - size) // 2)
-            for count, size in zip(self._counts, self.shape, strict=True)
+            -((count * step + self.overlap - size) // 2) for count, size in zip(self._counts, self.shape, strict=True)
         )
         return z, y, x
 

@@ -1,1 +1,1 @@
-""""""
+"""How the networks are trained."""

@@ -1,6 +1,7 @@
 """What every system shares: a generator, grey-scale handling, validation and checkpoints."""
 
 import math
+import warnings
 from typing import Any, TypeVar
 
 from lightning import LightningModule
@@ -36,7 +37,11 @@ class Denoiser(LightningModule):
         self, generator: DenoisingNetwork, *, standardize: bool = True, warmup_steps: int = 0, cosine: bool = True
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        with warnings.catch_warnings():
+            # Lightning advises to leave networks and optimizers out by name; then a checkpoint of the command line's
+            # could not be loaded. on_save_checkpoint leaves out whatever is not plain.
+            warnings.simplefilter("ignore")
+            self.save_hyperparameters()
         self.generator = generator
         self.standardize = standardize
         self.warmup_steps = warmup_steps
@@ -55,7 +60,8 @@ class Denoiser(LightningModule):
             (B, 1, D, H, W), float32, in the unit of `degraded`.
         """
         if not self.standardize:
-            return self.generator(degraded).float()
+            raw: Tensor = self.generator(degraded)
+            return raw.float()
         scale = Scale.of(degraded)
         return restore(self.generator(standardize(degraded, scale)).float(), scale)
 
@@ -101,7 +107,7 @@ class Denoiser(LightningModule):
         optimizer.step()
 
     def _schedule(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The learning rate over all batches of the training, as Lightning takes it: warm-up, then a cosine if asked."""
+        """The learning rate over all batches of the training, as Lightning takes it."""
         total = float(self.trainer.estimated_stepping_batches)
         if self.cosine and not math.isfinite(total):
             raise CryodenError("cosine: needs to know where training ends; set trainer.max_epochs, or cosine to false")

@@ -16,8 +16,8 @@ from cryoden.scaling import Scale, standardize
 class GAN(Denoiser):
     """A generator trained against a discriminator that sees the degraded volume beside a clean or a denoised one.
 
-    Goodfellow et al. 2014 (arXiv:1406.2661), with the non-saturating generator loss; conditioned as in Isola et al. 2017
-    (arXiv:1611.07004), who also add the reconstruction term.
+    Goodfellow et al. 2014 (arXiv:1406.2661), with the non-saturating generator loss; conditioned as in Isola et al.
+    2017 (arXiv:1611.07004), who also add the reconstruction term.
 
     Args:
         generator: the denoising network.
@@ -26,7 +26,7 @@ class GAN(Denoiser):
         reconstruction_weight: its weight; the adversarial loss has weight 1.
         discriminator_steps: optimizer steps of the discriminator on each batch.
         generator_steps: optimizer steps of the generator on each batch.
-        label_smoothing: the discriminator is taught 1 - label_smoothing for clean volumes, so that it never grows certain.
+        label_smoothing: the discriminator is taught 1 - label_smoothing for clean volumes: it never grows certain.
         instance_noise: standard deviation of noise added to what the discriminator compares, in units of the degraded
             volume's standard deviation; it falls linearly to zero over the training (Sønderby et al. 2017,
             arXiv:1610.04490).
@@ -64,7 +64,7 @@ class GAN(Denoiser):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Steps of both players on a batch of pairs."""
-        optimizer_g, optimizer_d = self.optimizers()
+        optimizer_g, optimizer_d = self.optimizers()  # type: ignore[attr-defined]  # a list of two
         clean, degraded = batch["clean"], batch["degraded"]
         denoised = self(degraded)
 
@@ -85,7 +85,7 @@ class GAN(Denoiser):
             self._optimize(optimizer_g, adversarial + self.reconstruction_weight * reconstruction)
         self.untoggle_optimizer(optimizer_g)
 
-        for scheduler in self.lr_schedulers():
+        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]  # a list of two
             scheduler.step()
         self.log_dict(
             {

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
+from cryoden.networks.convolution import Convolution
 
 NormName = Literal["batch", "instance", "group"]
 
@@ -66,7 +67,9 @@ class Block(nn.Sequential):
         self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, norm: NormName = "batch"
     ) -> None:
         super().__init__(
-            nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
+            Convolution(in_channels, out_channels)
+            if (kernel, stride) == (3, 1)
+            else nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
             nn.ReLU(),
             make_norm(norm, out_channels),
         )
@@ -122,7 +125,7 @@ class SoftplusHead(nn.Sequential):
     """
 
     def __init__(self, in_channels: int) -> None:
-        conv = nn.Conv3d(in_channels, 1, 3, padding=1)
+        conv = Convolution(in_channels, 1)
         start_at(-3.0, conv)
         super().__init__(conv, nn.Softplus())
 
@@ -137,9 +140,7 @@ class UpsampleBlock(nn.Module):
         norm: See `make_norm`.
     """
 
-    def __init__(
-        self, in_channels: int, skip_channels: int, out_channels: int, *, norm: NormName = "batch"
-    ) -> None:
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
         super().__init__()
         self.block = Block(in_channels + skip_channels, out_channels, kernel=3, norm=norm)
 

@@ -60,9 +60,7 @@ def find_or_fetch(entry: str, structure_dir: Path | str | None = None) -> Path:
     return fetch([entry], structure_dir=structure_dir)[entry]
 
 
-def fetch(
-    entries: Sequence[str], *, structure_dir: Path | str | None = None, progress: bool = True
-) -> dict[str, Path]:
+def fetch(entries: Sequence[str], *, structure_dir: Path | str | None = None, progress: bool = True) -> dict[str, Path]:
     """Finds the structure files of entries, and downloads those not yet at hand, several at once.
 
     Every entry is tried, whatever happens to the others.
@@ -164,8 +162,7 @@ def _download_all(pdb_ids: Sequence[str], cache: Path, progress: bool) -> dict[s
         incoming = TemporaryDirectory(prefix=".incoming-", dir=cache)
     except OSError as error:
         raise CryodenError(
-            f"cannot write to the cache {cache} ({error.strerror}): "
-            "set CRYODEN_CACHE to a folder you can write to"
+            f"cannot write to the cache {cache} ({error.strerror}): set CRYODEN_CACHE to a folder you can write to"
         ) from None
     results: dict[str, Path | CryodenError] = {}
     stop = threading.Event()

@@ -76,9 +76,7 @@ CE1 CB CG CD1 1.38 121 180; CE2 CB CG CD2 1.38 121 180; CZ CG CD1 CE1 1.38 120 0
 VAL 6.9 CG1 N CA CB 1.52 111 r; CG2 N CA CB 1.52 111 r+122
 """
 _TABLE = [line.split(maxsplit=2) for line in _RESIDUES.strip().splitlines()]
-_SIDE_CHAINS = {
-    name: [atom.split() for atom in rest[0].split(";")] if rest else [] for name, _, *rest in _TABLE
-}
+_SIDE_CHAINS = {name: [atom.split() for atom in rest[0].split(";")] if rest else [] for name, _, *rest in _TABLE}
 _FREQUENCIES = np.array([float(row[1]) for row in _TABLE]) / sum(float(row[1]) for row in _TABLE)
 
 
@@ -101,9 +99,7 @@ def make_phantom(seed: int) -> gemmi.Structure:
         CryodenError: If the seed is negative.
     """
     if seed < 0:
-        raise CryodenError(
-            f"a phantom's seed must be 0 or more, got {seed}: write phantom:0, phantom:1 and so on"
-        )
+        raise CryodenError(f"a phantom's seed must be 0 or more, got {seed}: write phantom:0, phantom:1 and so on")
     rng = np.random.default_rng(seed)
     symmetry, n_residues = _draw_symmetry_and_size(rng)
     protomer = _fold_protomer(rng, n_residues)
@@ -182,9 +178,7 @@ def _extend(start: Array, torsions: Array) -> tuple[Array, Array]:
 def _segment(kind: str, n_residues: int) -> Array:
     """Return an ideal helix or strand (R, 3, 3), centred, axis along z; a strand's C=O point along ±x."""
     phi, psi = _HELIX if kind == "H" else _STRAND
-    start = np.array(
-        [[[1.458 * np.cos(_ANGLES[2]), 1.458 * np.sin(_ANGLES[2]), 0], [0, 0, 0], [1.525, 0, 0]]]
-    )
+    start = np.array([[[1.458 * np.cos(_ANGLES[2]), 1.458 * np.sin(_ANGLES[2]), 0], [0, 0, 0], [1.525, 0, 0]]])
     new, _ = _extend(start, np.tile([psi, np.pi, phi], (1, n_residues, 1)))
     atoms = new[0] - new[0].mean(axis=(0, 1))
     ca = atoms[:, 1]
@@ -192,11 +186,7 @@ def _segment(kind: str, n_residues: int) -> Array:
     z = _unit(ca[-period:].mean(axis=0) - ca[:period].mean(axis=0))
     outward = _beta_carbons(atoms) - ca
     outward -= (outward @ z)[:, None] * z
-    y = (
-        _unit((outward * (-1.0) ** np.arange(n_residues)[:, None]).sum(axis=0))
-        if kind == "E"
-        else _unit(outward[0])
-    )
+    y = _unit((outward * (-1.0) ** np.arange(n_residues)[:, None]).sum(axis=0)) if kind == "E" else _unit(outward[0])
     aligned: Array = atoms @ np.stack([np.cross(y, z), y, z], axis=-1)
     return aligned
 
@@ -208,9 +198,7 @@ def _beta_carbons(backbone: Array) -> Array:
 
 def _carbonyl_oxygens(backbone: Array) -> Array:
     n, ca, c = np.moveaxis(backbone, -2, 0)
-    following = np.concatenate(
-        [n[1:], _place(n[-1:], ca[-1:], c[-1:], 1.329, _ANGLES[0], np.radians([-45.0]))]
-    )
+    following = np.concatenate([n[1:], _place(n[-1:], ca[-1:], c[-1:], 1.329, _ANGLES[0], np.radians([-45.0]))])
     return _place(following, ca, c, 1.231, np.radians(120.4), np.full(len(n), np.pi))
 
 
@@ -250,9 +238,7 @@ def _layer_sites(rng: np.random.Generator, architecture: str, n_residues: int) -
     """Lay helices and strands out in twisted layers, filled from the middle until the domain has its size."""
     side = (135 * n_residues) ** (1 / 3)  # 135 Å³ a residue
     height = float(np.clip(side * rng.uniform(0.75, 1.0) - 4, 14, 34))
-    twist = (
-        np.radians(-20 / 4.8) * rng.uniform(0.6, 1.0) if "E" in architecture else rng.uniform(-0.025, 0.025)
-    )
+    twist = np.radians(-20 / 4.8) * rng.uniform(0.6, 1.0) if "E" in architecture else rng.uniform(-0.025, 0.025)
     places = []
     for row, kind in enumerate(architecture):
         offset = rng.uniform(-0.5, 0.5) * _SPACING[kind]
@@ -334,9 +320,7 @@ def _domain_segments(rng: np.random.Generator, n_residues: int) -> list[Array]:
 # --- loops ----------------------------------------------------------------------------------------
 
 
-def _close_loops(
-    rng: np.random.Generator, start: Array, end: Array, n_residues: int
-) -> tuple[Array, Array, Array]:
+def _close_loops(rng: np.random.Generator, start: Array, end: Array, n_residues: int) -> tuple[Array, Array, Array]:
     """Find loops from one residue to another by damped least squares on the torsions.
 
     Args:
@@ -349,9 +333,7 @@ def _close_loops(
         The loops (B, R, 3, 3), the largest distance in Å of the atoms of the residue after from where they
         should be (B,), and the number of positive phi (B,).
     """
-    basins = rng.choice(
-        len(_LOOP_BASINS), size=(len(start), n_residues + 2), p=[0.3, 0.25, 0.2, 0.1, 0.1, 0.05]
-    )
+    basins = rng.choice(len(_LOOP_BASINS), size=(len(start), n_residues + 2), p=[0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
     angles = _LOOP_BASINS[basins] + rng.normal(0, 0.25, (*basins.shape, 2))
     torsions = np.stack([angles[:, :-1, 1], np.full(basins[:, 1:].shape, np.pi), angles[:, 1:, 0]], axis=-1)
     for _ in range(14):
@@ -362,9 +344,7 @@ def _close_loops(
         free = np.arange(pivots.shape[1]) % 3 != 1  # omega stays at 180°
         lever = residues[:, -1][:, None] - pivots[:, free][:, :, None]
         jacobian = np.cross(axes[:, free][:, :, None], lever).reshape(len(start), -1, 9)
-        square = jacobian.swapaxes(1, 2) @ jacobian + (1e-2 + 0.03 * (error**2).sum(axis=-1))[
-            :, None, None
-        ] * np.eye(9)
+        square = jacobian.swapaxes(1, 2) @ jacobian + (1e-2 + 0.03 * (error**2).sum(axis=-1))[:, None, None] * np.eye(9)
         step = (jacobian @ np.linalg.solve(square, error[..., None]))[..., 0]
         torsions.reshape(len(start), -1)[:, free] += np.clip(step, -0.5, 0.5)
     residues, _ = _extend(start, torsions)
@@ -397,9 +377,7 @@ def _join(rng: np.random.Generator, segments: Sequence[Array], linked: Sequence[
                 rows = slice(_TRIALS * row, _TRIALS * (row + 1))
                 tree = cKDTree(np.concatenate(occupied))
                 points = atoms[rows].reshape(_TRIALS, -1, 3)
-                near, clash = (
-                    tree.query_ball_point(points, r, return_length=True).sum(axis=-1) for r in (4.5, 2.8)
-                )
+                near, clash = (tree.query_ball_point(points, r, return_length=True).sum(axis=-1) for r in (4.5, 2.8))
                 cost = near + 10 * clash + penalty[rows] + np.where(miss[rows] < 0.02, 0, np.inf)
                 best = int(np.argmin(cost))
                 if np.isfinite(cost[best]) and (clash[best] <= _BONDED or attempt >= 1):
@@ -528,15 +506,11 @@ def _build_side_chains(
     for atom, a, b, c, length, angle, torsion in _SIDE_CHAINS[name]:
         letter = torsion[0] if torsion[0] in chi else ""
         degrees = chi.get(letter, np.zeros(shape)) + float(torsion[len(letter) :] or 0)
-        atoms[atom] = _place(
-            atoms[a], atoms[b], atoms[c], float(length), np.radians(float(angle)), np.radians(degrees)
-        )
+        atoms[atom] = _place(atoms[a], atoms[b], atoms[c], float(length), np.radians(float(angle)), np.radians(degrees))
     return {atom: xyz for atom, xyz in atoms.items() if atom not in backbone}
 
 
-def _add_side_chains(
-    rng: np.random.Generator, chains: list[Array], operators: list[Array]
-) -> list[_Residues]:
+def _add_side_chains(rng: np.random.Generator, chains: list[Array], operators: list[Array]) -> list[_Residues]:
     """Give the residues a random sequence, and each side chain the rotamer of twelve that clashes least."""
     backbone = {
         **dict(zip(("N", "CA", "C"), np.moveaxis(np.concatenate(chains), 1, 0), strict=True)),
@@ -547,9 +521,7 @@ def _add_side_chains(
     close = [own.query(backbone["CB"] @ turn.T, distance_upper_bound=14.0)[0] < 14 for turn in operators]
 
     def copies(xyz: Array, members: Bool) -> Array:
-        return np.concatenate(
-            [xyz[near[members]] @ turn.T for turn, near in zip(operators, close, strict=True)]
-        )
+        return np.concatenate([xyz[near[members]] @ turn.T for turn, near in zip(operators, close, strict=True)])
 
     everyone = np.ones(len(backbone["CA"]), dtype=bool)
     occupied = [copies(xyz, everyone) for xyz in backbone.values()]
@@ -558,12 +530,8 @@ def _add_side_chains(
     size = np.array([len(atoms) for atoms in _SIDE_CHAINS.values()])[drawn] + rng.normal(0, 3, len(drawn))
     names = np.empty(len(drawn), dtype=object)
     names[np.argsort(-crowd, kind="stable")] = np.array(list(_SIDE_CHAINS))[drawn[np.argsort(size)]]
-    atoms: list[dict[str, Array]] = [
-        {atom: xyz[i] for atom, xyz in backbone.items()} for i in range(len(names))
-    ]
-    for name in sorted(
-        _SIDE_CHAINS, key=lambda name: -len(_SIDE_CHAINS[name])
-    ):  # the large ones have least choice
+    atoms: list[dict[str, Array]] = [{atom: xyz[i] for atom, xyz in backbone.items()} for i in range(len(names))]
+    for name in sorted(_SIDE_CHAINS, key=lambda name: -len(_SIDE_CHAINS[name])):  # the large ones have least choice
         members = names == name
         rows = np.flatnonzero(members)
         if name == "GLY":
@@ -594,9 +562,7 @@ def _to_gemmi(name: str, symmetry: str, chains: list[_Residues], operators: list
     protomer = gemmi.Model(1)
     for residues in chains:
         chain = gemmi.Chain("")
-        for number, (residue_name, atoms) in enumerate(
-            zip(residues.names, residues.atoms, strict=True), start=1
-        ):
+        for number, (residue_name, atoms) in enumerate(zip(residues.names, residues.atoms, strict=True), start=1):
             residue = gemmi.Residue()
             residue.name, residue.seqid = str(residue_name), gemmi.SeqId(str(number))
             for atom_name, xyz in atoms.items():

@@ -53,9 +53,11 @@ class GaussianNoise(Degradation):
         _check_range("GaussianNoise.snr", self.snr, lambda v: v > 0, "above 0")
 
     def sample(self, generator: torch.Generator) -> dict[str, float]:
+        """Draw the parameters for one volume."""
         return {"snr": _draw(self.snr, generator), "seed": _draw_seed(generator)}
 
     def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        """Damage (B, C, D, H, W) volumes."""
         noise = _per_volume(volumes, parameters, Tensor.normal_)
         variance = volumes.var(dim=(1, 2, 3, 4), correction=0, keepdim=True)
         return volumes + noise * (variance / _column(volumes, parameters, "snr")).sqrt()
@@ -66,7 +68,7 @@ class MissingWedge(Degradation):
     """A single-axis tilt series measures only the planes it tilts through; the rest of Fourier space is lost.
 
     Tilting the specimen by an angle t about +y (right-handed) measures the plane through the y axis and the direction
-    (kx, kz) = (cos t, sin t); about +x, the plane through the x axis and (ky, kz) = (cos t, -sin t). The beam is along z.
+    (kx, kz) = (cos t, sin t); about +x, the plane through the x axis and (ky, kz) = (cos t, -sin t). The beam is z.
 
     Args:
         tilt_range: (min, max) in degrees, within -90 and 90; each a value, or a (low, high) range to draw from.
@@ -86,10 +88,12 @@ class MissingWedge(Degradation):
             raise CryodenError(f"MissingWedge.tilt_axis: got {self.tilt_axis!r}; allowed are 'x' and 'y'")
 
     def sample(self, generator: torch.Generator) -> dict[str, float]:
+        """Draw the parameters for one volume."""
         low, high = self.tilt_range
         return {"tilt_min": _draw(low, generator), "tilt_max": _draw(high, generator)}
 
     def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        """Damage (B, C, D, H, W) volumes."""
         # The wedge is the same at every frequency along the tilt axis, so that axis needs no transform.
         dim = (-3, -1) if self.tilt_axis == "y" else (-3, -2)
         depth, width = volumes.shape[dim[0]], volumes.shape[dim[1]]
@@ -97,7 +101,8 @@ class MissingWedge(Degradation):
             [wedge_mask((depth, width), (p["tilt_min"], p["tilt_max"]), self.tilt_axis) for p in parameters]
         ).to(volumes.device)
         mask = mask[:, None, :, None, :] if self.tilt_axis == "y" else mask[:, None, :, :, None]
-        return torch.fft.irfftn(torch.fft.rfftn(volumes, dim=dim) * mask, s=(depth, width), dim=dim)
+        measured: Tensor = torch.fft.irfftn(torch.fft.rfftn(volumes, dim=dim) * mask, s=(depth, width), dim=dim)
+        return measured
 
 
 def wedge_mask(shape: tuple[int, int], tilt_range: tuple[float, float], tilt_axis: Literal["x", "y"] = "y") -> Tensor:
@@ -147,9 +152,11 @@ class SaltAndPepper(Degradation):
         _check_range("SaltAndPepper.probability", self.probability, lambda v: 0 <= v <= 1, "between 0 and 1")
 
     def sample(self, generator: torch.Generator) -> dict[str, float]:
+        """Draw the parameters for one volume."""
         return {"probability": _draw(self.probability, generator), "seed": _draw_seed(generator)}
 
     def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        """Damage (B, C, D, H, W) volumes."""
         chance = _per_volume(volumes, parameters, Tensor.uniform_)
         probability = _column(volumes, parameters, "probability")
         peppered = torch.where(chance < probability, self.low, volumes)
@@ -203,9 +210,7 @@ def _draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=generator).item())
 
 
-def _per_volume(
-    volumes: Tensor, parameters: Sequence[Parameters], fill: Callable[..., Tensor]
-) -> Tensor:
+def _per_volume(volumes: Tensor, parameters: Sequence[Parameters], fill: Callable[..., Tensor]) -> Tensor:
     """A random tensor like `volumes`, each volume from its own seed: the batch it is in does not matter."""
     out = torch.empty_like(volumes)
     generator = torch.Generator(volumes.device)

@@ -21,9 +21,7 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Conv3d(4, 1, 1), nn.Softplus()
-        )
+        self.layers = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.Conv3d(4, 1, 1), nn.Softplus())
         self.boxes: set[tuple[int, ...]] = set()
 
     def forward(self, volumes: Tensor) -> Tensor:
@@ -76,10 +74,7 @@ def test_dark_is_bright_upside_down():
     np.testing.assert_allclose(
         denoise_volume(volume, model, contrast="dark").data, -denoise_volume(inverted, model).data, atol=1e-6
     )
-    assert (
-        np.abs(denoise_volume(volume, model).data - denoise_volume(volume, model, contrast="dark").data).max()
-        > 0.1
-    )
+    assert np.abs(denoise_volume(volume, model).data - denoise_volume(volume, model, contrast="dark").data).max() > 0.1
 
 
 def test_statistics_are_those_of_the_whole_volume():
@@ -98,9 +93,7 @@ def test_without_standardize_the_network_sees_the_values_themselves():
     np.testing.assert_allclose(dark.data, volume.data - 1, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("box", "multiple", "expected"), [(16, 4, 16), (None, 4, 64), (None, 24, 72), (20, 8, 24)]
-)
+@pytest.mark.parametrize(("box", "multiple", "expected"), [(16, 4, 16), (None, 4, 64), (None, 24, 72), (20, 8, 24)])
 def test_default_tile(box, multiple, expected):
     model = make_model(box=box)
     model.generator.multiple = multiple
@@ -122,9 +115,7 @@ def test_model_is_used_in_evaluation_mode_and_left_as_it_was():
     model = make_model()
     state = {name: value.clone() for name, value in model.generator.state_dict().items()}
     modes = []
-    model.generator.register_forward_hook(
-        lambda module, *_: modes.append((module.training, torch.is_grad_enabled()))
-    )
+    model.generator.register_forward_hook(lambda module, *_: modes.append((module.training, torch.is_grad_enabled())))
     denoise_volume(make_volume(), model)
     assert set(modes) == {(False, False)}
     assert model.generator.training
@@ -163,9 +154,7 @@ def test_device_is_one_that_works():
 @pytest.mark.gpu
 def test_same_on_the_gpu_as_on_the_cpu():
     model = make_model()
-    cpu, gpu = (
-        denoise_volume(make_volume(3.0, 5000.0), model, device=device).data for device in ("cpu", "cuda")
-    )
+    cpu, gpu = (denoise_volume(make_volume(3.0, 5000.0), model, device=device).data for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cpu, gpu, atol=0.02)  # TF32
     assert {parameter.device.type for parameter in model.generator.parameters()} == {"cpu"}
 
@@ -192,9 +181,7 @@ class TestFile:
         arguments = {"contrast": "dark", "tile": 12, "overlap": 5, "batch_size": 2, "device": "cpu"}
         denoised = denoise_file(source, tmp_path / "out.mrc", model, **arguments)
         assert model.generator.boxes == {(12, 12, 12)}
-        np.testing.assert_array_equal(
-            denoised.data, denoise_volume(read_volume(source), model, **arguments).data
-        )
+        np.testing.assert_array_equal(denoised.data, denoise_volume(read_volume(source), model, **arguments).data)
 
     def test_output_is_checked_before_the_work(self, tmp_path):
         source = self.source(tmp_path)
@@ -213,7 +200,5 @@ class TestFile:
     def test_network_that_gives_nan_writes_nothing(self, tmp_path, bad):
         source = self.source(tmp_path)
         with pytest.raises(CryodenError, match=r"in\.mrc: the network gives NaN or infinite"):
-            denoise_file(
-                source, tmp_path / "out.mrc", make_model(Function(lambda x: torch.where(x > 3, bad, x)))
-            )
+            denoise_file(source, tmp_path / "out.mrc", make_model(Function(lambda x: torch.where(x > 3, bad, x))))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mrc"]

@@ -38,9 +38,7 @@ def test_identity_gives_the_volume_back(tiling, batch_size):
 )
 def test_identity_at_real_tiles(shape, tile, overlap):
     volume = torch.rand(shape) * 2 - 1
-    torch.testing.assert_close(
-        tiled(lambda x: x, volume, tile=tile, overlap=overlap), volume, atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(tiled(lambda x: x, volume, tile=tile, overlap=overlap), volume, atol=1e-6, rtol=0)
 
 
 @given(tilings())

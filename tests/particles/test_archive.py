@@ -219,9 +219,7 @@ class TestDownload:
             find_or_fetch("3qml")
         assert names(cache) == []
 
-    def test_cache_not_writable(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
-    ) -> None:
+    def test_cache_not_writable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None) -> None:
         (tmp_path / "file").touch()
         monkeypatch.setenv("CRYODEN_CACHE", str(tmp_path / "file"))
         with pytest.raises(CryodenError, match=r"cannot write to the cache .*set CRYODEN_CACHE"):

@@ -17,9 +17,9 @@ QUARTER_TURN_ABOUT_Z = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # x goes 
 def blobs(points, shape=(28, 30, 32), sigma=1.5):
     """Gaussians at (z, y, x, height) in voxels."""
     grid = np.moveaxis(np.indices(shape), 0, -1)
-    return sum(
-        height * np.exp(-((grid - centre) ** 2).sum(-1) / (2 * sigma**2)) for *centre, height in points
-    ).astype(np.float32)
+    return sum(height * np.exp(-((grid - centre) ** 2).sum(-1) / (2 * sigma**2)) for *centre, height in points).astype(
+        np.float32
+    )
 
 
 @pytest.fixture
@@ -110,13 +110,9 @@ def test_no_aliasing(rotation):
     z, y, x = np.moveaxis(np.indices((32, 32, 32)) - 16.0, 0, 0) * 10.0
     envelope = np.exp(-(z**2 + y**2 + x**2) / (2 * 55.0**2))
     wave = np.cos(2 * np.pi * x / 28)
-    rippled, smooth = (
-        DensityMap("map", (envelope * (1 + h * wave)).astype(np.float32), 10.0) for h in (0.9, 0.0)
-    )
+    rippled, smooth = (DensityMap("map", (envelope * (1 + h * wave)).astype(np.float32), 10.0) for h in (0.9, 0.0))
     box, voxel_size = 24, 20.0
-    difference = rippled.sample(rotation, box, voxel_size, 10.0) - smooth.sample(
-        rotation, box, voxel_size, 10.0
-    )
+    difference = rippled.sample(rotation, box, voxel_size, 10.0) - smooth.sample(rotation, box, voxel_size, 10.0)
     seen = smooth.sample(rotation, box, voxel_size, 10.0)
     assert np.linalg.norm(difference) < 2e-3 * np.linalg.norm(seen)
     # Without a low-pass nearly all of the ripple comes back.

@@ -37,12 +37,8 @@ def chain(name, x=0.0):
     chain = gemmi.Chain(name)
     backbone = [atom(n, (x + i, 0, 0)) for i, n in enumerate(("N", "CA", "C", "O"))]
     chain.add_residue(residue("ALA", 1, [*backbone, atom("H", (x, 1, 0))]))
-    split = [
-        atom("CB", (x + 4, y, 0), altloc=alt, occupancy=o) for alt, y, o in (("A", 5, 0.6), ("B", 9, 0.4))
-    ]
-    split += [
-        atom("OG", (x + 5, y, 0), altloc=alt, occupancy=o) for alt, y, o in (("A", 5, 0.6), ("B", 9, 0.4))
-    ]
+    split = [atom("CB", (x + 4, y, 0), altloc=alt, occupancy=o) for alt, y, o in (("A", 5, 0.6), ("B", 9, 0.4))]
+    split += [atom("OG", (x + 5, y, 0), altloc=alt, occupancy=o) for alt, y, o in (("A", 5, 0.6), ("B", 9, 0.4))]
     chain.add_residue(residue("SER", 2, [atom("N", (x + 4, 1, 0)), atom("CA", (x + 5, 1, 0)), *split]))
     chain.add_residue(residue("ZN", 3, [atom("ZN", (x + 9, 0, 0))]))
     for number in (4, 5):
@@ -166,23 +162,17 @@ def test_only_water(deposited):
 
 
 def test_unknown_assembly(deposited, tmp_path):
-    with pytest.raises(
-        CryodenError, match=r"x: no assembly '2'; allowed are null \(as deposited\) and: none"
-    ):
+    with pytest.raises(CryodenError, match=r"x: no assembly '2'; allowed are null \(as deposited\) and: none"):
         Structure.from_gemmi(deposited, "x", assembly="2")
     path = tmp_path / "1abc.pdb"
     path.write_text(with_assembly(deposited, "REMARK 350 APPLY THE FOLLOWING TO CHAINS: A, B"))
-    with pytest.raises(
-        CryodenError, match=r"1abc: no assembly '2'; allowed are null \(as deposited\) and: 1$"
-    ):
+    with pytest.raises(CryodenError, match=r"1abc: no assembly '2'; allowed are null \(as deposited\) and: 1$"):
         read_structure(path, assembly="2")
 
 
 def test_assembly_is_built_from_operators(deposited, tmp_path):
     second = BIOMT.replace("   1  ", "   2  ").replace("0.00000\n", "50.0000\n")
-    text = with_assembly(
-        deposited, "REMARK 350 APPLY THE FOLLOWING TO CHAINS: A, B\n" + BIOMT + second.rstrip()
-    )
+    text = with_assembly(deposited, "REMARK 350 APPLY THE FOLLOWING TO CHAINS: A, B\n" + BIOMT + second.rstrip())
     path = tmp_path / "1abc.pdb"
     path.write_text(text.replace(second.rstrip() + "\n" + BIOMT, second))
     assert read_structure(path, assembly="1").n_atoms == 36

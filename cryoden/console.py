@@ -1,0 +1,21 @@
+"""Less talk from the libraries below, so that what a person should read stands out."""
+
+import logging
+import warnings
+
+# Advice that does not apply here, or that a user can do nothing about.
+_NOISE = (
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*does not have many workers.*",
+    r"Checkpoint directory .* exists and is not empty.*",
+    r".*smaller than the logging interval.*",
+    r".*The dirpath has changed.*",
+    r".*`sync_dist=True`.*",
+)
+
+
+def quiet() -> None:
+    """Silence Lightning's advertisements and the warnings that mean nothing to a user of cryoden."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)

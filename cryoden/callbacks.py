@@ -118,7 +118,7 @@ class Report(Callback):
         system = type(module).__name__
         folder = run_directory(trainer)
         title = f"{system}, {title}"
-        Console().print(score_table({**self._rows, system: model}, f"{title}: {len(model['nrmse'])} volumes"))
+        Console().print(score_table({**self._rows, system: model}, f"{title}: {model['nrmse'].numel()} volumes"))
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
         voxel_size = module.voxel_size or 1.0
         save_figure(slice_figure(volumes, voxel_size, f"{title}: {self._entry}"), folder / "slices" / picture)
@@ -148,6 +148,6 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = run_directory(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True)
+        self.parser.save(self.config, folder / "config.yaml", overwrite=True)
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_hyperparams(plain(self.config.as_dict()))

@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that `cryoden --help` answer
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -41,6 +42,13 @@ def main(args: Sequence[str] | None = None) -> None:
     except CryodenError as error:
         print(f"cryoden: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except ValueError as error:
+        reason = re.search(r"^\s*- (.*)$", str(error), re.MULTILINE)
+        if "Does not validate against any of the Union subtypes" not in str(error) or reason is None:
+            raise
+        # jsonargparse wraps what a class says of its arguments into the list of types it tried.
+        print(f"cryoden: error: {reason[1]}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("cryoden: stopped", file=sys.stderr)
         raise SystemExit(130) from None
@@ -68,15 +76,24 @@ def _unknown(word: str) -> str:
     return f"no command {word!r}; {hint}allowed are {', '.join(_COMMANDS)}; see `cryoden --help`"
 
 
+_OWN_WORDS = {
+    "entries": "PDB entries, structure or map files, or phantoms (phantom:7)",
+    "model": "a run's folder, a checkpoint (.ckpt) or weights (.safetensors)",
+}
+
+
 def _run_tool(name: str, home: str, words: list[str]) -> None:
     """Run a function with arguments from the command line and print its lines; its docstring is the help."""
     from jsonargparse import ArgumentParser
 
     tool = getattr(import_module(home), name)
     parser = ArgumentParser(prog=f"cryoden {name}")
-    skip: set[str | int] = {name for name in inspect.signature(tool).parameters if name == "entries"}
-    if skip:  # a plain list of words, where jsonargparse would want [a,b]
-        parser.add_argument("entries", nargs="+", help="PDB entries, structure or map files, or phantoms (phantom:7)")
+    parameters = inspect.signature(tool).parameters
+    skip: set[str | int] = {word for word in _OWN_WORDS if word in parameters}
+    if "entries" in skip:  # a plain list of words, where jsonargparse would want [a,b]
+        parser.add_argument("entries", nargs="+", help=_OWN_WORDS["entries"])
+    if "model" in skip:  # required, and yet an option: three names in a row would be easy to confuse
+        parser.add_argument("--model", type=str, required=True, help=_OWN_WORDS["model"])
     parser.add_function_arguments(tool, as_positional=True, skip=skip)
     parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
     config = parser.instantiate_classes(parser.parse_args(words))

@@ -109,6 +109,7 @@ def simulate(
 def denoise(
     input: str,
     output: str,
+    *,
     model: str,
     contrast: Literal["bright", "dark"] = "bright",
     tile: int | None = None,
@@ -148,12 +149,12 @@ def denoise(
     yield f"wrote {output}"
 
 
-def export(model: str, output: str, overwrite: bool = False) -> Iterator[str]:
+def export(output: str, *, model: str, overwrite: bool = False) -> Iterator[str]:
     """Write a trained model's weights as safetensors, with all that is needed to build its network inside.
 
     Args:
-        model: a run's folder or a checkpoint.
         output: the file to write, ending in .safetensors.
+        model: a run's folder or a checkpoint.
         overwrite: replace an existing output.
 
     Yields:

@@ -1,6 +1,7 @@
 """Less talk from the libraries below, so that what a person should read stands out."""
 
 import logging
+import os
 import warnings
 
 # Advice that does not apply here, or that a user can do nothing about.
@@ -16,6 +17,8 @@ _NOISE = (
 
 def quiet() -> None:
     """Silence Lightning's advertisements and the warnings that mean nothing to a user of cryoden."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's calls, not ours
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)

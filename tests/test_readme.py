@@ -56,7 +56,7 @@ def test_the_readme_has_commands_and_python() -> None:
     assert blocks("python")
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
 def test_a_command_of_the_readme_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(README.parent)
     check(words, monkeypatch)

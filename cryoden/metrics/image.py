@@ -137,4 +137,4 @@ def percentiles(values: Tensor, q: Sequence[float] = (5.0, 50.0, 95.0)) -> Tenso
     """
     if values.numel() == 0:
         raise CryodenError("percentiles need at least one volume, got none: no volume has been scored")
-    return torch.quantile(values.float(), torch.tensor(q, dtype=torch.float32, device=values.device) / 100)
+    return torch.quantile(values.float().reshape(-1), torch.tensor(q, dtype=torch.float32, device=values.device) / 100)

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.optim import AdamW
 
 from cryoden.losses import LOSSES, LossName
 from cryoden.modules.denoiser import Batch, Denoiser
@@ -17,7 +16,7 @@ class Autoencoder(Denoiser):
     Args:
         generator: the network.
         loss: what is minimised, relative to the clean volume's own power.
-        optimizer: makes the optimizer from the network's parameters.
+        learning_rate: of AdamW.
         kwargs: see Denoiser.
     """
 
@@ -26,12 +25,12 @@ class Autoencoder(Denoiser):
         generator: DenoisingNetwork,
         *,
         loss: LossName = "mse",
-        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=2.0e-3),
+        learning_rate: float = 2.0e-3,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, **kwargs)
         self.loss = loss
-        self.optimizer = optimizer
+        self.learning_rate = learning_rate
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a batch of pairs."""
@@ -40,6 +39,6 @@ class Autoencoder(Denoiser):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """The injected optimizer with the schedule of Denoiser."""
-        optimizer = self.optimizer(self.generator.parameters())
+        """AdamW with the schedule of Denoiser."""
+        optimizer = AdamW(self.generator.parameters(), lr=self.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer)}

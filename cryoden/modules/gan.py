@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.optim import Adam
 
 from cryoden.losses import LOSSES, LossName
 from cryoden.modules.denoiser import Batch, Denoiser
@@ -30,8 +30,9 @@ class GAN(Denoiser):
         instance_noise: standard deviation of noise added to what the discriminator compares, in units of the degraded
             volume's standard deviation; it falls linearly to zero over the training (Sønderby et al. 2017,
             arXiv:1610.04490).
-        optimizer: makes the optimizer from the generator's parameters.
-        discriminator_optimizer: makes the optimizer from the discriminator's parameters.
+        learning_rate: of the generator's Adam.
+        discriminator_learning_rate: of the discriminator's Adam.
+        betas: of both.
         kwargs: see Denoiser.
     """
 
@@ -46,8 +47,9 @@ class GAN(Denoiser):
         generator_steps: int = 1,
         label_smoothing: float = 0.1,
         instance_noise: float = 0.5,
-        optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2.0e-3, betas=(0.5, 0.999)),
-        discriminator_optimizer: OptimizerCallable = lambda p: torch.optim.Adam(p, lr=2.0e-4, betas=(0.5, 0.999)),
+        learning_rate: float = 2.0e-3,
+        discriminator_learning_rate: float = 2.0e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, **kwargs)
@@ -59,8 +61,9 @@ class GAN(Denoiser):
         self.generator_steps = generator_steps
         self.label_smoothing = label_smoothing
         self.instance_noise = instance_noise
-        self.optimizer = optimizer
-        self.discriminator_optimizer = discriminator_optimizer
+        self.learning_rate = learning_rate
+        self.discriminator_learning_rate = discriminator_learning_rate
+        self.betas = betas
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Steps of both players on a batch of pairs."""
@@ -112,10 +115,10 @@ class GAN(Denoiser):
         return min(1.0, self.trainer.fit_loop.total_batch_idx / float(self.trainer.estimated_stepping_batches))
 
     def configure_optimizers(self) -> Any:
-        """The two injected optimizers, each with the schedule of Denoiser."""
+        """An Adam for each player, both with the schedule of Denoiser."""
         optimizers = [
-            self.optimizer(self.generator.parameters()),
-            self.discriminator_optimizer(self.discriminator.parameters()),
+            Adam(self.generator.parameters(), lr=self.learning_rate, betas=self.betas),
+            Adam(self.discriminator.parameters(), lr=self.discriminator_learning_rate, betas=self.betas),
         ]
         return optimizers, [self._schedule(optimizer) for optimizer in optimizers]
 

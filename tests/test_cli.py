@@ -1,0 +1,143 @@
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import gemmi
+import mrcfile
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import cryoden
+from cryoden.cli import main
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+# Every experiment as it is, but for its particles and its size.
+TINY = [
+    "--data.entries=[phantom:1,phantom:2]",
+    "--data.copies=3",
+    "--data.val_fraction=0.4",
+    "--data.box=32",
+    "--data.voxel_size=10",
+    "--data.resolution=20",
+    "--data.batch_size=2",
+    "--data.num_workers=0",
+    "--model.warmup_steps=1",
+    "--trainer.max_epochs=1",
+    "--trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["cryoden", *words])
+        main()
+
+    return call
+
+
+def tiny(config: Path) -> list[str]:
+    system = yaml.safe_load(config.read_text())
+    extra = ["--model.box=32"] if system["model"]["class_path"] == "UpsampleUnetGAN" else []
+    if "holdout" in system["data"]["init_args"]:
+        extra.append("--data.holdout=[phantom:3]")
+    return [
+        "--config",
+        str(config),
+        "--model.channels=2" if "simple" in config.name else "--model.channels=4",
+        *TINY,
+        *extra,
+    ]
+
+
+@pytest.mark.parametrize("config", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_trains_and_reports(config: Path, run, tmp_path: Path, capfd) -> None:
+    run("fit", *tiny(config))
+    printed = capfd.readouterr().out
+    for row in ("input", "zeros", "Gaussian", "epoch 1"):
+        assert row in printed
+    folder = tmp_path / "runs" / config.stem / "version_0"
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (folder / "slices" / "epoch-0001.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "config.yaml").is_file()
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    logged = [float(row["val/nrmse"]) for row in rows if row["val/nrmse"]]
+    assert len(logged) == 1
+    assert np.isfinite(logged).all()
+    # the checkpoint holds nothing but plain values, and stands for the run
+    torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    model = cryoden.load_denoiser(folder)
+    assert model(torch.randn(1, 1, 32, 32, 32)).shape == (1, 1, 32, 32, 32)
+
+
+def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> None:
+    arguments = tiny(EXPERIMENTS / "gan.yaml")
+    run("fit", *arguments)
+    last = tmp_path / "runs/gan/version_0/checkpoints/last.ckpt"
+    run("test", *arguments, "--ckpt_path", str(last))
+    assert "test: 2 volumes" in capfd.readouterr().out
+    run("validate", *arguments, "--ckpt_path", str(last))
+    run("fit", *arguments, "--trainer.max_epochs=2", "--ckpt_path", str(last))
+    assert "epoch 2" in capfd.readouterr().out
+    run("export", "weights.safetensors", "--model", "runs/gan/version_0")
+    run("simulate", "phantom:1", "--box=32", "--voxel_size=10", "--resolution=20", "--output=volumes")
+    assert (tmp_path / "volumes/phantom-1_0_slices.png").is_file()
+    for model in ("runs/gan/version_0", "weights.safetensors"):
+        run("denoise", "volumes/phantom-1_0_degraded.mrc", "out.mrc", "--model", model, "--overwrite=true", "--tile=32")
+        with mrcfile.open("out.mrc") as file:
+            assert file.voxel_size.x == pytest.approx(10)
+            assert file.data.shape == (32, 32, 32)
+            result = file.data.copy()
+        map_ = gemmi.read_ccp4_map("out.mrc")
+        assert map_.grid.spacing == pytest.approx((10, 10, 10))
+        assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["denois"], "no command 'denois'; did you mean 'denoise'"),
+        (["denoise", "in.mrc", "out.mrc", "--model", "nowhere"], "model nowhere: no such file or folder"),
+        (["simulate", "phantom:x"], "phantom:x: a phantom is called phantom: and a whole number"),
+        (["simulate", "phantom:10", "--box=32"], "phantom:10: its diameter of .* the smallest box that fits is 48"),
+        (["simulate", "phantom:1", "--degradation+=GaussianNoise", "--degradation.snr=-1"], "snr: got -1"),
+        (["fit", "--model=SimpleAE", "--data=ParticleDataModule", "--data.copies=1"], "each must be at least 1"),
+        (["fit", "--model=SimpleAE", "--data=ParticleDataModule", "--data.entries=[nope]"], "nope"),
+        (["fit", "--model=SimpleAE", "--model.chanels=3", "--data=ParticleDataModule"], "chanels"),
+        (["fit", "--model=NoSuchNet", "--data=ParticleDataModule"], "NoSuchNet"),
+    ],
+)
+def test_bad_input_is_told_in_words_with_exit_code_2(words: list[str], message: str, run, capfd, tmp_path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(*words)
+    assert stopped.value.code == 2
+    told = capfd.readouterr().err
+    assert re.search(message, told), told
+    assert "Traceback" not in told
+
+
+def test_existing_files_are_kept(run, tmp_path: Path, capfd) -> None:
+    small = ["phantom:1", "--box=16", "--voxel_size=20", "--output=."]
+    run("simulate", *small)
+    before = Path("phantom-1_0_clean.mrc").stat().st_mtime_ns
+    with pytest.raises(SystemExit):
+        run("simulate", *small)
+    assert "exists already" in capfd.readouterr().err
+    assert Path("phantom-1_0_clean.mrc").stat().st_mtime_ns == before
+
+
+def test_help_is_quick_and_complete() -> None:
+    result = subprocess.run([sys.executable, "-m", "cryoden", "--help"], capture_output=True, text=True, check=True)
+    for command in ("demo", "fetch", "simulate", "fit", "validate", "test", "denoise", "export"):
+        assert f"  {command} " in result.stdout
+    loaded = "import sys; sys.argv = ['cryoden']; import cryoden.cli as c; c.main(); print('lightning' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("False\n")

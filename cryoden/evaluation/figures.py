@@ -20,7 +20,7 @@ def slice_figure(volumes: Mapping[str, np.ndarray], voxel_size: float, title: st
     Returns:
         The figure; the scale bar is in nm.
     """
-    figure = Figure(figsize=(2.6 * len(volumes), 8.2), layout="constrained")
+    figure = Figure(figsize=(2.5 * len(volumes) + 1, 7.6), layout="constrained")
     axes = figure.subplots(3, len(volumes), squeeze=False)
     # The last column is the best there is, by convention: its contrast sets the grey scale, with room for noise below.
     reference = list(volumes.values())[-1]

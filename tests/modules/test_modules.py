@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+
+from cryoden import CompactUnetAE, CryodenError, ParticleDataModule, SimpleAE, UnetAE, UpsampleUnetAE, UpsampleUnetGAN
+from cryoden.checkpoint import export_weights, load_denoiser
+from cryoden.losses import LOSSES
+from cryoden.modules.denoiser import Denoiser
+
+SYSTEMS = [
+    lambda: SimpleAE(channels=2),
+    lambda: UnetAE(channels=4),
+    lambda: UpsampleUnetAE(channels=4),
+    lambda: UpsampleUnetGAN(channels=4, box=32),
+    lambda: CompactUnetAE(channels=4),
+]
+
+
+@pytest.fixture(scope="module")
+def data() -> ParticleDataModule:
+    return ParticleDataModule(
+        ["phantom:1", "phantom:2"], copies=10, box=32, voxel_size=10, resolution=20, batch_size=4, num_workers=0
+    )
+
+
+def trainer(folder: Path, **arguments: object) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(default_root_dir=folder, **{**quiet, "max_epochs": 1, **arguments})
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(("gain", "offset"), [(37.0, 0.0), (0.01, 5.0), (1.0, 5000.0)])
+def test_grey_scale_comes_back(system, gain: float, offset: float) -> None:
+    torch.manual_seed(0)
+    model = system().eval()
+    torch.nn.init.normal_(list(model.generator.parameters())[-2], std=0.1)  # CompactUnet starts at zero
+    volume = torch.randn(1, 1, 32, 32, 32).double()
+    with torch.no_grad():
+        plain, scaled = model(volume.float()), model((gain * volume + offset).float())
+    assert plain.std() > 0
+    torch.testing.assert_close((scaled - offset) / gain, plain, rtol=1e-3, atol=1e-3 + 1e-6 * abs(offset) / gain)
+    assert scaled.mean().item() == pytest.approx((gain * volume + offset).mean().item(), rel=1e-5, abs=1e-5 * gain)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values())
+def test_zeros_score_1_and_the_truth_0(loss) -> None:
+    clean = torch.rand(3, 1, 8, 8, 8) * torch.tensor([1.0, 10.0, 0.1])[:, None, None, None, None]
+    assert loss(torch.zeros_like(clean), clean).item() == pytest.approx(1)
+    assert loss(clean, clean).item() == 0
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_outputs_start_near_zero(system) -> None:
+    with torch.no_grad():
+        assert system().generator(torch.randn(2, 1, 32, 32, 32)).abs().mean() < 0.2  # Softplus(0) is 0.69
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_checkpoints_of_python_users(system, data, tmp_path: Path) -> None:
+    model = system()
+    fitting = trainer(tmp_path)
+    fitting.fit(model, data)
+    path = tmp_path / "a.ckpt"
+    fitting.save_checkpoint(path)
+    torch.load(path, weights_only=True)
+    loaded = load_denoiser(path)
+    assert type(loaded) is Denoiser
+    assert loaded.voxel_size == 10
+    volume = torch.randn(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        expected = model.eval()(volume)
+        torch.testing.assert_close(loaded(volume), expected)
+        export_weights(loaded, tmp_path / "a.safetensors")
+        torch.testing.assert_close(load_denoiser(tmp_path / "a.safetensors")(volume), expected)
+        again = type(model).load_from_checkpoint(path, weights_only=True).eval()
+        torch.testing.assert_close(again(volume), expected)
+    with pytest.raises(CryodenError, match="exists already"):
+        export_weights(loaded, tmp_path / "a.safetensors")
+
+
+def test_gan_moves_both_players_and_logs_their_balance(data, tmp_path: Path) -> None:
+    model = UpsampleUnetGAN(channels=4, box=32, discriminator_steps=2, generator_steps=2)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    fitting = trainer(tmp_path)
+    fitting.fit(model, data)
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters() if name.endswith("weight"))
+    assert 0 <= fitting.callback_metrics["train/discriminator_accuracy"] <= 1
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero(data, tmp_path: Path) -> None:
+    model = CompactUnetAE(channels=2, warmup_steps=2)
+    rates = []
+    model.on_train_batch_start = lambda *_: rates.append(model.optimizers().param_groups[0]["lr"]) or None
+    trainer(tmp_path, max_epochs=2).fit(model, data)
+    assert len(rates) == 8
+    assert rates[0] < rates[1] < rates[2] == pytest.approx(2e-3)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert model.optimizers().param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "not a readable checkpoint"), (b"PK\x03\x04 cut", "not a readable checkpoint"), (None, "not of cryoden's")],
+)
+def test_what_is_no_checkpoint_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    if content is None:
+        torch.save({"state_dict": {}}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CryodenError, match=message):
+        load_denoiser(path)
+    with pytest.raises(CryodenError, match="no best"):
+        (tmp_path / "empty").mkdir()
+        load_denoiser(tmp_path / "empty")

@@ -79,6 +79,7 @@ def _unknown(word: str) -> str:
 _OWN_WORDS = {
     "entries": "PDB entries, structure or map files, or phantoms (phantom:7)",
     "model": "a run's folder, a checkpoint (.ckpt) or weights (.safetensors)",
+    "overwrite": "replace existing files",
 }
 
 
@@ -94,9 +95,11 @@ def _run_tool(name: str, home: str, words: list[str]) -> None:
         parser.add_argument("entries", nargs="+", help=_OWN_WORDS["entries"])
     if "model" in skip:  # required, and yet an option: three names in a row would be easy to confuse
         parser.add_argument("--model", type=str, required=True, help=_OWN_WORDS["model"])
+    if "overwrite" in skip:  # a bare flag, where jsonargparse would want true or false
+        parser.add_argument("--overwrite", action="store_true", help=_OWN_WORDS["overwrite"])
     parser.add_function_arguments(tool, as_positional=True, skip=skip)
     parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
-    config = parser.instantiate_classes(parser.parse_args(words))
+    config = parser.instantiate(parser.parse_args(words))
     for line in tool(**config.as_dict()):
         print(line)
 

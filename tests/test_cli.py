@@ -91,7 +91,7 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
     run("simulate", "phantom:1", "--box=32", "--voxel_size=10", "--resolution=20", "--output=volumes")
     assert (tmp_path / "volumes/phantom-1_0_slices.png").is_file()
     for model in ("runs/gan/version_0", "weights.safetensors"):
-        run("denoise", "volumes/phantom-1_0_degraded.mrc", "out.mrc", "--model", model, "--overwrite=true", "--tile=32")
+        run("denoise", "volumes/phantom-1_0_degraded.mrc", "out.mrc", "--model", model, "--overwrite", "--tile=32")
         with mrcfile.open("out.mrc") as file:
             assert file.voxel_size.x == pytest.approx(10)
             assert file.data.shape == (32, 32, 32)

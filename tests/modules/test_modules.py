@@ -113,6 +113,6 @@ def test_what_is_no_checkpoint_is_refused(content: bytes | None, message: str, t
         path.write_bytes(content)
     with pytest.raises(CryodenError, match=message):
         load_denoiser(path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CryodenError, match="no best"):
-        (tmp_path / "empty").mkdir()
         load_denoiser(tmp_path / "empty")

@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from cryoden import CryodenError, ParticleDataModule
+from cryoden.data.dataset import EpochSampler
+
+SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def particles() -> dict:
+    module = ParticleDataModule(["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **SMALL)
+    module.setup()
+    return module._particles
+
+
+def module(particles: dict, **arguments) -> ParticleDataModule:
+    made = ParticleDataModule(
+        **{
+            "entries": ["phantom:1", "phantom:2"],
+            "copies": 5,
+            "val_fraction": 0.4,
+            "num_workers": 0,
+            **SMALL,
+            **arguments,
+        }
+    )
+    made._particles = particles
+    return made
+
+
+def epochs(made: ParticleDataModule, n: int = 2) -> list[list[dict]]:
+    loader = made.train_dataloader()
+    result = []
+    for epoch in range(n):
+        loader.sampler.set_epoch(epoch)
+        result.append([made.on_after_batch_transfer(batch, 0) for batch in loader])
+    return result
+
+
+def test_items_do_not_depend_on_the_workers(particles: dict) -> None:
+    for ours, theirs in zip(epochs(module(particles)), epochs(module(particles, num_workers=2)), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a["entry"] == b["entry"]
+            for name in ("clean", "degraded", "rotation"):
+                assert torch.equal(a[name], b[name])
+
+
+def test_batches_are_as_documented(particles: dict) -> None:
+    batch = epochs(module(particles), 1)[0][0]
+    assert set(batch) == {"clean", "degraded", "entry", "rotation", "parameters"}
+    assert batch["clean"].shape == batch["degraded"].shape == (2, 1, 32, 32, 32)
+    assert batch["clean"].dtype == batch["degraded"].dtype == torch.float32
+    assert batch["clean"].amax((1, 2, 3, 4)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_fresh_rotations_differ_by_epoch_and_fixed_ones_do_not(particles: dict, fresh: bool) -> None:
+    one, two = (torch.cat([b["rotation"] for b in e]).flatten(1) for e in epochs(module(particles, fresh=fresh)))
+    repeated = (one[:, None] == two[None]).all(-1).any(1)
+    assert repeated.all() if not fresh else not repeated.any()
+
+
+def test_validation_never_changes_and_is_not_test_or_training(particles: dict) -> None:
+    made = module(particles, holdout=["phantom:2"])
+    loader = made.val_dataloader()
+    first = list(loader)
+    loader.sampler.set_epoch(7)
+    for a, b in zip(first, loader, strict=True):
+        assert torch.equal(a["degraded"], b["degraded"])
+    assert [entry for batch in first for entry in batch["entry"]] == ["phantom:2"] * 2
+    assert {entry for batch in epochs(made, 1)[0] for entry in batch["entry"]} == {"phantom:1"}
+    assert not torch.equal(next(iter(made.test_dataloader()))["rotation"], first[0]["rotation"])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_the_items(particles: dict, world_size: int) -> None:
+    dataset = module(particles, copies=11, val_fraction=0.1).test_dataset
+    dataset.copies = 5  # 10 items
+    for shuffle in (True, False):
+        samplers = [EpochSampler(dataset, shuffle=shuffle, rank=r, world_size=world_size) for r in range(world_size)]
+        items = [list(sampler) for sampler in samplers]
+        assert [len(sampler) for sampler in samplers] == [len(i) for i in items]
+        seen = [index for rank in items for _, index in rank]
+        assert len(set(seen)) == len(seen)
+        if shuffle:
+            assert len({len(i) for i in items}) == 1
+            samplers[0].set_epoch(1)
+            assert list(samplers[0]) != items[0]
+        else:
+            assert sorted(seen) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"copies": 1}, "each must be at least 1"),
+        ({"holdout": ["phantom:1", "phantom:2"]}, "nothing left to train on"),
+        ({"box": 0}, "box: got 0"),
+    ],
+)
+def test_bad_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(CryodenError, match=message):
+        ParticleDataModule(**{"entries": ["phantom:1", "phantom:2"], **SMALL, **arguments})

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter as scipy_gaussian
+
+from cryoden.errors import CryodenError
+from cryoden.evaluation.baselines import best_gaussian_sigma, gaussian_baseline, gaussian_filter
+from cryoden.evaluation.figures import save_figure, slice_figure
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.7, 2.0])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (5, 12, 17)])
+def test_gaussian_filter_equals_scipy(sigma: float, shape: tuple[int, int, int]) -> None:
+    volumes = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(0))
+    expected = np.stack([scipy_gaussian(v[0].numpy(), sigma, mode="reflect")[None] for v in volumes])
+    np.testing.assert_allclose(gaussian_filter(volumes, sigma).numpy(), expected, atol=1e-5)
+    assert gaussian_baseline(volumes, sigma).min() == 0
+    with pytest.raises(CryodenError, match="above 0"):
+        gaussian_filter(volumes, 0)
+
+
+def test_noisier_volumes_want_wider_filters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = gaussian_filter((torch.rand(2, 1, 24, 24, 24, generator=generator) > 0.98).float(), 1.0)
+    noise = torch.randn(clean.shape, generator=generator) * clean.std()
+    assert best_gaussian_sigma(clean + 0.1 * noise, clean) < best_gaussian_sigma(clean + 2 * noise, clean)
+
+
+def test_slices_show_the_planes_they_name(tmp_path: Path) -> None:
+    volume = np.zeros((8, 10, 12), np.float32)
+    volume[4, 2, 9] = 1  # z is the middle one: only the xy slice shows it, at x = 9, y = 2
+    figure = slice_figure({"only": volume}, 10.0)
+    xy, xz, yz = (np.asarray(axis.images[0].get_array()) for axis in figure.axes[:3])
+    assert np.unravel_index(xy.argmax(), xy.shape) == (2, 9)
+    assert xz.shape == (8, 12)
+    assert yz.shape == (10, 8)
+    assert xz.max() == yz.max() == 0
+    save_figure(figure, tmp_path / "new" / "a.png")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from cryoden.errors import CryodenError
+from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper, apply_all, sample_all, wedge_mask
+
+
+def volumes(n: int = 3, size: int = 24) -> torch.Tensor:
+    return torch.rand(n, 1, size, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def parameters(steps, n: int = 3):
+    generator = torch.Generator().manual_seed(2)
+    return [sample_all(steps, generator) for _ in range(n)]
+
+
+@pytest.mark.parametrize("snr", [0.1, 1.3, 10.0])
+def test_noise_has_the_snr_asked_for(snr: float) -> None:
+    clean = volumes()
+    noise = apply_all([GaussianNoise(snr)], clean, parameters([GaussianNoise(snr)])) - clean
+    measured = clean.var(dim=(1, 2, 3, 4)) / noise.var(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(measured, torch.full((3,), snr), rtol=0.05, atol=0)
+    assert noise.mean().abs() < 0.05 * noise.std()
+
+
+def test_a_range_is_drawn_from() -> None:
+    drawn = [p[0]["snr"] for p in parameters([GaussianNoise((0.5, 2.0))], 50)]
+    assert 0.5 <= min(drawn) < 0.7
+    assert 1.8 < max(drawn) <= 2.0
+
+
+@pytest.mark.parametrize("step", [GaussianNoise(), MissingWedge(((-70, -50), (50, 70))), SaltAndPepper()])
+def test_damage_does_not_depend_on_the_batch(step) -> None:
+    clean, drawn = volumes(), parameters([step])
+    together = apply_all([step], clean, drawn)
+    torch.testing.assert_close(apply_all([step], clean.flip(0), drawn[::-1]).flip(0), together)
+    torch.testing.assert_close(apply_all([step], clean[1:2], drawn[1:2]), together[1:2])
+    assert not torch.equal(together[0], apply_all([step], clean[:1], drawn[1:2])[0])
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_the_wedge_is_a_projection_that_takes_a_third(axis) -> None:
+    step = MissingWedge(tilt_axis=axis)
+    noise = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)) + 3
+    once = apply_all([step], noise, parameters([step], 1))
+    torch.testing.assert_close(apply_all([step], once, parameters([step], 1)), once, atol=1e-5, rtol=0)
+    assert once.mean().item() == pytest.approx(noise.mean().item(), abs=1e-5)
+    # within the square of frequencies |kz|, |kx| <= 1/2 the wedge below 60 degrees covers 1 - tan(30°) / 2
+    assert (once.var() / noise.var()).item() == pytest.approx(1 - 0.5 * 3**-0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(("axis", "kept"), [("y", {"x", "y"}), ("x", {"x", "y"})])
+def test_waves_along_the_beam_are_lost(axis, kept: set[str]) -> None:
+    step = MissingWedge(tilt_axis=axis)
+    wave = torch.cos(2 * torch.pi * 3 * torch.arange(24) / 24)
+    for name, shape in {"z": (24, 1, 1), "y": (1, 24, 1), "x": (1, 1, 24)}.items():
+        volume = wave.view(1, 1, *shape).expand(1, 1, 24, 24, 24).contiguous()
+        out = apply_all([step], volume, parameters([step], 1))
+        torch.testing.assert_close(out, volume if name in kept else torch.zeros_like(volume), atol=1e-5, rtol=0)
+
+
+def test_the_sign_of_an_asymmetric_range() -> None:
+    mask = wedge_mask((32, 32), (0, 50), "y")  # rows kz, columns kx
+    assert mask[4, 8]  # atan(4 / 8) = 27 degrees
+    assert not mask[-4, 8]  # -27 degrees
+    assert not wedge_mask((32, 32), (0, 50), "x")[4, 8]
+    assert wedge_mask((32, 32), (0, 50), "x")[-4, 8]
+    assert wedge_mask((32, 31), (-90, 90)).all()
+
+
+def test_salt_and_pepper_replaces_as_many_as_asked() -> None:
+    step = SaltAndPepper(0.2, low=-1, high=2)
+    out = apply_all([step], volumes(), parameters([step]))
+    assert (out == 2).float().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert (out == -1).float().mean().item() == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussianNoise(0), "snr: got 0; allowed is a number above 0"),
+        (lambda: GaussianNoise((2, 1)), r"snr: got \(2, 1\)"),
+        (lambda: MissingWedge((-100, 60)), "between -90 and 90"),
+        (lambda: MissingWedge((60, -60)), "must be below the second"),
+        (lambda: MissingWedge(tilt_axis="z"), "allowed are 'x' and 'y'"),
+        (lambda: SaltAndPepper(1.5), "between 0 and 1"),
+    ],
+)
+def test_bad_arguments(make, message: str) -> None:
+    with pytest.raises(CryodenError, match=message):
+        make()

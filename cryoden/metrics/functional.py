@@ -71,9 +71,9 @@ def psnr(denoised: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
 def ssim(denoised: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
     """Mean structural similarity of each volume, as scikit-image computes it by default.
 
-    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", with a uniform
-    window of 7 x 7 x 7 voxels and sample variances, averaged over the windows that lie inside the volume. An
-    empty box is similar to any other: a volume of zeros scores 0.95 or more beside a lone particle.
+    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", with a
+    uniform window of 7 x 7 x 7 voxels and sample variances, averaged over the windows that lie inside the volume.
+    An empty box is similar to any other: a volume of zeros scores 0.95 or more beside a lone particle.
 
     Args:
         denoised: (B, C, D, H, W), each axis at least 7 voxels.

@@ -51,7 +51,7 @@ class Report(Callback):
         why = reason if device.type == best.type else f"as asked for; there is {reason}"
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
         if trainer.is_global_zero:
-            line = f"{stage} on {device} ({why}){processes}; files go to {run_directory(trainer)}"
+            line = f"{TrainerFn(stage).value} on {device} ({why}){processes}; files go to {run_directory(trainer)}"
             Console().print(line, soft_wrap=True, highlight=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -130,7 +130,7 @@ def _denoiser(module: LightningModule) -> Denoiser:
 
 
 def _gaussian_name(sigma: float) -> str:
-    return f"Gaussian filter, σ = {sigma:g}"
+    return f"Gaussian σ={sigma:g}"
 
 
 class SaveConfig(SaveConfigCallback):

@@ -14,8 +14,8 @@ Scores = Mapping[str, Tensor]
 _COLUMNS = {
     "nrmse": ("NRMSE ↓", 1.0, 3),
     "psnr": ("PSNR dB ↑", 1.0, 2),
-    "ssim": ("SSIM ↑", 1.0, 4),
-    "mse": ("MSE ×10⁻³ ↓", 1000.0, 3),
+    "ssim": ("SSIM ↑", 1.0, 3),
+    "mse": ("MSE ×10⁻³ ↓", 1000.0, 2),
 }
 
 
@@ -30,9 +30,9 @@ def score_table(rows: Mapping[str, Scores], title: str) -> Table:
         A rich table.
     """
     table = Table(title=title, title_justify="left", caption="median [5th, 95th percentile] over volumes")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for heading, _, _ in _COLUMNS.values():
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for method, scores in rows.items():
         cells = []
         for name, (_, factor, digits) in _COLUMNS.items():

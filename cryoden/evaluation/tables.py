@@ -32,7 +32,7 @@ def score_table(rows: Mapping[str, Scores], title: str) -> Table:
     table = Table(title=title, title_justify="left", caption="median [5th, 95th percentile] over volumes")
     table.add_column("", overflow="fold")
     for heading, _, _ in _COLUMNS.values():
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right", min_width=13)
     for method, scores in rows.items():
         cells = []
         for name, (_, factor, digits) in _COLUMNS.items():

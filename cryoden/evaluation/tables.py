@@ -30,7 +30,7 @@ def score_table(rows: Mapping[str, Scores], title: str) -> Table:
         A rich table.
     """
     table = Table(title=title, title_justify="left", caption="median [5th, 95th percentile] over volumes")
-    table.add_column("", overflow="fold")
+    table.add_column("", overflow="fold", max_width=12)
     for heading, _, _ in _COLUMNS.values():
         table.add_column(heading, justify="right", min_width=13)
     for method, scores in rows.items():

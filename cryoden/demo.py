@@ -25,7 +25,7 @@ _UNSEEN = "phantom:0"
 _BOX, _VOXEL_SIZE, _RESOLUTION = 32, 8.0, 16.0
 
 
-def demo(output: str = "cryoden-demo", epochs: int = 3, seed: int = 0, overwrite: bool = False) -> Iterator[str]:
+def demo(output: str = "cryoden-demo", epochs: int = 2, seed: int = 0, overwrite: bool = False) -> Iterator[str]:
     """Simulate, train and denoise in minutes: offline, on a CPU, on made-up proteins.
 
     Args:

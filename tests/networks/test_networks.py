@@ -164,7 +164,7 @@ def test_learns_a_particle(kind: type[DenoisingNetwork]) -> None:
         loss.backward()
         assert all(p.grad is not None for p in network.parameters())
         optimizer.step()
-    assert loss.item() < 0.9  # zeros score 1
+    assert loss.item() < 0.7  # zeros score 1
 
 
 @pytest.mark.parametrize("norm", NORMS)

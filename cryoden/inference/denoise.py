@@ -51,8 +51,8 @@ def denoise_volume(
             protein: a dark volume is inverted for the network and the result inverted back.
         tile: Edge of a tile in voxels, a multiple of `model.generator.multiple`; by default the edge of the
             volumes the model was trained on, or about 64.
-        overlap: Voxels shared by neighbouring tiles; by default about a quarter of a tile. Networks that halve
-            their volumes leave least of a grid where `tile - overlap` is a multiple of
+        overlap: Voxels shared by neighbouring tiles; by default about a quarter of a tile. Networks that
+            halve their volumes leave least of a grid where `tile - overlap` is a multiple of
             `model.generator.multiple`: then all tiles are halved at the same voxels.
         batch_size: Tiles denoised at once: more are faster on a GPU and need more of its memory.
         device: Where the network runs; by default the choice of `choose_device`.
@@ -173,7 +173,7 @@ def _tile_for(model: Denoiser) -> int:
 
 
 def _overlap_for(tile: int, multiple: int) -> int:
-    """About a quarter of a tile, such that all tiles start at a multiple where the tile is not too small for it."""
+    """About a quarter of a tile, such that the steps between tiles are multiples, if a tile has room for it."""
     overlap = math.ceil(tile / (4 * multiple)) * multiple
     return overlap if overlap < tile else tile // 4
 

@@ -101,6 +101,19 @@ def test_default_tile(box, multiple, expected):
     assert model.generator.boxes == {(expected,) * 3}
 
 
+@pytest.mark.parametrize(
+    ("tile", "multiple", "overlap"), [(64, 1, 16), (64, 8, 16), (72, 24, 24), (24, 8, 8), (16, 8, 8), (16, 16, 4)]
+)
+def test_default_overlap_steps_by_the_multiple(tile, multiple, overlap):
+    model = make_model(box=tile)
+    model.generator.multiple = multiple
+    volume = make_volume(shape=(8, 8, 150))
+    expected = denoise_volume(volume, model, overlap=overlap).data
+    np.testing.assert_array_equal(denoise_volume(volume, model).data, expected)
+    other = denoise_volume(volume, model, overlap=overlap + 1).data
+    assert not np.array_equal(other, expected)
+
+
 def test_place_and_input_are_kept():
     volume = make_volume()
     before = volume.data.copy()

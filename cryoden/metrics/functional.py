@@ -27,7 +27,7 @@ def mse(denoised: Tensor, clean: Tensor) -> Tensor:
         >>> mse(clean + 0.5, clean)
         tensor([0.2500, 0.2500])
     """
-    denoised, clean = _as_pair(denoised, clean)
+    denoised, clean = as_pair(denoised, clean)
     return (denoised - clean).square().mean(_VOXELS)
 
 
@@ -46,7 +46,7 @@ def nrmse(denoised: Tensor, clean: Tensor) -> Tensor:
     Raises:
         CryodenError: The shapes differ, or are not five-dimensional.
     """
-    denoised, clean = _as_pair(denoised, clean)
+    denoised, clean = as_pair(denoised, clean)
     power = clean.square().mean(_VOXELS)
     return ((denoised - clean).square().mean(_VOXELS) / power.where(power > 0, torch.nan)).sqrt()
 
@@ -86,7 +86,7 @@ def ssim(denoised: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
     Raises:
         CryodenError: The shapes differ, are not five-dimensional, or the window does not fit.
     """
-    denoised, clean = _as_pair(denoised, clean)
+    denoised, clean = as_pair(denoised, clean)
     if min(clean.shape[2:]) < _WINDOW:
         raise CryodenError(f"SSIM needs axes of at least {_WINDOW} voxels, got {tuple(clean.shape[2:])}")
     # In sum s and difference d of the two volumes, with window means m and variances v, SSIM is
@@ -105,7 +105,7 @@ def ssim(denoised: Tensor, clean: Tensor, data_range: float = 1.0) -> Tensor:
     return (luminance * structure).mean(_VOXELS)
 
 
-def _as_pair(denoised: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+def as_pair(denoised: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float32 or better; half precision would lose the small errors that are measured here."""
     if denoised.shape != clean.shape or clean.ndim != 5:
         raise CryodenError(

@@ -14,7 +14,8 @@ import cryoden
 PACKAGE = Path(cryoden.__file__).parent
 
 # room → what it must not import, each the name of a module or of a package with all that is in it
-LEAVES = ("volume", "scaling", "errors", "particles", "networks", "losses", "metrics.functional", "inference.tiling")
+LEAVES = ("volume", "scaling", "errors", "particles", "networks", "losses", "metrics.functional", "metrics.fsc")
+LEAVES += ("inference.tiling",)
 RULES = {
     **{f"cryoden.{leaf}": ("lightning", "cryoden.modules", "cryoden.data", "cryoden.callbacks") for leaf in LEAVES},
     "cryoden.simulation": ("lightning", "cryoden.data", "cryoden.modules", "cryoden.networks"),

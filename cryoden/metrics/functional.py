@@ -30,7 +30,7 @@ def mse(denoised: Tensor, clean: Tensor) -> Tensor:
         >>> mse(clean + 0.5, clean)
         tensor([0.2500, 0.2500])
     """
-    denoised, clean = _as_pair(denoised, clean)
+    denoised, clean = as_pair(denoised, clean)
     return (denoised - clean).square().mean(_VOXELS)
 
 
@@ -50,7 +50,7 @@ def nrmse(denoised: Tensor, clean: Tensor, mask: Tensor | None = None) -> Tensor
     Raises:
         CryodenError: The shapes differ, or are not five-dimensional.
     """
-    denoised, clean = _as_pair(denoised, clean, mask)
+    denoised, clean = as_pair(denoised, clean, mask)
     if mask is not None:  # the number of voxels cancels in the ratio
         denoised, clean = denoised * mask, clean * mask
     power = clean.square().mean(_VOXELS)
@@ -93,7 +93,7 @@ def ssim(denoised: Tensor, clean: Tensor, data_range: float = 1.0, mask: Tensor 
     Raises:
         CryodenError: The shapes differ, are not five-dimensional, or the window does not fit.
     """
-    denoised, clean = _as_pair(denoised, clean, mask)
+    denoised, clean = as_pair(denoised, clean, mask)
     if min(clean.shape[2:]) < _WINDOW:
         raise CryodenError(f"SSIM needs axes of at least {_WINDOW} voxels, got {tuple(clean.shape[2:])}")
     # In sum s and difference d of the two volumes, with window means m and variances v, SSIM is
@@ -138,7 +138,7 @@ def particle_mask(clean: Tensor, threshold: float = _MASK_THRESHOLD, dilation: i
     return F.max_pool3d(mask.to(torch.float32), 2 * dilation + 1, stride=1, padding=dilation) > 0
 
 
-def _as_pair(denoised: Tensor, clean: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def as_pair(denoised: Tensor, clean: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Both in float32 or better; half precision would lose the small errors that are measured here."""
     if mask is not None and mask.shape != clean.shape:
         raise CryodenError(f"mask: got shape {tuple(mask.shape)}; it must be that of the volumes, {tuple(clean.shape)}")

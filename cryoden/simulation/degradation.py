@@ -38,6 +38,19 @@ class Degradation(ABC):
             (B, C, D, H, W), on the device of `volumes`.
         """
 
+    def measured(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor | None:
+        """Which part of Fourier space this step leaves.
+
+        Args:
+            volumes: (B, C, D, H, W).
+            parameters: what `sample` gave, one mapping per volume of the batch.
+
+        Returns:
+            Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`, on the device of
+            `volumes`: True where the volume can still be seen. None: everywhere.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class GaussianNoise(Degradation):
@@ -96,13 +109,26 @@ class MissingWedge(Degradation):
         """Damage (B, C, D, H, W) volumes."""
         # The wedge is the same at every frequency along the tilt axis, so that axis needs no transform.
         dim = (-3, -1) if self.tilt_axis == "y" else (-3, -2)
-        depth, width = volumes.shape[dim[0]], volumes.shape[dim[1]]
-        mask = torch.stack(
-            [wedge_mask((depth, width), (p["tilt_min"], p["tilt_max"]), self.tilt_axis) for p in parameters]
-        ).to(volumes.device)
-        mask = mask[:, None, :, None, :] if self.tilt_axis == "y" else mask[:, None, :, :, None]
-        measured: Tensor = torch.fft.irfftn(torch.fft.rfftn(volumes, dim=dim) * mask, s=(depth, width), dim=dim)
-        return measured
+        shape = volumes.shape[dim[0]], volumes.shape[dim[1]]
+        mask = self._masks(shape, parameters).to(volumes.device)[:, None]
+        mask = mask[..., None, :] if self.tilt_axis == "y" else mask[..., None]
+        remaining: Tensor = torch.fft.irfftn(torch.fft.rfftn(volumes, dim=dim) * mask, s=shape, dim=dim)
+        return remaining
+
+    def measured(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        """Where these volumes' tilt series measured."""
+        depth, height, width = volumes.shape[-3:]
+        if self.tilt_axis == "y":
+            return self._masks((depth, width), parameters)[:, :, None, :].to(volumes.device)
+        half = self._masks((depth, height), parameters)
+        # The other half of ky has the opposite sign of kz: a wedge is symmetric about the origin.
+        rows = [ky if ky <= height // 2 else height - ky for ky in range(height)]
+        other = half.roll(-1, dims=1).flip(1)  # kz → -kz
+        lower = torch.arange(height) <= height // 2
+        return torch.where(lower, half[..., rows], other[..., rows])[..., None].to(volumes.device)
+
+    def _masks(self, shape: tuple[int, int], parameters: Sequence[Parameters]) -> Tensor:
+        return torch.stack([wedge_mask(shape, (p["tilt_min"], p["tilt_max"]), self.tilt_axis) for p in parameters])
 
 
 def wedge_mask(shape: tuple[int, int], tilt_range: tuple[float, float], tilt_axis: Literal["x", "y"] = "y") -> Tensor:
@@ -189,6 +215,26 @@ def apply_all(
     for i, step in enumerate(degradation):
         volumes = step.apply(volumes, [per_step[i] for per_step in parameters])
     return volumes
+
+
+def measured_by_all(
+    degradation: Sequence[Degradation], volumes: Tensor, parameters: Sequence[Sequence[Parameters]]
+) -> Tensor:
+    """The part of Fourier space that all steps leave.
+
+    Args:
+        degradation: the steps.
+        volumes: (B, C, D, H, W).
+        parameters: for each volume what `sample_all` gave.
+
+    Returns:
+        Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`, on the device of `volumes`.
+    """
+    region = torch.ones(len(volumes), 1, 1, 1, dtype=torch.bool, device=volumes.device)
+    for i, step in enumerate(degradation):
+        left = step.measured(volumes, [per_step[i] for per_step in parameters])
+        region = region if left is None else region & left
+    return region
 
 
 def _bounds(value: Range) -> tuple[float, float]:

@@ -97,7 +97,7 @@ def best_setting(filter: Filter, degraded: Tensor, clean: Tensor) -> float:
     return min(filter.candidates, key=lambda setting: nrmse(filter(degraded, setting), clean).median().item())
 
 
-def _each(run: Callable[[NDArray[np.float32], float], Any]) -> Callable[[Tensor, float], Tensor]:
+def _each(run: Callable[[NDArray[Any], float], Any]) -> Callable[[Tensor, float], Tensor]:
     """A filter of one volume (D, H, W) of standard deviation 1, for a batch in any unit on any device."""
 
     def run_all(degraded: Tensor, setting: float) -> Tensor:

@@ -11,7 +11,7 @@ SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
 def particles() -> dict:
     module = ParticleDataModule(["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **SMALL)
     module.setup()
-    return module._particles
+    return module.particles.loaded
 
 
 def module(particles: dict, **arguments) -> ParticleDataModule:
@@ -25,7 +25,7 @@ def module(particles: dict, **arguments) -> ParticleDataModule:
             **arguments,
         }
     )
-    made._particles = particles
+    made.particles.loaded = particles
     return made
 
 

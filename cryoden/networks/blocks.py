@@ -114,20 +114,22 @@ def start_at(bias: float, last: nn.Conv3d | nn.ConvTranspose3d) -> None:
         last.bias.fill_(bias)
 
 
-class SoftplusHead(nn.Sequential):
-    """Convolution to one channel and Softplus: never negative, and about 0.05 everywhere before training.
+class DensityHead(nn.Sequential):
+    """Convolution to one channel, and about 0 everywhere before training.
 
-    With the usual bias of 0 every voxel would start at Softplus(0) = 0.69, in a box that is 98 % zero; small
-    weights keep it at 0.05 where a particle makes large features.
+    With a Softplus and the usual bias of 0 every voxel would start at Softplus(0) = 0.69, in a box that is 98 % zero;
+    a bias of -3 and small weights keep it at 0.05 where a particle makes large features.
 
     Args:
         in_channels: Channels in, normalised.
+        kernel: 1 or 3.
+        nonnegative: Let a Softplus follow: density is never below its background.
     """
 
-    def __init__(self, in_channels: int) -> None:
-        conv = Convolution(in_channels, 1)
-        start_at(-3.0, conv)
-        super().__init__(conv, nn.Softplus())
+    def __init__(self, in_channels: int, *, kernel: int = 3, nonnegative: bool = True) -> None:
+        conv = Convolution(in_channels, 1) if kernel == 3 else nn.Conv3d(in_channels, 1, kernel)
+        start_at(-3.0 if nonnegative else 0.0, conv)
+        super().__init__(conv, *([nn.Softplus()] if nonnegative else []))
 
 
 class UpsampleBlock(nn.Module):

@@ -11,7 +11,7 @@ from cryoden.data.dataset import Batch, EpochSampler, ParticleDataset, collate
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
-from cryoden.simulation.degradation import Degradation, apply_all, default_degradation
+from cryoden.simulation.degradation import Degradation, apply_all, default_degradation, measured_by_all
 from cryoden.simulation.density import check_fits
 
 THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1", "3d2f", "4d8q")
@@ -22,8 +22,9 @@ _TRAIN, _VALIDATION, _TEST = range(3)
 class ParticleDataModule(LightningDataModule):
     """Volumes simulated from particles: each copy in a random orientation, alone in its box, then degraded.
 
-    A batch is a mapping with `clean` and `degraded` (B, 1, N, N, N), `entry` (a list of names), `rotation` (B, 3, 3)
-    and `parameters`. Density is computed in worker processes; training volumes are degraded in batches on the device.
+    A batch is a mapping with `clean` and `degraded` (B, 1, N, N, N), `measured` (bool, broadcastable to (B, N, N,
+    N // 2 + 1): which part of Fourier space was measured), `entry` (a list of names), `rotation` (B, 3, 3) and
+    `parameters`. Density is computed in worker processes; training volumes are degraded in batches on the device.
     Validation and test volumes never change. Every item is a pure function of the seed, the epoch and its index,
     whatever the number of workers and processes.
 
@@ -172,7 +173,8 @@ class ParticleDataModule(LightningDataModule):
         return self._loader(_TEST)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Degrade a training batch on the device."""
+        """Degrade a training batch on the device, and say which part of Fourier space was measured."""
         if "degraded" not in batch:
             batch["degraded"] = apply_all(self.degradation, batch["clean"], batch["parameters"])
+        batch["measured"] = measured_by_all(self.degradation, batch["clean"], batch["parameters"])
         return batch

@@ -11,8 +11,20 @@ if TYPE_CHECKING:
     from cryoden.inference.denoise import denoise_file, denoise_volume
     from cryoden.modules.autoencoder import Autoencoder
     from cryoden.modules.denoiser import Denoiser
+    from cryoden.modules.dragan import DRAGAN
     from cryoden.modules.gan import GAN
-    from cryoden.modules.recipes import CompactUnetAE, SimpleAE, UnetAE, UpsampleUnetAE, UpsampleUnetGAN
+    from cryoden.modules.recipes import (
+        CompactUnetAE,
+        OriginalUnetAE,
+        SimpleAE,
+        UnetAE,
+        UpsampleUnetAE,
+        UpsampleUnetDRAGAN,
+        UpsampleUnetGAN,
+        UpsampleUnetWGAN,
+        UpsampleUnetWGANGP,
+    )
+    from cryoden.modules.wgan import WGAN, WGANGP
     from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
     from cryoden.volume import Volume, read_volume, write_volume
 
@@ -21,17 +33,24 @@ _HOMES = {
     "Autoencoder": "modules.autoencoder",
     "CompactUnetAE": "modules.recipes",
     "CryodenError": "errors",
+    "DRAGAN": "modules.dragan",
     "Denoiser": "modules.denoiser",
     "GAN": "modules.gan",
     "GaussianNoise": "simulation.degradation",
     "MissingWedge": "simulation.degradation",
+    "OriginalUnetAE": "modules.recipes",
     "ParticleDataModule": "data.datamodule",
     "SaltAndPepper": "simulation.degradation",
     "SimpleAE": "modules.recipes",
     "UnetAE": "modules.recipes",
     "UpsampleUnetAE": "modules.recipes",
+    "UpsampleUnetDRAGAN": "modules.recipes",
     "UpsampleUnetGAN": "modules.recipes",
+    "UpsampleUnetWGAN": "modules.recipes",
+    "UpsampleUnetWGANGP": "modules.recipes",
     "Volume": "volume",
+    "WGAN": "modules.wgan",
+    "WGANGP": "modules.wgan",
     "denoise_file": "inference.denoise",
     "denoise_volume": "inference.denoise",
     "export_weights": "checkpoint",
@@ -44,17 +63,24 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "Autoencoder",
     "CompactUnetAE",
     "CryodenError",
+    "DRAGAN",
     "Denoiser",
     "GAN",
     "GaussianNoise",
     "MissingWedge",
+    "OriginalUnetAE",
     "ParticleDataModule",
     "SaltAndPepper",
     "SimpleAE",
     "UnetAE",
     "UpsampleUnetAE",
+    "UpsampleUnetDRAGAN",
     "UpsampleUnetGAN",
+    "UpsampleUnetWGAN",
+    "UpsampleUnetWGANGP",
     "Volume",
+    "WGAN",
+    "WGANGP",
     "__version__",
     "denoise_file",
     "denoise_volume",

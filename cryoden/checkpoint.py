@@ -53,7 +53,9 @@ def load_denoiser(run: Path | str) -> Denoiser:
     path = find_checkpoint(run)
     record, weights = _read_weights(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
     try:
-        model = Denoiser(build_network(record["network"]), standardize=record["standardize"])
+        model = Denoiser(
+            build_network(record["network"]), standardize=record["standardize"], residual=record["residual"]
+        )
         model.generator.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
         raise CryodenError(

@@ -5,13 +5,20 @@ and pulls a network towards zeros. Divided by the same measure of the clean volu
 exactly 1, whatever the particle, so that a training curve says at a glance whether anything was learnt.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from cryoden.errors import CryodenError
+from cryoden.metrics import functional
+from cryoden.metrics.fsc import fourier_shell_correlation, multiplicity, power, shell_sums
+
 Loss = Callable[[Tensor, Tensor], Tensor]
-LossName = Literal["l1", "mse"]
+LossName = Literal["l1", "mse", "ssim", "fsc"]
+LossMixture = LossName | dict[LossName, float]
+"""A loss by name, or several with their weights: {"mse": 1.0, "ssim": 0.2}."""
 
 _VOXELS = (1, 2, 3, 4)
 
@@ -42,4 +49,110 @@ def mse(denoised: Tensor, clean: Tensor) -> Tensor:
     return ((denoised - clean).square().mean(_VOXELS) / clean.square().mean(_VOXELS)).mean()
 
 
-LOSSES: dict[LossName, Loss] = {"l1": l1, "mse": mse}
+def ssim(denoised: Tensor, clean: Tensor) -> Tensor:
+    """What is missing to a structural similarity of 1, over what zeros miss, averaged over the batch.
+
+    Zhao et al. 2017, "Loss Functions for Image Restoration with Neural Networks"; the SSIM is that of
+    `cryoden.metrics.functional.ssim`.
+
+    Args:
+        denoised: (B, C, D, H, W), each axis at least 7 voxels.
+        clean: (B, C, D, H, W), not all zero, with values between 0 and 1.
+
+    Returns:
+        Scalar; zeros score 1.
+    """
+    missed = 1 - functional.ssim(denoised, clean)
+    return (missed / (1 - functional.ssim(torch.zeros_like(clean), clean))).mean()
+
+
+def fsc(denoised: Tensor, clean: Tensor) -> Tensor:
+    """1 minus the Fourier shell correlation, averaged over shells (but for the mean of the volume) and the batch.
+
+    Every resolution counts the same, however little power it holds. It does not see the scale of density, so it needs
+    another loss beside it: {"mse": 1.0, "fsc": 0.1}.
+
+    Args:
+        denoised: (B, 1, D, H, W).
+        clean: (B, 1, D, H, W).
+
+    Returns:
+        Scalar; zeros score 1.
+    """
+    return 1 - fourier_shell_correlation(denoised, clean)[:, 1:].mean()
+
+
+LOSSES: dict[LossName, Loss] = {"l1": l1, "mse": mse, "ssim": ssim, "fsc": fsc}
+
+
+def make_loss(mixture: LossMixture) -> Loss:
+    """A loss, or the weighted sum of several.
+
+    Args:
+        mixture: a name, or names with weights.
+
+    Returns:
+        The loss; zeros score the sum of the weights.
+
+    Raises:
+        CryodenError: an unknown name, no name, or a weight that is not above 0.
+    """
+    weights = {mixture: 1.0} if isinstance(mixture, str) else mixture
+    if not weights or not all(name in LOSSES and weight > 0 for name, weight in weights.items()):
+        raise CryodenError(
+            f"loss: got {mixture!r}; allowed is one of {', '.join(LOSSES)}, or several with weights above 0, such as "
+            "{mse: 1.0, ssim: 0.2}"
+        )
+
+    def mixed(denoised: Tensor, clean: Tensor) -> Tensor:
+        return torch.stack([weight * LOSSES[name](denoised, clean) for name, weight in weights.items()]).sum()
+
+    return mixed
+
+
+def data_consistency(denoised: Tensor, clean: Tensor, degraded: Tensor, measured: Tensor) -> Tensor:
+    """How far denoised volumes contradict what was measured, by more than the noise can explain.
+
+    In each shell of Fourier space, within the measured part, the power of denoised - degraded should not exceed that of
+    clean - degraded, which is the noise: what exceeds it is density that the microscope did not see, or did see and
+    that is missing. The loss is one-sided: a volume as noisy as the input contradicts nothing.
+
+    Args:
+        denoised: (B, 1, D, H, W).
+        clean: (B, 1, D, H, W), not all zero, in the same unit.
+        degraded: (B, 1, D, H, W), in the same unit.
+        measured: Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`.
+
+    Returns:
+        Scalar: the excess over the clean volume's own power in the measured part, averaged over the batch; zeros score
+        about 1.
+    """
+    spectra = [
+        torch.fft.rfftn(volumes[:, 0].float(), dim=(-3, -2, -1)) for volumes in (denoised - degraded, clean - degraded)
+    ]
+    weight = multiplicity(clean) * measured
+    residual, noise, signal = (
+        shell_sums(power(spectrum) * weight, clean.shape[2:])
+        for spectrum in (*spectra, torch.fft.rfftn(clean[:, 0].float(), dim=(-3, -2, -1)))
+    )
+    return ((residual - noise).clamp(min=0).sum(1) / signal.sum(1)).mean()
+
+
+def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """How far a discriminator's features of denoised volumes are from those of clean ones.
+
+    Wang et al. 2018 (arXiv:1711.11585); with the discriminator's own features it is the 3D counterpart of a perceptual
+    loss (Yang et al. 2018, arXiv:1708.00961), for which there is no network trained on volumes.
+
+    Args:
+        fake: the features of each stage, (B, ...), of denoised volumes.
+        real: the same of the clean volumes; no gradient flows to them.
+
+    Returns:
+        Scalar: the mean absolute difference over the mean absolute feature, averaged over stages.
+    """
+    differences = [
+        (a - b.detach()).abs().mean() / b.detach().abs().mean().clamp(min=torch.finfo(torch.float32).tiny)
+        for a, b in zip(fake, real, strict=True)
+    ]
+    return torch.stack(differences).mean()

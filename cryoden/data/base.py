@@ -13,15 +13,17 @@ from cryoden.data.dataset import Batch, EpochSampler, VolumeDataset, collate
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
-from cryoden.simulation.degradation import Degradation, apply_all
+from cryoden.simulation.degradation import Degradation, apply_all, measured_by_all
 from cryoden.simulation.density import check_fits
 
 TRAIN, VALIDATION, TEST = range(3)
 
 
 class VolumeDataModule(LightningDataModule, ABC):
-    """Batches of pairs of volumes, `clean` and `degraded`.
+    """Batches of pairs of volumes.
 
+    A batch is a mapping with `clean` and `degraded` (B, 1, D, H, W), `measured` (bool, broadcastable to (B, D, H,
+    W // 2 + 1): which part of Fourier space was measured), `entry` (a list of names) and `parameters`.
     Training volumes are degraded in batches on the device; validation and test volumes never change. Every item is a
     pure function of the seed, the epoch and its index, whatever the number of workers and processes.
 
@@ -97,9 +99,10 @@ class VolumeDataModule(LightningDataModule, ABC):
         return self._loader(TEST)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Degrade a training batch on the device."""
+        """Degrade a training batch on the device, and say which part of Fourier space was measured."""
         if "degraded" not in batch:
             batch["degraded"] = apply_all(self.degradation, batch["clean"], batch["parameters"])
+        batch["measured"] = measured_by_all(self.degradation, batch["clean"], batch["parameters"])
         return batch
 
 

@@ -10,8 +10,9 @@ THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1"
 class ParticleDataModule(VolumeDataModule):
     """Volumes simulated from particles: each copy in a random orientation, alone in its box, then degraded.
 
-    A batch is a mapping with `clean` and `degraded` (B, 1, N, N, N), `entry` (a list of names), `rotation` (B, 3, 3)
-    and `parameters`. Density is computed in worker processes; training volumes are degraded in batches on the device.
+    A batch is a mapping with `clean` and `degraded` (B, 1, N, N, N), `measured` (bool, broadcastable to (B, N, N,
+    N // 2 + 1): which part of Fourier space was measured), `entry` (a list of names), `rotation` (B, 3, 3) and
+    `parameters`. Density is computed in worker processes; training volumes are degraded in batches on the device.
     Validation and test volumes never change. Every item is a pure function of the seed, the epoch and its index,
     whatever the number of workers and processes.
 

@@ -39,9 +39,8 @@ class SceneDataset(VolumeDataset):
 class SceneDataModule(VolumeDataModule):
     """Volumes with several particles at random positions and in random orientations that do not overlap.
 
-    A batch is a mapping with `clean` and `degraded` (B, 1, N, N, N), `entry` ("scene" for each), `parameters` and
-    `placements`: for each volume a list of the particles in it, with their positions and rotations. Otherwise it is as
-    ParticleDataModule.
+    A batch is as that of ParticleDataModule; `entry` is "scene" for each volume, and instead of `rotation` there is
+    `placements`: for each volume a list of the particles in it, with their positions and rotations.
 
     Args:
         entries: particles: PDB entries ("1u6g"), structure files (.cif, .pdb, .ent, each also .gz), density maps (.mrc,

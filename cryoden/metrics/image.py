@@ -12,7 +12,7 @@ from cryoden.errors import CryodenError
 from cryoden.metrics import functional
 
 
-class VolumeMetric(Metric, ABC):
+class PerVolume(Metric):
     """Keeps one value per volume; `compute` gives all of them, from all processes, in (n,)."""
 
     full_state_update = False
@@ -21,6 +21,14 @@ class VolumeMetric(Metric, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def compute(self) -> Tensor:
+        """The value of every volume seen so far (n,)."""
+        return dim_zero_cat(self.values)
+
+
+class VolumeMetric(PerVolume, ABC):
+    """Scores denoised volumes by their clean ones alone."""
 
     @abstractmethod
     def score(self, denoised: Tensor, clean: Tensor) -> Tensor:
@@ -34,10 +42,6 @@ class VolumeMetric(Metric, ABC):
             clean: (B, C, D, H, W), in the same unit.
         """
         self.values.append(self.score(denoised, clean).detach())
-
-    def compute(self) -> Tensor:
-        """The value of every volume seen so far (n,)."""
-        return dim_zero_cat(self.values)
 
 
 class MSE(VolumeMetric):

@@ -26,6 +26,7 @@ class SimpleAutoEncoder(DenoisingNetwork):
     """
 
     multiple = 16
+    nonnegative = True
 
     def __init__(self, channels: int = 4, norm: NormName = "batch", output_range: float = 64.0) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
@@ -37,9 +38,11 @@ class DenoisingNetwork(nn.Module, ABC):
 
     Attributes:
         multiple: D, H and W must each be a multiple of this.
+        nonnegative: It never answers below 0.
     """
 
     multiple: int
+    nonnegative: bool
 
     @abstractmethod
     def forward(self, volumes: Tensor) -> Tensor:
@@ -66,11 +69,52 @@ class DenoisingNetwork(nn.Module, ABC):
 
 
 class DiscriminatorNetwork(nn.Module, ABC):
-    """Tells real from generated volumes, given the degraded volume they belong to."""
+    """Tells real from generated volumes, given the degraded volume they belong to.
+
+    Attributes:
+        box: Voxels along each axis that it is made for, or None where any multiple of 16 will do.
+    """
+
+    box: int | None = None
 
     @abstractmethod
+    def features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
+        """What it makes of candidates (B, 1, D, H, W) beside degraded (B, 1, D, H, W).
+
+        Returns:
+            The features after each hidden stage, (B, ...), and last its raw logits, (B, ...).
+        """
+
     def forward(self, degraded: Tensor, candidate: Tensor) -> Tensor:
         """Score candidates (B, 1, D, H, W) beside degraded (B, 1, D, H, W): raw logits (B, ...)."""
+        return self.features(degraded, candidate)[-1]
+
+    def pair(self, degraded: Tensor, candidate: Tensor) -> Tensor:
+        """Both as the two channels of one tensor.
+
+        Args:
+            degraded: (B, 1, D, H, W).
+            candidate: (B, 1, D, H, W).
+
+        Returns:
+            (B, 2, D, H, W).
+
+        Raises:
+            CryodenError: A shape that this network is not made for.
+        """
+        for name, volumes in (("degraded", degraded), ("candidate", candidate)):
+            shape = tuple(volumes.shape)
+            if self.box is not None and shape[1:] != (1, self.box, self.box, self.box):
+                raise CryodenError(
+                    f"{type(self).__name__}(box={self.box}) takes {name} volumes of shape (batch, 1, "
+                    f"{', '.join([str(self.box)] * 3)}), got {shape}: give it the data's box"
+                )
+            if len(shape) != 5 or shape[1] != 1 or any(size == 0 or size % 16 for size in shape[2:]):
+                raise CryodenError(
+                    f"{type(self).__name__} takes {name} volumes of shape (batch, 1, D, H, W) whose axes are "
+                    f"multiples of 16 voxels, got {shape}"
+                )
+        return torch.cat([degraded, candidate], dim=1)
 
 
 def network_record(network: DenoisingNetwork) -> dict[str, Any]:

@@ -114,24 +114,28 @@ def start_at(bias: float, last: nn.Conv3d | nn.ConvTranspose3d) -> None:
         last.bias.fill_(bias)
 
 
-class SoftplusHead(nn.Sequential):
-    """Convolution to one channel and Softplus: never negative, and about 0.05 everywhere before training.
+class DensityHead(nn.Sequential):
+    """Convolution to one channel, and about 0 everywhere before training.
 
-    With the usual bias of 0 every voxel would start at Softplus(0) = 0.69, in a box that is 98 % zero; small
-    weights keep it at 0.05 where a particle makes large features.
+    With a Softplus and the usual bias of 0 every voxel would start at Softplus(0) = 0.69, in a box that is 98 % zero;
+    a bias of -3 and small weights keep it at 0.05 where a particle makes large features.
 
     Args:
         in_channels: Channels in, normalised.
+        kernel: 1 or 3.
+        nonnegative: Let a Softplus follow: density is never below its background.
     """
 
-    def __init__(self, in_channels: int) -> None:
-        conv = Convolution(in_channels, 1)
-        start_at(-3.0, conv)
-        super().__init__(conv, nn.Softplus())
+    def __init__(self, in_channels: int, *, kernel: int = 3, nonnegative: bool = True) -> None:
+        conv = Convolution(in_channels, 1) if kernel == 3 else nn.Conv3d(in_channels, 1, kernel)
+        start_at(-3.0 if nonnegative else 0.0, conv)
+        super().__init__(conv, *([nn.Softplus()] if nonnegative else []))
 
 
 class UpsampleBlock(nn.Module):
     """Nearest-neighbour upsampling ×2 of the decoder's features, concatenation with the skip, then a block.
+
+    The block's convolution is computed by `convolve_upsampled`.
 
     Args:
         in_channels: Channels of the decoder's features.
@@ -146,5 +150,40 @@ class UpsampleBlock(nn.Module):
 
     def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:
         """Decoded (B, C, D, H, W) and skip (B, S, 2D, 2H, 2W) to (B, out_channels, 2D, 2H, 2W)."""
-        merged: Tensor = self.block(torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1))
+        convolution, activation, norm = self.block
+        assert isinstance(convolution, nn.Conv3d)
+        merged: Tensor = norm(activation(convolve_upsampled(decoded, skip, convolution.weight, convolution.bias)))
         return merged
+
+
+def convolve_upsampled(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`conv3d(cat([upsample(decoded), skip]), weight, bias, padding=1)`, without the upsampled volume.
+
+    A convolution is linear, so its two halves may be computed apart and added. Seen from the coarse voxels, nearest
+    neighbour upsampling followed by a convolution with kernel 3 is one transposed convolution with kernel 4 and stride
+    2: 8 products per voxel and pair of channels where the plain form takes 27, and nothing upsampled or concatenated
+    to be kept for the backward pass. Exact up to rounding, borders too: what lies outside is zero in both.
+
+    Args:
+        decoded: (B, C, D, H, W).
+        skip: (B, S, 2D, 2H, 2W).
+        weight: (O, C + S, 3, 3, 3).
+        bias: (O,), or None.
+
+    Returns:
+        (B, O, 2D, 2H, 2W).
+    """
+    channels = decoded.shape[1]
+    upsampled = F.conv_transpose3d(decoded, _upsampling_kernel(weight[:, :channels]), stride=2, padding=1)
+    return F.conv3d(skip, weight[:, channels:], bias, padding=1) + upsampled
+
+
+def _upsampling_kernel(weight: Tensor) -> Tensor:
+    """(O, C, 3, 3, 3) of a convolution to (C, O, 4, 4, 4) of the transposed one that upsamples ×2 first.
+
+    Along each axis the mirrored kernel is convolved with a box of 2, the two fine voxels that a coarse one fills.
+    """
+    kernel = weight.flip(2, 3, 4).transpose(0, 1)
+    for before, after in (((1, 0), (0, 1)), ((0, 0, 1, 0), (0, 0, 0, 1)), ((0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 1))):
+        kernel = F.pad(kernel, before) + F.pad(kernel, after)
+    return kernel

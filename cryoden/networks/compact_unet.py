@@ -32,6 +32,8 @@ class CompactUnet(DenoisingNetwork):
         norm: "group", "instance" or "batch".
     """
 
+    nonnegative = False
+
     def __init__(self, channels: int = 16, levels: int = 3, norm: NormName = "group") -> None:
         super().__init__()
         self.channels = channels

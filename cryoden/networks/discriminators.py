@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
@@ -16,36 +15,114 @@ class SimpleDiscriminator(DiscriminatorNetwork):
     3,104,817 parameters with 48 channels and a box of 64.
 
     Args:
-        channels: Channels of the first three convolutions.
+        channels: Channels of the first three convolutions; the fourth, and the linear layers after it, are wider or
+            narrower in proportion.
         box: Voxels along each axis, a multiple of 16: the first linear layer is made for it.
         norm: "batch" (the thesis's), "instance" or "group"; in these two, linear layers get a layer norm.
     """
 
+    box: int
+
     def __init__(self, channels: int = 48, box: int = 64, norm: NormName = "batch") -> None:
         super().__init__()
-        if box <= 0 or box % 16:
-            raise CryodenError(f"SimpleDiscriminator's box must be a multiple of 16 voxels, got {box}")
+        _check_box(self, box)
         self.channels = channels
         self.box = box
         self.norm = norm
-        widths = [2, channels, channels, channels, 64]
-        features = [64 * (box // 16) ** 3, 512, 64, 8]
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.Conv3d(a, b, 5, 2, padding=2), nn.LeakyReLU(0.2), make_norm(norm, b)]
-        layers.append(nn.Flatten())
-        for a, b in pairwise(features):
-            layers += [nn.Linear(a, b), nn.LeakyReLU(0.2), make_vector_norm(norm, b)]
-        self.layers = nn.Sequential(*layers, nn.Linear(features[-1], 1))
+        last = 4 * channels // 3
+        widths = [2, channels, channels, channels, last]
+        features = [last * (box // 16) ** 3, 8 * last, last, 8]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv3d(a, b, 5, 2, padding=2), nn.LeakyReLU(0.2), make_norm(norm, b))
+                for a, b in pairwise(widths)
+            )
+        )
+        self.judgement = nn.Sequential(
+            nn.Flatten(),
+            *(
+                nn.Sequential(nn.Linear(a, b), nn.LeakyReLU(0.2), make_vector_norm(norm, b))
+                for a, b in pairwise(features)
+            ),
+            nn.Linear(features[-1], 1),
+        )
 
-    def forward(self, degraded: Tensor, candidate: Tensor) -> Tensor:
-        """Score candidates beside degraded volumes, both (B, 1, box, box, box): raw logits (B, 1)."""
-        expected = (1, self.box, self.box, self.box)
-        for name, volumes in (("degraded", degraded), ("candidate", candidate)):
-            if tuple(volumes.shape[1:]) != expected:
-                raise CryodenError(
-                    f"SimpleDiscriminator(box={self.box}) takes {name} volumes of shape (batch, "
-                    f"{', '.join(map(str, expected))}), got {tuple(volumes.shape)}: give it the data's box"
-                )
-        logits: Tensor = self.layers(torch.cat([degraded, candidate], dim=1))
-        return logits
+    def features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
+        """Features (B, ...) after each convolution, and raw logits (B, 1)."""
+        return _through(self.stages, self.judgement, self.pair(degraded, candidate))
+
+
+class Pix2PixDiscriminator(DiscriminatorNetwork):
+    """A patch discriminator: each logit judges a patch of 94 voxels along each axis, or what the box has of it.
+
+    Isola et al. 2017 (arXiv:1611.07004), in 3D and without normalisation, which suits a critic with a gradient penalty.
+    11,051,968 parameters with 64 channels, whatever the box.
+
+    Args:
+        channels: Channels of the first convolution; they double at each of the three after it.
+    """
+
+    def __init__(self, channels: int = 64) -> None:
+        super().__init__()
+        self.channels = channels
+        widths = [2, *(channels * 2**level for level in range(4))]
+        self.stages = nn.Sequential(
+            *(nn.Sequential(nn.Conv3d(a, b, 4, 2, padding=1), nn.LeakyReLU(0.2)) for a, b in pairwise(widths))
+        )
+        # One voxel of zeros before each axis, and only there, makes one logit for each voxel that the stages leave.
+        self.judgement = nn.Sequential(
+            nn.ConstantPad3d((1, 0, 1, 0, 1, 0), 0.0), nn.Conv3d(widths[-1], 1, 4, padding=1, bias=False)
+        )
+
+    def features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
+        """Features (B, ...) after each convolution, and raw logits (B, 1, D / 16, H / 16, W / 16)."""
+        return _through(self.stages, self.judgement, self.pair(degraded, candidate))
+
+
+class DraganDiscriminator(DiscriminatorNetwork):
+    """The discriminator of DRAGAN in 3D: four strided convolutions with doubling channels, and one linear layer.
+
+    Kodali et al. 2017, "On Convergence and Stability of GANs" (arXiv:1705.07215), who take the DCGAN's (Radford et al.
+    2016, arXiv:1511.06434). Batch normalisation would make the gradient of one volume depend on the others, which a
+    gradient penalty must not have, so here each volume is normalised on its own.
+
+    Args:
+        channels: Channels of the first convolution; they double at each of the three after it.
+        box: Voxels along each axis, a multiple of 16: the linear layer is made for it.
+        norm: "instance" or "group"; "batch" for a training without gradient penalty.
+    """
+
+    box: int
+
+    def __init__(self, channels: int = 64, box: int = 64, norm: NormName = "instance") -> None:
+        super().__init__()
+        _check_box(self, box)
+        self.channels = channels
+        self.box = box
+        self.norm = norm
+        widths = [channels * 2**level for level in range(4)]
+        first = nn.Sequential(nn.Conv3d(2, channels, 5, 2, padding=2), nn.LeakyReLU(0.2))
+        self.stages = nn.Sequential(
+            first,
+            *(
+                nn.Sequential(nn.Conv3d(a, b, 5, 2, padding=2), make_norm(norm, b), nn.LeakyReLU(0.2))
+                for a, b in pairwise(widths)
+            ),
+        )
+        self.judgement = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * (box // 16) ** 3, 1))
+
+    def features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
+        """Features (B, ...) after each convolution, and raw logits (B, 1)."""
+        return _through(self.stages, self.judgement, self.pair(degraded, candidate))
+
+
+def _through(stages: nn.Sequential, judgement: nn.Sequential, pair: Tensor) -> list[Tensor]:
+    features = [pair]
+    for stage in stages:
+        features.append(stage(features[-1]))
+    return [*features[1:], judgement(features[-1])]
+
+
+def _check_box(network: DiscriminatorNetwork, box: int) -> None:
+    if box <= 0 or box % 16:
+        raise CryodenError(f"{type(network).__name__}'s box must be a multiple of 16 voxels, got {box}")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cryoden.networks.base import DenoisingNetwork
-from cryoden.networks.blocks import Block, NormName, SoftplusHead, UpBlock
+from cryoden.networks.blocks import Block, DensityHead, NormName, UpBlock
 
 
 class Unet(DenoisingNetwork):
@@ -16,14 +16,16 @@ class Unet(DenoisingNetwork):
     Args:
         channels: Channels of every level.
         norm: "batch" (the thesis's), "instance" or "group".
+        nonnegative: End in a Softplus, as in the thesis; otherwise the last convolution's answer stands.
     """
 
     multiple = 16
 
-    def __init__(self, channels: int = 48, norm: NormName = "batch") -> None:
+    def __init__(self, channels: int = 48, norm: NormName = "batch", nonnegative: bool = True) -> None:
         super().__init__()
         self.channels = channels
         self.norm = norm
+        self.nonnegative = nonnegative
         self.first = Block(1, channels, kernel=5, stride=2, norm=norm)
         self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm)
         self.bottleneck = Block(channels, channels, kernel=5, stride=2, norm=norm)
@@ -31,7 +33,7 @@ class Unet(DenoisingNetwork):
         self.merge = Block(2 * channels, channels, kernel=3, norm=norm)
         self.widen = UpBlock(channels, channels, norm=norm)
         self.last = Block(channels + 1, channels, kernel=3, norm=norm)
-        self.head = SoftplusHead(channels)
+        self.head = DensityHead(channels, nonnegative=nonnegative)
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Denoise (B, 1, D, H, W) volumes."""

@@ -1,11 +1,12 @@
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork, constructor_arguments
-from cryoden.networks.blocks import Block, UpBlock, make_norm
+from cryoden.networks.blocks import Block, UpBlock, UpsampleBlock, convolve_upsampled, make_norm
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.convolution import Convolution
 from cryoden.networks.discriminators import SimpleDiscriminator
@@ -19,7 +20,7 @@ EVERY_SMALL = pytest.mark.parametrize(
 )
 
 
-def standardised_particle(*shape: int) -> torch.Tensor:
+def standardised_particle(*shape: int) -> Tensor:
     """Noise of unit variance with a particle that peaks at 40 in the middle."""
     volumes = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(0))
     centre = tuple(slice(size // 2 - 2, size // 2 + 2) for size in shape)
@@ -99,7 +100,7 @@ def test_simple_auto_encoder_stays_in_its_range() -> None:
         SimpleAutoEncoder(output_range=0.0)
 
 
-def boxes_seen(network: nn.Module, volumes: torch.Tensor) -> dict[str, list[int]]:
+def boxes_seen(network: nn.Module, volumes: Tensor) -> dict[str, list[int]]:
     """The input boxes of each named part, in the order of its calls."""
     seen: dict[str, list[int]] = {}
     for name, part in network.named_children():
@@ -136,7 +137,7 @@ def test_blocks_activate_before_they_normalise() -> None:
 
 
 def test_only_the_strided_decoder_leaves_a_checkerboard() -> None:
-    def centre(kind: type[DenoisingNetwork]) -> torch.Tensor:
+    def centre(kind: type[DenoisingNetwork]) -> Tensor:
         """The last features for a constant volume, far from its borders (4, 8, 8, 8)."""
         torch.manual_seed(0)
         network = kind(channels=4).eval()
@@ -216,10 +217,95 @@ def test_convolution_has_the_gradients_of_torch(
     volumes = torch.randn(batch, channels[0], *shape, dtype=torch.float64, requires_grad=True)
     inputs = [volumes, *layer.parameters()]
     upstream = torch.randn(batch, channels[1], *shape, dtype=torch.float64)
-    plain = nn.functional.conv3d(volumes, layer.weight, layer.bias, padding=1)
+    plain = F.conv3d(volumes, layer.weight, layer.bias, padding=1)
     for ours, theirs in zip(
         torch.autograd.grad(layer(volumes), inputs, upstream),
         torch.autograd.grad(plain, inputs, upstream),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+def plainly(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What `convolve_upsampled` computes, as the thesis writes it: upsample, concatenate, convolve."""
+    return F.conv3d(torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1), weight, bias, padding=1)
+
+
+def upsampled_inputs(
+    batch: int, channels: tuple[int, int, int], shape: tuple[int, int, int], dtype: torch.dtype
+) -> list[Tensor]:
+    """Decoder's features, skip, weight and bias; channels are those of the decoder, the skip and the result."""
+    torch.manual_seed(0)
+    decoded, skip, out = channels
+    shapes = [
+        (batch, decoded, *shape),
+        (batch, skip, *(2 * size for size in shape)),
+        (out, decoded + skip, 3, 3, 3),
+        (out,),
+    ]
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("batch", "channels", "shape"), [(2, (3, 5, 4), (3, 4, 5)), (1, (1, 1, 1), (1, 1, 2)), (1, (16, 16, 16), (8, 8, 8))]
+)
+def test_upsampled_convolution_is_the_plain_one(
+    batch: int,
+    channels: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    tolerance: float,
+    memory_format: torch.memory_format,
+) -> None:
+    inputs = upsampled_inputs(batch, channels, shape, dtype)
+    plain = plainly(*inputs)
+    upstream = torch.randn_like(plain)
+    decoded, skip, *parameters = inputs
+    volumes = [volume.contiguous(memory_format=memory_format) for volume in (decoded, skip)]
+    split = convolve_upsampled(*volumes, *parameters)
+    pairs = [
+        (split, plain),
+        *zip(torch.autograd.grad(split, inputs, upstream), torch.autograd.grad(plain, inputs, upstream), strict=True),
+    ]
+    for ours, theirs in pairs:
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).norm() < tolerance * theirs.norm()
+
+
+def test_upsampled_convolution_passes_gradcheck() -> None:
+    assert torch.autograd.gradcheck(convolve_upsampled, upsampled_inputs(1, (2, 1, 2), (1, 2, 2), torch.float64))
+
+
+def test_upsampled_convolution_in_bfloat16() -> None:
+    inputs = upsampled_inputs(1, (8, 8, 8), (4, 4, 4), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        split = convolve_upsampled(*inputs)
+    assert split.dtype == torch.bfloat16
+    plain = plainly(*inputs)
+    assert (split - plain).norm() < 0.01 * plain.norm()
+    upstream = torch.randn_like(plain)
+    for ours, theirs in zip(
+        torch.autograd.grad(split, inputs, upstream.bfloat16()),
+        torch.autograd.grad(plain, inputs, upstream),
+        strict=True,
+    ):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_upsample_block_is_upsampling_concatenation_and_a_block(norm: str) -> None:
+    torch.manual_seed(0)
+    block = UpsampleBlock(4, 4, 4, norm=norm)
+    decoded, skip = torch.randn(2, 4, 3, 4, 5), torch.randn(2, 4, 6, 8, 10)
+    merged = block(decoded, skip)
+    plain = block.block(torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1))
+    torch.testing.assert_close(merged, plain, rtol=1e-5, atol=1e-5)
+    assert [name for name, _ in block.named_parameters()] == [
+        "block.0.weight",
+        "block.0.bias",
+        "block.2.weight",
+        "block.2.bias",
+    ]

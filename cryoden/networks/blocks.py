@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
-from cryoden.networks.convolution import Convolution
 
 NormName = Literal["batch", "instance", "group"]
 
@@ -67,9 +66,7 @@ class Block(nn.Sequential):
         self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, norm: NormName = "batch"
     ) -> None:
         super().__init__(
-            Convolution(in_channels, out_channels)
-            if (kernel, stride) == (3, 1)
-            else nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
+            nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
             nn.ReLU(),
             make_norm(norm, out_channels),
         )
@@ -125,7 +122,7 @@ class SoftplusHead(nn.Sequential):
     """
 
     def __init__(self, in_channels: int) -> None:
-        conv = Convolution(in_channels, 1)
+        conv = nn.Conv3d(in_channels, 1, 3, padding=1)
         start_at(-3.0, conv)
         super().__init__(conv, nn.Softplus())
 

@@ -1,6 +1,5 @@
 """What a run tells a person: a table and a picture at each validation, and its configuration kept beside them."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +107,10 @@ class Report(Callback):
             self._picture = {name: volumes[0, 0].float().cpu() for name, volumes in shown.items()}
             self._entry = batch["entry"][0]
         if not self._rows:
-            answers = {"input": lambda: degraded, "zeros": lambda: torch.zeros_like(clean)}
-            answers |= {_gaussian_name(sigma): partial(gaussian_baseline, degraded, sigma) for sigma in SIGMAS}
-            for name, answer in answers.items():
+            answers = {"input": degraded, "zeros": torch.zeros_like(clean)}
+            answers |= {_gaussian_name(sigma): gaussian_baseline(degraded, sigma) for sigma in SIGMAS}
+            for name, volumes in answers.items():
                 quality, wedge = self._baselines[name]
-                volumes = answer()
                 quality.update(volumes, clean)
                 wedge.update(volumes, clean, measured_of(batch))
 

@@ -51,7 +51,7 @@ def load_denoiser(run: Path | str) -> Denoiser:
         CryodenError: not a model of cryoden's, or damaged.
     """
     path = find_checkpoint(run)
-    record, weights = _read_weights(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    record, weights = _read_weights(path) if path.suffix == ".safetensors" else _generator_of(read_checkpoint(path))
     try:
         model = Denoiser(
             build_network(record["network"]), standardize=record["standardize"], residual=record["residual"]
@@ -88,13 +88,27 @@ def export_weights(model: Denoiser, path: Path | str, *, overwrite: bool = False
     temporary.replace(path)
 
 
-def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, without running code in it.
+
+    Args:
+        path: a file that `cryoden fit` wrote.
+
+    Raises:
+        CryodenError: there is none, or it is damaged or not of cryoden's.
+    """
+    if not path.is_file():
+        raise CryodenError(f"checkpoint {path}: no such file; {_HINT}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CryodenError(f"model {path}: not a readable checkpoint, or cut short; {_HINT}") from error
     if not isinstance(checkpoint, dict) or _KEY not in checkpoint:
         raise CryodenError(f"model {path}: a checkpoint, but not of cryoden's; {_HINT}")
+    return checkpoint
+
+
+def _generator_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     prefix = "generator."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return checkpoint[_KEY], weights

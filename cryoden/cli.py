@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import cryoden
@@ -112,7 +113,8 @@ def _lightning(args: list[str] | None) -> None:
 
     import cryoden.data.datamodule
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
-    from cryoden.callbacks import Report, SaveConfig
+    from cryoden.callbacks import Balance, Report, SaveConfig
+    from cryoden.checkpoint import read_checkpoint
     from cryoden.console import quiet
     from cryoden.modules.denoiser import Denoiser
 
@@ -131,6 +133,13 @@ def _lightning(args: list[str] | None) -> None:
                     "checkpoint.auto_insert_metric_name": False,
                 }
             )
+
+        def _parse_ckpt_path(self) -> None:
+            # Lightning would let the checkpoint's arguments override the command line's without a word, even its
+            # system. Here the configuration rules, and a checkpoint that does not fit it is refused.
+            path = self.config[self.config.subcommand].get("ckpt_path")
+            if path is not None and path not in ("best", "last"):
+                read_checkpoint(Path(path))
 
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
@@ -162,7 +171,7 @@ def _lightning(args: list[str] | None) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            trainer_defaults={"logger": logger, "callbacks": [Report()], "enable_progress_bar": interactive},
+            trainer_defaults={"logger": logger, "callbacks": [Report(), Balance()], "enable_progress_bar": interactive},
             parser_kwargs={"prog": "cryoden"},
             args=args,
         )

@@ -79,6 +79,7 @@ class Adversarial(Denoiser):
         self.learning_rate = learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate
         self.betas = betas
+        self.balance: dict[str, Tensor] = {}
 
     def setup(self, stage: str) -> None:
         """Check what Lightning would only complain of in the first step, in its own words."""
@@ -160,6 +161,7 @@ class Adversarial(Denoiser):
         """Turn the schedules, and log the generator's weighted terms and how the players stand."""
         for scheduler in self.lr_schedulers():  # type: ignore[union-attr]  # a list of two
             scheduler.step()
+        self.balance = balance
         logged = {f"train/loss_{name}": term.detach() for name, term in terms.items()}
         logged |= {f"train/{name}": value.detach() for name, value in balance.items()}
         self.log_dict(logged, prog_bar=True, batch_size=len(batch["clean"]))

@@ -155,18 +155,15 @@ class Denoiser(LightningModule):
     def _evaluate(self, batch: Batch, metrics: MetricCollection, wedge: MetricCollection) -> Batch:
         denoised = self(batch["degraded"])
         metrics.update(denoised, batch["clean"])
-        measured = batch.get("measured")
-        if measured is not None and not measured.all():
-            wedge.update(denoised, batch["clean"], measured)
+        wedge.update(denoised, batch["clean"], measured_of(batch))
         return {"denoised": denoised}
 
     def _log_percentiles(self, *collections: MetricCollection) -> None:
         for metrics in collections:
-            if not all(metric.update_called for metric in metrics.values()):
-                continue  # nothing was missing
             for name, values in metrics.compute().items():
-                low, median, high = percentiles(values)
-                self.log_dict({name: median, f"{name}_p5": low, f"{name}_p95": high}, sync_dist=True)
+                if values.numel() > 0:  # there may be no missing wedge
+                    low, median, high = percentiles(values)
+                    self.log_dict({name: median, f"{name}_p5": low, f"{name}_p95": high}, sync_dist=True)
             metrics.reset()
 
     def _reconstruction(self, batch: Batch, denoised: Tensor, loss: LossMixture) -> dict[str, Tensor]:
@@ -228,6 +225,21 @@ class Denoiser(LightningModule):
             "residual": self.residual,
             "voxel_size": self.voxel_size,
         }
+
+
+def measured_of(batch: Batch) -> Tensor:
+    """Which part of Fourier space a batch was measured in: all of it, where its data module says nothing.
+
+    Args:
+        batch: with `clean` (B, 1, D, H, W), and `measured` if its data module knows.
+
+    Returns:
+        Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`.
+    """
+    clean = batch["clean"]
+    everywhere = torch.ones(len(clean), 1, 1, 1, dtype=torch.bool, device=clean.device)
+    measured: Tensor = batch.get("measured", everywhere)
+    return measured
 
 
 def _words(value: Any) -> str:

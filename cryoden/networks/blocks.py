@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
-from cryoden.networks.convolution import Convolution
 
 NormName = Literal["batch", "instance", "group"]
 
@@ -67,9 +66,7 @@ class Block(nn.Sequential):
         self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, norm: NormName = "batch"
     ) -> None:
         super().__init__(
-            Convolution(in_channels, out_channels)
-            if (kernel, stride) == (3, 1)
-            else nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
+            nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
             nn.ReLU(),
             make_norm(norm, out_channels),
         )
@@ -127,7 +124,7 @@ class DensityHead(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, *, kernel: int = 3, nonnegative: bool = True) -> None:
-        conv = Convolution(in_channels, 1) if kernel == 3 else nn.Conv3d(in_channels, 1, kernel)
+        conv = nn.Conv3d(in_channels, 1, kernel, padding=kernel // 2)
         start_at(-3.0 if nonnegative else 0.0, conv)
         super().__init__(conv, *([nn.Softplus()] if nonnegative else []))
 

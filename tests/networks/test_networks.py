@@ -8,7 +8,6 @@ from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork, constructor_arguments
 from cryoden.networks.blocks import Block, UpBlock, UpsampleBlock, convolve_upsampled, make_norm
 from cryoden.networks.compact_unet import CompactUnet
-from cryoden.networks.convolution import Convolution
 from cryoden.networks.discriminators import SimpleDiscriminator
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
@@ -206,24 +205,6 @@ def test_discriminator_refuses_other_boxes() -> None:
         discriminator(right, wrong)
     with pytest.raises(CryodenError, match="degraded volumes of shape"):
         discriminator(wrong, right)
-
-
-@pytest.mark.parametrize(("batch", "channels", "shape"), [(2, (3, 5), (4, 6, 8)), (1, (1, 4), (5, 7, 3))])
-def test_convolution_has_the_gradients_of_torch(
-    batch: int, channels: tuple[int, int], shape: tuple[int, int, int]
-) -> None:
-    torch.manual_seed(0)
-    layer = Convolution(*channels).double()
-    volumes = torch.randn(batch, channels[0], *shape, dtype=torch.float64, requires_grad=True)
-    inputs = [volumes, *layer.parameters()]
-    upstream = torch.randn(batch, channels[1], *shape, dtype=torch.float64)
-    plain = F.conv3d(volumes, layer.weight, layer.bias, padding=1)
-    for ours, theirs in zip(
-        torch.autograd.grad(layer(volumes), inputs, upstream),
-        torch.autograd.grad(plain, inputs, upstream),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs)
 
 
 def plainly(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

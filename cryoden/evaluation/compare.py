@@ -16,7 +16,7 @@ import yaml
 from rich.progress import Progress
 from torch import Tensor
 
-from cryoden.checkpoint import find_checkpoint, load_denoiser
+from cryoden.checkpoint import find_checkpoint, load_denoiser, read_record
 from cryoden.data.base import VolumeDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, Filter, best_setting
@@ -134,15 +134,15 @@ def load_models(runs: list[str]) -> tuple[dict[str, Model], dict[str, Denoiser],
 
 
 def _describe(run: str, path: Path, denoiser: Denoiser) -> Model:
-    record = denoiser.source or {}
+    record = read_record(path)
     return Model(
         run=run,
         checkpoint=str(path),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        system=str(record.get("system", type(denoiser).__name__)),
+        system=str(record["system"]),
         parameters=sum(parameter.numel() for parameter in denoiser.generator.parameters()),
         voxel_size=denoiser.voxel_size,
-        version=str(record.get("version")),
+        version=str(record["version"]),
         history=read_history(path),
     )
 
@@ -154,7 +154,7 @@ def _beside(path: Path, name: str) -> Path | None:
 
 
 def read_history(checkpoint: Path) -> dict[str, list[tuple[float, float]]]:
-    """What was logged while a model was trained: column → (epoch, mean over that epoch); empty without a metrics.csv."""
+    """What was logged while a model was trained: column → (epoch, its mean); empty if there is no metrics.csv."""
     path = _beside(checkpoint, "metrics.csv")
     if path is None:
         return {}
@@ -211,7 +211,7 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
         raise CryodenError(f"data {path}: {' '.join(str(error).split())[:400]}") from error
     assert isinstance(module, VolumeDataModule)
     module.prepare_data()
-    module.setup()
+    module.setup("test")
     return module, described
 
 

@@ -52,14 +52,16 @@ def _what(comparison: Comparison) -> str:
 
 def _table(grid: Grid, models: set[str]) -> str:
     header = "".join(f'<th scope="col"><button type="button">{escape(cell)}</button></th>' for cell in grid.header)
-    rows = "".join(
-        f"<tr{' class=model' * (row[0] in models)}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-        for row in grid.rows
-    )
+    rows = "".join(f"<tr{' class=model' * (row[0] in models)}>{''.join(map(_cell, row))}</tr>" for row in grid.rows)
     return (
         f'<h2>{escape(grid.title)}</h2><p class="soft">{escape(grid.note)} Click a heading to sort.</p>'
         f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
+
+
+def _cell(text: str) -> str:
+    words = len(text) > 40
+    return f"<td{' class=text' * words}>{escape(text)}</td>"
 
 
 def _figure(name: str, figure: Figure) -> str:
@@ -118,8 +120,8 @@ def _facts(comparison: Comparison) -> dict[str, str]:
     }
     for name, model in comparison.models.items():
         facts[name] = (
-            f"{model.checkpoint}; {model.system}, {model.parameters:,} parameters, trained at {model.voxel_size or '?'} Å "
-            f"per voxel by cryoden {model.version}; SHA-256 {model.sha256}"
+            f"{model.checkpoint}; {model.system}, {model.parameters:,} parameters, trained at "
+            f"{model.voxel_size or '?'} Å per voxel by cryoden {model.version}; SHA-256 {model.sha256}"
         )
     for run, why in comparison.failed.items():
         facts[f"Left out: {run}"] = why

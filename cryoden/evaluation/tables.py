@@ -130,6 +130,10 @@ def grids(comparison: Comparison) -> list[Grid]:
     made.append(_filter_grid(comparison))
     if comparison.matching:
         made.append(_matching_grid(comparison))
+    meanings = [[about.heading, about.about] for about in comparison.measures.values()]
+    made.append(
+        Grid("What the measures mean", "Those in a mask look only at the particle.", ["measure", "meaning"], meanings)
+    )
     return made
 
 

@@ -38,8 +38,8 @@ def _answer(c: Comparison, best: str, rival: str) -> str:
         return f"Yes: {best} denoises better than every classical filter tried, on {wins:.0%} of {_volumes(c.n)}."
     if c.median(best) < c.median(rival):
         return (
-            f"With doubt: {best} is the best model, but it beats the best classical filter ({rival}) on only "
-            f"{wins:.0%} of {_volumes(c.n)}, or by little."
+            f"With doubt: {best} is hardly better than the best classical filter ({rival}): "
+            f"{1 - c.median(best) / c.median(rival):.0%} less error, and less on {wins:.0%} of {_volumes(c.n)}."
         )
     return f"No: no model beats the best classical filter ({rival}); {best} comes closest, on {_volumes(c.n)}."
 

@@ -21,10 +21,10 @@ from cryoden.data.base import VolumeDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, Filter, best_setting
 from cryoden.evaluation.evaluate import Method, batches, evaluate, first_line, spaced
-from cryoden.evaluation.figures import figures, save_figure
+from cryoden.evaluation.figures import figures, rendered
 from cryoden.evaluation.report import report
 from cryoden.evaluation.results import Comparison, Example, Model
-from cryoden.evaluation.tables import grids, write_csv
+from cryoden.evaluation.tables import csv_of, grids, markdown
 from cryoden.evaluation.verdict import verdict
 from cryoden.inference.denoise import choose_device
 from cryoden.modules.denoiser import Denoiser
@@ -209,6 +209,8 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
         module = parser.instantiate(parser.parse_object({"data": described})).data
     except ArgumentError as error:
         raise CryodenError(f"data {path}: {' '.join(str(error).split())[:400]}") from error
+    except ValueError as error:  # jsonargparse wraps what the class says of its arguments
+        raise CryodenError(f"data {path}: {first_line(error.__cause__ or error)}") from error
     assert isinstance(module, VolumeDataModule)
     module.prepare_data()
     module.setup("test")
@@ -304,29 +306,26 @@ def write(comparison: Comparison, folder: Path) -> Iterator[str]:
     """Write a comparison's files.
 
     Yields:
-        The verdict, and each file.
+        The verdict, and what was written.
     """
     yield from verdict(comparison)
-    folder.mkdir(parents=True, exist_ok=True)
     tables, drawn = grids(comparison), figures(comparison)
-    text = {
-        "results.json": json.dumps(comparison.as_dict(), indent=1, allow_nan=False),
-        "tables.md": "\n".join(
-            ["# Comparison", "", *(f"- {line}" for line in verdict(comparison)), "", *(t.markdown() for t in tables)]
-        ),
-        "report.html": report(comparison, tables, drawn),
+    pictures = {name: rendered(figure) for name, figure in drawn.items()}
+    files: dict[str, bytes] = {
+        "results.json": json.dumps(comparison.as_dict(), indent=1, allow_nan=False).encode(),
+        "tables.md": markdown(verdict(comparison), tables).encode(),
+        "tables.csv": csv_of(comparison).encode(),
+        "report.html": report(comparison, tables, pictures).encode(),
+        **{f"figures/{name}.png": png for name, png in pictures.items()},
+        **{f"figures/{name}.svg": rendered(figure, "svg") for name, figure in drawn.items()},
     }
-    for name, content in text.items():
-        temporary = folder / f".{name}.part"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(folder / name)
-        yield str(folder / name)
-    write_csv(comparison, folder / "tables.csv")
-    yield str(folder / "tables.csv")
-    for name, figure in drawn.items():
-        for ending in ("png", "svg"):
-            save_figure(figure, folder / "figures" / f"{name}.{ending}")
-    yield f"{folder / 'figures'}: {', '.join(drawn)}"
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / name
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    yield f"wrote {folder}: report.html, tables.md, tables.csv, results.json, and in figures {', '.join(drawn)}"
 
 
 _Bar = Callable[[str], Callable[[int, int], None]]

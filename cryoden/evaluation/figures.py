@@ -1,5 +1,6 @@
 """Pictures that a person can judge a volume, or a method, by: one style, safe for the colour-blind and in grey."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,19 @@ def slice_figure(volumes: Mapping[str, np.ndarray], voxel_size: float, title: st
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, as PNG or SVG by the path's ending, under a temporary name, then move it."""
+    """Write a figure, as PNG or SVG by its path's ending, under a temporary name, then move it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    # without the date an SVG is the same for the same numbers
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata=metadata)
+    temporary.write_bytes(rendered(figure, path.suffix[1:]))
     temporary.replace(path)
+
+
+def rendered(figure: Figure, kind: str = "png") -> bytes:
+    """A figure as the content of a PNG or SVG file."""
+    buffer = io.BytesIO()
+    # without the date an SVG is the same for the same numbers
+    figure.savefig(buffer, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
 
 
 def _scale_bar(axis, width: int, voxel_size: float) -> None:  # type: ignore[no-untyped-def]  # matplotlib's Axes

@@ -83,13 +83,15 @@ def measure(
     shape = tuple(clean.shape[2:])
     mask = particle_mask(clean)
     fsc = fourier_shell_correlation(denoised, clean)
+    wedge_power = wedge_energy(denoised, measured) / wedge_energy(clean, measured)
+    in_wedge = fourier_shell_correlation(denoised, clean, ~measured)
+    empty = (wedge_power <= _FILLED)[:, None] & ~in_wedge.isnan()  # of all but rounding, which correlates with nothing
     curves = {
         "fsc": fsc,
         "fsc_measured": fourier_shell_correlation(denoised, clean, measured),
-        "fsc_wedge": fourier_shell_correlation(denoised, clean, ~measured),
+        "fsc_wedge": in_wedge.masked_fill(empty, 0.0),
     }
-    wedge_power = wedge_energy(denoised, measured) / wedge_energy(clean, measured)
-    invented = 1 - wedge_correlation(denoised, clean, measured).square()
+    invented = (1 - wedge_correlation(denoised, clean, measured).square()).clamp(min=0)
     values = {
         "nrmse": nrmse(denoised, clean),
         "masked_nrmse": nrmse(denoised, clean, mask),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,13 +19,13 @@ from cryoden.evaluation.tables import Grid
 from cryoden.evaluation.verdict import verdict
 
 
-def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, Figure]) -> str:
+def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, bytes]) -> str:
     """The page.
 
     Args:
         comparison: what was measured.
         tables: to show, each sortable by every column.
-        figures: name → figure, to show below.
+        figures: name → PNG, to show below.
     """
     headline, *sentences = verdict(comparison)
     parts = {
@@ -35,7 +34,7 @@ def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, Fig
         "HEADLINE": escape(headline),
         "VERDICT": "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),
         "TABLES": "".join(_table(grid, set(comparison.models)) for grid in tables),
-        "FIGURES": "".join(_figure(name, figure) for name, figure in figures.items()),
+        "FIGURES": "".join(_figure(name, png) for name, png in figures.items()),
         "FACTS": "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _facts(comparison).items()),
         # "</" would end the script
         "EXAMPLES": json.dumps([_example(example) for example in comparison.examples]).replace("</", "<\\/"),
@@ -64,12 +63,10 @@ def _cell(text: str) -> str:
     return f"<td{' class=text' * words}>{escape(text)}</td>"
 
 
-def _figure(name: str, figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+def _figure(name: str, png: bytes) -> str:
     caption = CAPTIONS[name.partition("_")[0]]
     return (
-        f'<figure class="plot"><img alt="{escape(caption)}" src="{_data_url(buffer.getvalue())}">'
+        f'<figure class="plot"><img alt="{escape(caption)}" src="{_data_url(png)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
@@ -89,21 +86,26 @@ def _example(example: Example) -> dict[str, Any]:
         "height": height,
         "width": width,
         "columns": math.ceil(math.sqrt(depth)),
-        "sheets": {name: _sheet(volume, top) for name, volume in example.volumes.items()},
+        "sheets": {name: _data_url(slice_sheet(volume, top)) for name, volume in example.volumes.items()},
     }
 
 
-def _sheet(volume: NDArray[np.float32], top: float) -> str:
+def slice_sheet(volume: NDArray[np.float32], top: float) -> bytes:
+    """All z slices of a volume as one PNG, row by row, y upwards as in the figures.
+
+    Args:
+        volume: (D, H, W).
+        top: the value that is white.
+    """
     depth, height, width = volume.shape
     columns = math.ceil(math.sqrt(depth))
     rows = math.ceil(depth / columns)
-    grey = np.clip((volume[:, ::-1] / top + 0.35) / 1.35 * 255, 0, 255).astype(np.uint8)  # y upwards, as in the figures
     tiles = np.zeros((rows * columns, height, width), np.uint8)
-    tiles[:depth] = grey
+    tiles[:depth] = np.clip((volume[:, ::-1] / top + 0.35) / 1.35 * 255, 0, 255)
     image = tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return _data_url(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:

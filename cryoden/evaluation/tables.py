@@ -1,6 +1,7 @@
 """Quality figures as tables: percentiles over volumes, one row per method."""
 
 import csv
+import io
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -229,22 +230,26 @@ def _show_thesis(name: str, row: Mapping[str, float]) -> str:
     return MEASURES[name].show(row[name]) if row else "–"
 
 
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write every percentile of every measure, of all volumes and of each particle, and the thesis's beside.
+def markdown(sentences: Iterable[str], tables: Iterable[Grid]) -> str:
+    """A verdict and tables as one Markdown file."""
+    return "\n".join(["# Comparison", "", *(f"- {line}" for line in sentences), "", *(t.markdown() for t in tables)])
+
+
+def csv_of(comparison: Comparison) -> str:
+    """Every percentile of every measure, of all volumes and of each particle, and the thesis's beside.
 
     Columns: experiment, method, entry, percentile, the measures (in their own units), thesis_ and the thesis's four.
     """
     thesis = read_thesis(comparison.experiment)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["experiment", "method", "entry", "percentile", *MEASURES, *(f"thesis_{n}" for n in _THESIS)])
-        for method, entry in itertools.product(comparison.methods, (None, *comparison.entries)):
-            model = comparison.models.get(method)
-            columns = [spread(comparison.of(method, name, entry), PERCENTILES) for name in MEASURES]
-            for percentile, values in zip(PERCENTILES, zip(*columns, strict=True), strict=True):
-                known = thesis.get((model.system if model else method, percentile)) if entry is None else None
-                beside = [known[name] for name in _THESIS] if known else [""] * len(_THESIS)
-                cells = ["" if math.isnan(v) else f"{v:.6g}" for v in values]
-                writer.writerow([comparison.experiment, method, entry or "all", percentile, *cells, *beside])
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["experiment", "method", "entry", "percentile", *MEASURES, *(f"thesis_{n}" for n in _THESIS)])
+    for method, entry in itertools.product(comparison.methods, (None, *comparison.entries)):
+        model = comparison.models.get(method)
+        columns = [spread(comparison.of(method, name, entry), PERCENTILES) for name in MEASURES]
+        for percentile, values in zip(PERCENTILES, zip(*columns, strict=True), strict=True):
+            known = thesis.get((model.system if model else method, percentile)) if entry is None else None
+            beside = [known[name] for name in _THESIS] if known else [""] * len(_THESIS)
+            cells = ["" if math.isnan(v) else f"{v:.6g}" for v in values]
+            writer.writerow([comparison.experiment, method, entry or "all", percentile, *cells, *beside])
+    return text.getvalue()

@@ -114,6 +114,7 @@ def _lightning(args: list[str] | None) -> None:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     import cryoden.data.datamodule
+    import cryoden.data.pairs
     import cryoden.data.scenes
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
     from cryoden.callbacks import Balance, Report, SaveConfig

@@ -194,6 +194,7 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
     from jsonargparse import ArgumentError, ArgumentParser
 
     import cryoden.data.datamodule
+    import cryoden.data.pairs
     import cryoden.data.scenes  # noqa: F401 - makes the classes' names resolve
 
     try:

@@ -206,7 +206,8 @@ def _matching_grid(comparison: Comparison) -> Grid:
     ]
     note = (
         "Particles found by normalised cross-correlation over a grid of orientations, at the score threshold that was "
-        "best for each method on validation scenes; a find counts within half the particle's smaller radius."
+        "best for each method on validation scenes. A find counts within half the particle's radius; its position "
+        "error is in Å. The row of the clean scenes is what the search can do at best."
     )
     return Grid("Template matching", note, ["method", *(name.replace("_", " ") for name in columns)], rows)
 

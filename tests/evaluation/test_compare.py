@@ -14,7 +14,7 @@ from cryoden.checkpoint import export_weights, load_denoiser
 from cryoden.cli import main
 from cryoden.data.datamodule import ParticleDataModule
 from cryoden.errors import CryodenError
-from cryoden.evaluation.compare import experiment_of, load_data, notes
+from cryoden.evaluation.compare import experiment_of, load_data, load_models, notes
 from cryoden.evaluation.evaluate import evaluate, spaced
 from cryoden.evaluation.measures import MEASURES
 from cryoden.evaluation.results import Comparison, Model
@@ -254,14 +254,43 @@ def test_bad_input_is_one_line(words: list[str], message: str, runs: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_runs_of_a_system_keep_their_names_and_data_may_be_given(runs: Path, tmp_path: Path) -> None:
-    export_weights(CompactUnetAE(channels=4, levels=2), tmp_path / "other.safetensors")
-    given = {"class_path": "ParticleDataModule", "init_args": {**SMALL, "entries": ["phantom:3"], "copies": 2}}
-    given["init_args"]["val_fraction"] = 0.5
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": given}))
-    models = [str(runs / "compact.safetensors"), str(tmp_path / "other.safetensors")]
-    main(["compare", *models, "--data", str(tmp_path / "data.yaml"), "--output", str(tmp_path / "out")])
+def test_two_runs_of_a_system_keep_their_names(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    export_weights(CompactUnetAE(channels=4, levels=2), other)
+    words = [str(runs / "compact.safetensors"), str(other), str(runs / "simple" / "version_0")]
+    models, denoisers, failed = load_models([*words, words[0]])  # given twice, it is taken once
+    names = [f"CompactUnetAE ({words[0]})", f"CompactUnetAE ({words[1]})", "SimpleAE"]
+    assert list(models) == list(denoisers) == names
+    assert failed == {}
+    assert models["SimpleAE"].history["val/nrmse"][0][0] == 1  # of two epochs
+    assert len(models["SimpleAE"].history["train/loss"]) == 2
+    assert models[names[0]].history == {}
+
+
+def test_scenes_are_searched_and_sensitivity_drawn(runs: Path, tmp_path: Path) -> None:
+    given = {**SMALL, "entries": ["phantom:1"], "scenes": 4, "val_fraction": 0.5, "count": 3}
+    config = {"data": {"class_path": "SceneDataModule", "init_args": given}}
+    (tmp_path / "scenes.yaml").write_text(yaml.safe_dump(config))
+    words = ["--data", str(tmp_path / "scenes.yaml"), "--sensitivity", "1", "--matching", "1"]
+    main(["compare", str(runs / "simple" / "version_0"), *words, "--output", str(tmp_path / "out")])
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(found["models"]) == {f"CompactUnetAE ({model})" for model in models}
-    assert found["data"]["entries"] == ["phantom:3"]
-    assert not (tmp_path / "out" / "figures" / "training.png").exists()  # neither was trained
+    assert found["experiment"] == "multiple-particles"
+    assert found["template_matching"]["clean"]["f1"] > 0.8
+    assert {"input", "SimpleAE"} < set(found["template_matching"])
+    noise, tilt = found["sensitivity"]
+    assert noise["points"] == [0.1, 0.2, 0.5, 1, 2, 5]
+    assert tilt["points"] == [40, 50, 60, 70]
+    for sweep in (noise, tilt):
+        medians = [point[1] for point in sweep["values"]["input"]["nrmse"]]
+        best = [point[1] for point in sweep["values"]["Gaussian filter"]["nrmse"]]
+        assert all(ours <= theirs for ours, theirs in zip(best, medians, strict=True))
+        if sweep is noise:  # a narrower tilt range also takes noise away, but more signal leaves less error
+            assert medians == sorted(medians, reverse=True)
+    assert (tmp_path / "out" / "figures" / "sensitivity_signal_to_noise_ratio.png").is_file()
+    assert "Finding particles: template matching scores F1" in (tmp_path / "out" / "tables.md").read_text()
+
+
+def test_only_scenes_can_be_searched(runs: Path, tmp_path: Path, capfd) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", str(runs / "simple" / "version_0"), "--matching", "2", "--output", str(tmp_path / "out")])
+    assert "are no scenes; give a SceneDataModule with --data" in capfd.readouterr().err

@@ -60,8 +60,8 @@ class WGAN(Adversarial):
                 for weight in self.discriminator.parameters():
                     weight.clamp_(-self.weight_clip, self.weight_clip)
 
-        # Clipping bounds the critic's slope, but by a number that nobody knows and that grows over the training: without
-        # dividing by it the adversarial term soon outweighs all others.
+        # Clipping bounds the critic's slope, but by a number that nobody knows and that grows over the training:
+        # without dividing by it the adversarial term soon outweighs all others.
         slope = slopes(self._judge, degraded, denoised, clean).mean().detach()
         terms = {"critic": -gap}
         terms |= self._train_generator(batch, denoised, lambda scores: -scores.mean() / slope)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +17,30 @@ from cryoden.networks.base import build_network
 
 _KEY = "cryoden"
 _HINT = "give a run's folder, a .ckpt that `cryoden fit` wrote, or a .safetensors that `cryoden export` wrote"
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints under a temporary name and moves them, so that an old one stays until the new is complete."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            CryodenError: it cannot be written; what was there is still there.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk by a RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise CryodenError(
+                f"checkpoint {path}: cannot be written ({' '.join(str(error).split())[:200]}); earlier checkpoints are "
+                "untouched. Free some space or choose another folder, and resume with --ckpt_path"
+            ) from error
 
 
 def find_checkpoint(run: Path | str) -> Path:

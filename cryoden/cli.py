@@ -118,7 +118,7 @@ def _lightning(args: list[str] | None) -> None:
     import cryoden.data.scenes
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
     from cryoden.callbacks import Balance, Report, SaveConfig
-    from cryoden.checkpoint import read_checkpoint
+    from cryoden.checkpoint import SafeCheckpointIO, read_checkpoint
     from cryoden.console import quiet
     from cryoden.modules.denoiser import Denoiser
 
@@ -175,11 +175,16 @@ def _lightning(args: list[str] | None) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            trainer_defaults={"logger": logger, "callbacks": [Report(), Balance()], "enable_progress_bar": interactive},
+            trainer_defaults={
+                "logger": logger,
+                "callbacks": [Report(), Balance()],
+                "plugins": [SafeCheckpointIO()],
+                "enable_progress_bar": interactive,
+            },
             parser_kwargs={"prog": "cryoden"},
             args=args,
         )
-    except (MisconfigurationException, ModuleNotFoundError, FileNotFoundError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, OSError) as error:
         raise CryodenError(" ".join(str(error).split())) from error
 
 

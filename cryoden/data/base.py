@@ -9,7 +9,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from cryoden.data.dataset import Batch, EpochSampler, VolumeDataset, collate
+from cryoden.data.dataset import Batch, EpochSampler, ResumableLoader, VolumeDataset, collate
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
@@ -76,10 +76,10 @@ class VolumeDataModule(LightningDataModule, ABC):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
-        return DataLoader(
+        return ResumableLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
+            sampler,
+            self.batch_size,
             num_workers=self.num_workers,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,

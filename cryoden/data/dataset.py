@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, DistributedSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from cryoden.particles import Particle
 from cryoden.simulation.degradation import Degradation, apply_all, sample_all
@@ -129,6 +129,7 @@ class EpochSampler(DistributedSampler[Key]):
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
         self.length = len(dataset)
+        self.skip = 0  # items at the start of the next pass that were seen before
         self.end = self.length - self.length % world_size if shuffle else self.length
 
     def _mine(self) -> range:
@@ -138,7 +139,39 @@ class EpochSampler(DistributedSampler[Key]):
         return len(self._mine())
 
     def __iter__(self) -> Iterator[Key]:
-        if not self.shuffle:
-            return iter([(0, i) for i in self._mine()])
-        order = torch.randperm(self.length, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        return iter([(self.epoch, int(order[i])) for i in self._mine()])
+        keys = [(0, i) for i in self._mine()]
+        if self.shuffle:
+            order = torch.randperm(self.length, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+            keys = [(self.epoch, int(order[i])) for i in self._mine()]
+        return iter(keys[self.skip :])
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A loader that a checkpoint from the middle of an epoch can resume: Lightning keeps its state.
+
+    Args:
+        dataset: what to load.
+        sampler: the order.
+        batch_size: volumes per batch.
+        kwargs: see DataLoader.
+    """
+
+    def __init__(self, dataset: VolumeDataset, sampler: EpochSampler, batch_size: int, **kwargs: Any) -> None:
+        super().__init__(dataset, sampler=sampler, batch_size=batch_size, **kwargs)
+        self._order = sampler
+        self._first = 0
+        self._given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator serves as well
+        first, self._first = self._first, 0
+        self._order.skip = first * (self.batch_size or 1)
+        for self._given, batch in enumerate(super().__iter__(), first + 1):
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given; 0 after the last."""
+        return {"batches": self._given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next pass after so many batches."""
+        self._first = state["batches"]

@@ -205,7 +205,7 @@ def slopes(critic: Callable[[Tensor, Tensor], Tensor], degraded: Tensor, candida
     """
     candidate = candidate.detach().float().requires_grad_()
     with torch.autocast(candidate.device.type, enabled=False):
-        logits = critic(degraded.float(), candidate).flatten(1).mean(1)
+        logits = critic(degraded.float(), candidate).reshape(len(candidate), -1).mean(1)
         (gradient,) = torch.autograd.grad(logits.sum(), candidate, create_graph=True)
         steepness = (gradient * _norm(unit)).flatten(1)
         return (steepness.square().sum(1) + 1e-12).sqrt()

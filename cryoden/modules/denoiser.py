@@ -103,6 +103,11 @@ class Denoiser(LightningModule):
         """Learn from the data module at which voxel size this model is trained; a checkpoint carries it."""
         self.voxel_size = getattr(getattr(self.trainer, "datamodule", None), "voxel_size", self.voxel_size)
 
+    def on_train_start(self) -> None:
+        """A cosine must know its end."""
+        if self.cosine and not math.isfinite(self.trainer.estimated_stepping_batches):
+            raise CryodenError("cosine: needs to know where training ends; set trainer.max_epochs, or cosine to false")
+
     def on_train_epoch_start(self) -> None:
         """Keep the state to go back to."""
         self.safeguard.keep(self)
@@ -116,6 +121,10 @@ class Denoiser(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient, and take no step along one that is not finite."""
         self.safeguard.check(self, optimizer)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Go back where a step could not be taken, if that was asked for."""
+        self.safeguard.end(self)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Score a batch; the denoised volumes are for callbacks."""
@@ -179,15 +188,17 @@ class Denoiser(LightningModule):
 
     def _schedule(self, optimizer: Optimizer) -> dict[str, Any]:
         """The learning rate over all batches of the training, as Lightning takes it."""
-        total = float(self.trainer.estimated_stepping_batches)
-        if self.cosine and not math.isfinite(total):
-            raise CryodenError("cosine: needs to know where training ends; set trainer.max_epochs, or cosine to false")
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
                 return (step + 1) / (self.warmup_steps + 1)
+            # The length of the training is not asked for before it begins: Lightning would set up the data for it, too
+            # soon to resume within an epoch.
+            if not self.cosine or step == self.warmup_steps:
+                return 1.0
+            total = float(self.trainer.estimated_stepping_batches)
             done = (step - self.warmup_steps) / max(1.0, total - self.warmup_steps)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if self.cosine else 1.0
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
         return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
 

@@ -82,6 +82,21 @@ def score_rows(rows: Mapping[str, Scores]) -> tuple[list[str], list[list[str | f
     return columns, list(cells.values())
 
 
+def write_scores(rows: Mapping[str, Scores], path: Path) -> None:
+    """Write the same figures as CSV, under a temporary name that is then moved.
+
+    Args:
+        rows: method → its scores.
+        path: the file.
+    """
+    columns, cells = score_rows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *cells])
+    temporary.replace(path)
+
+
 def _table(rows: Mapping[str, Scores], columns: Mapping[str, _Column], title: str, caption: str) -> Table:
     table = Table(title=title, title_justify="left", caption=caption)
     table.add_column("", overflow="fold", max_width=12)

@@ -27,7 +27,7 @@ class Pair:
 
     Attributes:
         name: what tables call it.
-        degraded: (D, H, W) float32; equals `clean` plus what is uncorrelated with it.
+        degraded: (D, H, W) float32; equals what was measured of `clean`, plus what is uncorrelated with that.
         clean: (D, H, W) float32; bright, its median 0 and its maximum 1.
         voxel_size: Å.
     """
@@ -69,13 +69,19 @@ def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def read_pair(name: str, degraded: Path, clean: Path) -> Pair:
+def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None = None) -> Pair:
     """Read a pair and bring both volumes to one grey scale.
 
     The clean volume is shifted and divided so that its background (the median) is 0 and its maximum 1. The degraded
-    one is shifted and scaled, and inverted where its particles are dark, so that it equals the clean volume plus what
-    is uncorrelated with it. A reconstruction with more sections than its model, as in SHREC's data, is cut to the slab
-    that fits best, at most three sections off the middle.
+    one is shifted and scaled, and inverted where its particles are dark, so that it equals what was measured of the
+    clean one plus what is uncorrelated with that. A reconstruction with more sections than its model, as in SHREC's
+    data, is cut to the slab that fits best, at most three sections off the middle.
+
+    Args:
+        name: what tables call it.
+        degraded: an MRC file.
+        clean: an MRC file.
+        wedge: the missing wedge of the degraded volume; None: the clean volume was measured whole.
 
     Raises:
         CryodenError: a file cannot be read, the two do not fit each other, or one is constant.
@@ -96,6 +102,9 @@ def read_pair(name: str, degraded: Path, clean: Path) -> Pair:
     b /= b.max()
     a -= a.mean()
     centred = b - b.mean()
+    if wedge:
+        whole = torch.from_numpy(centred)[None, None]
+        centred = wedge.apply(whole, [wedge.sample(torch.Generator())])[0, 0].numpy()
     covariance = float(np.mean(a * centred, dtype=np.float64))
     correlation = covariance / float(a.std() * centred.std())
     if abs(correlation) < _CHANCE / b.size**0.5:
@@ -103,7 +112,7 @@ def read_pair(name: str, degraded: Path, clean: Path) -> Pair:
             f"pair {name}: {degraded.name} and {clean.name} have a correlation of {correlation:.3f}: they do not show "
             "the same thing; pair the right files"
         )
-    # a = gain × clean + the rest, by least squares; a negative gain is dark particles
+    # a = gain × what was measured + the rest, by least squares; a negative gain is dark particles
     a *= float(np.mean(centred**2, dtype=np.float64)) / covariance
     return Pair(name, a + b.mean(), b, truth.voxel_size)
 
@@ -167,7 +176,7 @@ class PairDataModule(VolumeDataModule):
         holdout: names of the pairs that are never trained on; by default the last fifth, at least one.
         boxes: boxes cut from each pair in an epoch.
         box: voxels along each side.
-        tilt_range: (min, max) in degrees of the tilt series, about y, to tell of the missing wedge; null for none.
+        tilt_range: (min, max) in degrees of the tilt series, about y, where there is a missing wedge; null for none.
         fresh: cut other boxes each epoch; false repeats those of the first epoch.
         batch_size: boxes per batch and process.
         num_workers: processes that cut boxes; by default one fewer than there are cores, at most 8.
@@ -187,8 +196,9 @@ class PairDataModule(VolumeDataModule):
         seed: int = 0,
     ) -> None:
         # Never applied: the degraded volumes are there. It tells which part of Fourier space was measured.
-        wedge = [MissingWedge(tilt_range)] if tilt_range else []
-        super().__init__(wedge, voxel_size=0.0, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        self.wedge = MissingWedge(tilt_range) if tilt_range else None
+        degradation = [self.wedge] if self.wedge else []
+        super().__init__(degradation, voxel_size=0.0, batch_size=batch_size, num_workers=num_workers, seed=seed)
         self.save_hyperparameters()
         check_above_zero(boxes=boxes, box=box)
         self.folder = Path(folder)
@@ -213,7 +223,7 @@ class PairDataModule(VolumeDataModule):
             raise CryodenError(
                 f"folder {self.folder}: nothing left to train on: {', '.join(names)} held out; add pairs"
             )
-        pairs = {name: read_pair(name, *paths) for name, paths in found.items()}
+        pairs = {name: read_pair(name, *paths, self.wedge) for name, paths in found.items()}
         first = pairs[names[0]]
         for pair in pairs.values():
             if min(pair.clean.shape) < self.box:

@@ -7,6 +7,7 @@ import torch
 from cryoden import CryodenError, PairDataModule, SceneDataModule, Volume, write_volume
 from cryoden.data.pairs import find_pairs, read_pair
 from cryoden.evaluation.baselines import gaussian_filter
+from cryoden.simulation.degradation import MissingWedge
 
 SCENES = {"box": 32, "voxel_size": 10.0, "resolution": 20.0, "batch_size": 2, "count": (1, 4), "scenes": 6}
 
@@ -88,6 +89,18 @@ def test_a_pair_comes_to_the_clean_volumes_grey_scale(gain: float, blobs, tmp_pa
     rest = pair.degraded - pair.clean
     np.testing.assert_allclose(rest, scale * (noise - noise.mean()), atol=0.1)  # the noise, on the clean volume's scale
     assert abs(np.corrcoef(rest.ravel(), pair.clean.ravel())[0, 1]) < 1e-4
+
+
+def test_a_missing_wedge_does_not_change_the_scale(blobs, tmp_path: Path) -> None:
+    clean, noise = blobs
+    wedge = MissingWedge((-50, 50))
+    pair = torch.from_numpy(clean + noise)[None, None]
+    left = wedge.apply(pair, [wedge.sample(torch.Generator())])[0, 0].numpy()
+    paths = put(tmp_path / "a_degraded.mrc", -3 * left), put(tmp_path / "a_clean.mrc", clean)
+    scale = 1 / (clean.max() - np.median(clean))
+    found = read_pair("a", *paths, wedge)
+    assert found.degraded.std() == pytest.approx(scale * left.std(), rel=0.05)
+    assert read_pair("a", *paths).degraded.std() > 1.3 * found.degraded.std()  # as if the rest had shrunk, not gone
 
 
 @pytest.mark.parametrize("offset", [-1, 0, 2])

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -17,6 +18,8 @@ from cryoden.evaluation.figures import CAPTIONS
 from cryoden.evaluation.results import Comparison, Example, hardware, versions
 from cryoden.evaluation.tables import Grid
 from cryoden.evaluation.verdict import verdict
+
+_NUMBER = re.compile(r"-?\d")  # how a cell with a number starts
 
 
 def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, bytes]) -> str:
@@ -50,17 +53,20 @@ def _what(comparison: Comparison) -> str:
 
 
 def _table(grid: Grid, models: set[str]) -> str:
-    header = "".join(f'<th scope="col"><button type="button">{escape(cell)}</button></th>' for cell in grid.header)
-    rows = "".join(f"<tr{' class=model' * (row[0] in models)}>{''.join(map(_cell, row))}</tr>" for row in grid.rows)
+    words = [not any(map(_NUMBER.match, column)) for column in zip(*grid.rows, strict=True)]
+    kinds = ["" if i == 0 or not word else " class=text" for i, word in enumerate(words)]
+    header = "".join(
+        f'<th scope="col"{kind}><button type="button">{escape(cell)}</button></th>'
+        for kind, cell in zip(kinds, grid.header, strict=True)
+    )
+    rows = []
+    for row in grid.rows:
+        cells = "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        rows.append(f"<tr{' class=model' * (row[0] in models)}>{cells}</tr>")
     return (
         f'<h2>{escape(grid.title)}</h2><p class="soft">{escape(grid.note)} Click a heading to sort.</p>'
-        f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
-
-
-def _cell(text: str) -> str:
-    words = len(text) > 40
-    return f"<td{' class=text' * words}>{escape(text)}</td>"
 
 
 def _figure(name: str, png: bytes) -> str:

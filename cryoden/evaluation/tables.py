@@ -164,10 +164,7 @@ def measure_grid(comparison: Comparison) -> Grid:
             low, median, high = map(about.show, spread(comparison.of(method, name)))
             cells.append(median if median == "–" else f"{median} [{low}, {high}]")
         rows.append([method, *cells])
-    meaning = "; ".join(f"{about.heading}: {about.about}" for about in comparison.measures.values())
-    note = (
-        f"Median [5th, 95th percentile] over {comparison.n} volumes. ↓: less is better, ↑: more is better. {meaning}."
-    )
+    note = f"Median [5th, 95th percentile] over {comparison.n} volumes. ↓: less is better, ↑: more is better."
     return Grid("All measures", note, header, rows)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cryoden.checkpoint import export_weights, load_denoiser
     from cryoden.data.datamodule import ParticleDataModule
+    from cryoden.data.pairs import PairDataModule
+    from cryoden.data.scenes import SceneDataModule
     from cryoden.errors import CryodenError
     from cryoden.inference.denoise import denoise_file, denoise_volume
     from cryoden.modules.autoencoder import Autoencoder
@@ -39,8 +41,10 @@ _HOMES = {
     "GaussianNoise": "simulation.degradation",
     "MissingWedge": "simulation.degradation",
     "OriginalUnetAE": "modules.recipes",
+    "PairDataModule": "data.pairs",
     "ParticleDataModule": "data.datamodule",
     "SaltAndPepper": "simulation.degradation",
+    "SceneDataModule": "data.scenes",
     "SimpleAE": "modules.recipes",
     "UnetAE": "modules.recipes",
     "UpsampleUnetAE": "modules.recipes",
@@ -69,8 +73,10 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "GaussianNoise",
     "MissingWedge",
     "OriginalUnetAE",
+    "PairDataModule",
     "ParticleDataModule",
     "SaltAndPepper",
+    "SceneDataModule",
     "SimpleAE",
     "UnetAE",
     "UpsampleUnetAE",

@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
 from cryoden.evaluation.figures import save_figure, slice_figure
-from cryoden.evaluation.tables import Scores, score_rows, score_table, wedge_table
+from cryoden.evaluation.tables import Scores, score_rows, score_table, wedge_table, write_scores
 from cryoden.inference.denoise import choose_device
 from cryoden.metrics.image import quality_metrics
 from cryoden.metrics.wedge import wedge_metrics
@@ -36,6 +36,8 @@ def run_directory(trainer: Trainer) -> Path:
 
 class Report(Callback):
     """Prints tables and writes a picture of slices after each validation and test; W&B gets them too.
+
+    A test's table is also written, as test.csv.
 
     The first table sets the model beside the input, a volume of zeros (which scores SSIM 0.95 in these mostly empty
     boxes, so that SSIM alone proves nothing) and a Gaussian filter at the width that is best for these very volumes.
@@ -137,6 +139,8 @@ class Report(Callback):
             tables.append(wedge_table({**self._rows, system: model}))
         for table in tables:
             Console().print(table)
+        if trainer.testing:
+            write_scores({**self._rows, system: model}, run_directory(trainer) / "test.csv")
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
         path = run_directory(trainer) / "slices" / picture
         save_figure(slice_figure(volumes, module.voxel_size or 1.0, f"{title}: {self._entry}"), path)

@@ -62,6 +62,18 @@ def find_checkpoint(run: Path | str) -> Path:
     raise CryodenError(f"model {run}: no best*.ckpt, last*.ckpt or *.safetensors in this folder; {_HINT}")
 
 
+def read_record(run: Path | str) -> dict[str, Any]:
+    """What a model says of itself: "system", "network", "version" and so on, as `Denoiser.record` wrote it.
+
+    Args:
+        run: a run's folder, a checkpoint, or a weights file made by `export_weights`.
+
+    Raises:
+        CryodenError: not a model of cryoden's, or damaged.
+    """
+    return _read(find_checkpoint(run))[0]
+
+
 def load_denoiser(run: Path | str) -> Denoiser:
     """Load a trained model for denoising.
 
@@ -76,7 +88,7 @@ def load_denoiser(run: Path | str) -> Denoiser:
         CryodenError: not a model of cryoden's, or damaged.
     """
     path = find_checkpoint(run)
-    record, weights = _read_weights(path) if path.suffix == ".safetensors" else _generator_of(read_checkpoint(path))
+    record, weights = _read(path)
     try:
         model = Denoiser(
             build_network(record["network"]), standardize=record["standardize"], residual=record["residual"]
@@ -137,6 +149,10 @@ def _generator_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     prefix = "generator."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return checkpoint[_KEY], weights
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return _read_weights(path) if path.suffix == ".safetensors" else _generator_of(read_checkpoint(path))
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

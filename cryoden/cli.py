@@ -128,6 +128,7 @@ def _unknown(word: str) -> str:
 
 _OWN_WORDS = {
     "entries": "PDB entries, structure or map files, or phantoms (phantom:7)",
+    "runs": "runs' folders, checkpoints (.ckpt) or weights (.safetensors)",
     "model": "a run's folder, a checkpoint (.ckpt) or weights (.safetensors)",
     "overwrite": "replace existing files",
 }
@@ -144,8 +145,9 @@ def _run_tool(name: str, home: str, words: list[str]) -> None:
     parser = Parser(prog=f"cryoden {name}")
     parameters = inspect.signature(tool).parameters
     skip: set[str | int] = {word for word in _OWN_WORDS if word in parameters}
-    if "entries" in skip:  # a plain list of words, where jsonargparse would want [a,b]
-        parser.add_argument("entries", nargs="+", help=_OWN_WORDS["entries"])
+    for words_of in ("entries", "runs"):  # plain lists of words, where jsonargparse would want [a,b]
+        if words_of in skip:
+            parser.add_argument(words_of, nargs="+", help=_OWN_WORDS[words_of])
     if "model" in skip:  # required, and yet an option: three names in a row would be easy to confuse
         parser.add_argument("--model", type=str, required=True, help=_OWN_WORDS["model"])
     if "overwrite" in skip:  # a bare flag, where jsonargparse would want true or false
@@ -164,6 +166,8 @@ def _lightning(args: list[str] | None) -> None:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     import cryoden.data.datamodule
+    import cryoden.data.pairs
+    import cryoden.data.scenes
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
     from cryoden.callbacks import Balance, Report, SaveConfig
     from cryoden.checkpoint import read_checkpoint
@@ -250,6 +254,10 @@ _COMMANDS: dict[str, tuple[str | None, str]] = {
     "fit": (None, "train: cryoden fit --config experiments/gan.yaml"),
     "validate": (None, "score a checkpoint on the validation volumes"),
     "test": (None, "score a checkpoint on the test volumes"),
+    "compare": (
+        "cryoden.evaluation.compare",
+        "models and classical filters on the same volumes: tables, figures, a report",
+    ),
     "denoise": ("cryoden.commands", "denoise a tomogram: cryoden denoise IN.mrc OUT.mrc --model RUN"),
     "export": ("cryoden.commands", "write a checkpoint's weights as safetensors"),
 }

@@ -84,6 +84,11 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
     last = tmp_path / "runs/gan/version_0/checkpoints/last.ckpt"
     run("test", *arguments, "--ckpt_path", str(last))
     assert "test: 2 volumes" in capfd.readouterr().out
+    with (tmp_path / "runs/gan/version_1/test.csv").open() as file:
+        tested = list(csv.DictReader(file))
+    assert [row["method"] for row in tested[:2]] == ["input", "zeros"]
+    assert float(tested[1]["nrmse"]) == 1
+    assert tested[-1]["method"] == "UpsampleUnetGAN"
     run("validate", *arguments, "--ckpt_path", str(last))
     run("fit", *arguments, "--trainer.max_epochs=2", "--ckpt_path", str(last))
     assert "epoch 2" in capfd.readouterr().out

@@ -82,6 +82,10 @@ class Filter:
         """Denoise (B, C, D, H, W), then clip at 0, the background of a clean volume."""
         return self.run(degraded, setting).clamp(min=0)
 
+    def at(self, setting: float) -> Callable[[Tensor], Tensor]:
+        """The filter with its setting fixed."""
+        return lambda degraded: self(degraded, setting)
+
 
 def best_setting(filter: Filter, degraded: Tensor, clean: Tensor) -> float:
     """The setting at which a filter does best: a baseline that nobody can call badly tuned.

@@ -16,15 +16,18 @@ import yaml
 from rich.progress import Progress
 from torch import Tensor
 
-from cryoden.checkpoint import find_checkpoint, load_denoiser
+from cryoden.checkpoint import find_checkpoint, load_denoiser, read_record
 from cryoden.data.base import VolumeDataModule
+from cryoden.data.scenes import SceneDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, Filter, best_setting
 from cryoden.evaluation.evaluate import Method, batches, evaluate, first_line, spaced
-from cryoden.evaluation.figures import figures, save_figure
+from cryoden.evaluation.figures import figures, rendered
 from cryoden.evaluation.report import report
 from cryoden.evaluation.results import Comparison, Example, Model
-from cryoden.evaluation.tables import grids, write_csv
+from cryoden.evaluation.sensitivity import sweeps
+from cryoden.evaluation.tables import csv_of, grids, markdown
+from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
 from cryoden.inference.denoise import choose_device
 from cryoden.modules.denoiser import Denoiser
@@ -38,6 +41,8 @@ def compare(
     *,
     data: str | None = None,
     volumes: int = 200,
+    sensitivity: int = 0,
+    matching: int = 0,
     overwrite: bool = False,
 ) -> Iterator[str]:
     """Compare trained models with each other and with classical filters on the same test volumes.
@@ -52,6 +57,10 @@ def compare(
         data: a YAML file whose `data:` says what to test on, such as experiments/quick.yaml; by default the config.yaml
             of the first run that has one.
         volumes: how many of the test volumes to take, evenly spaced over them.
+        sensitivity: test volumes at each point of curves against signal-to-noise ratio (0.1 to 5) and tilt range (±40°
+            to ±70°); 0 draws none.
+        matching: test scenes in which particles are looked for by template matching, before and after denoising, and as
+            many validation scenes that set its thresholds; only where the data are scenes. 0 looks for none.
         overwrite: replace the files of an earlier comparison.
 
     Yields:
@@ -63,8 +72,9 @@ def compare(
     folder = Path(output)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
         raise CryodenError(f"{folder}: exists already; choose another --output, or give --overwrite")
-    if volumes < 1:
-        raise CryodenError(f"volumes: got {volumes}; it must be at least 1")
+    for name, number, least in (("volumes", volumes, 1), ("sensitivity", sensitivity, 0), ("matching", matching, 0)):
+        if number < least:
+            raise CryodenError(f"{name}: got {number}; it must be at least {least}")
     device, reason = choose_device()
     models, denoisers, failed = load_models(runs)
     for run, why in failed.items():
@@ -73,6 +83,10 @@ def compare(
         raise CryodenError("none of the runs can be used, so there is nothing to compare; see above")
     source = Path(data) if data else find_config(runs)
     module, described = load_data(source)
+    if matching and not isinstance(module, SceneDataModule):
+        raise CryodenError(
+            f"matching: the data of {source} are no scenes; give a SceneDataModule with --data, or leave it out"
+        )
     yield f"{len(models)} models on the test volumes of {source}, on {device} ({reason})"
 
     with _progress() as bar:
@@ -107,6 +121,18 @@ def compare(
             notes=notes(models, module),
         )
         comparison.examples = examples(comparison, methods, module, device)
+        if sensitivity:
+            yield f"sensitivity: {sensitivity} volumes at each point"
+            usable = {name: methods[name] for name in models}
+            comparison.sweeps = sweeps(usable, module, sensitivity, device, bar("sensitivity"))
+        if matching and isinstance(module, SceneDataModule):
+            yield f"template matching in {matching} test and {matching} validation scenes"
+            shown = ["input", comparison.best(comparison.filters), *models]
+            usable = {name: methods[name] for name in shown}
+            comparison.matching = {
+                name: vars(found)
+                for name, found in match_scenes(usable, module, matching, device, bar("template matching")).items()
+            }
     yield from write(comparison, folder)
 
 
@@ -134,15 +160,15 @@ def load_models(runs: list[str]) -> tuple[dict[str, Model], dict[str, Denoiser],
 
 
 def _describe(run: str, path: Path, denoiser: Denoiser) -> Model:
-    record = denoiser.source or {}
+    record = read_record(path)
     return Model(
         run=run,
         checkpoint=str(path),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        system=str(record.get("system", type(denoiser).__name__)),
+        system=str(record["system"]),
         parameters=sum(parameter.numel() for parameter in denoiser.generator.parameters()),
         voxel_size=denoiser.voxel_size,
-        version=str(record.get("version")),
+        version=str(record["version"]),
         history=read_history(path),
     )
 
@@ -154,7 +180,7 @@ def _beside(path: Path, name: str) -> Path | None:
 
 
 def read_history(checkpoint: Path) -> dict[str, list[tuple[float, float]]]:
-    """What was logged while a model was trained: column → (epoch, mean over that epoch); empty without a metrics.csv."""
+    """What was logged while a model was trained: column → (epoch, its mean); empty if there is no metrics.csv."""
     path = _beside(checkpoint, "metrics.csv")
     if path is None:
         return {}
@@ -194,7 +220,7 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
     from jsonargparse import ArgumentError, ArgumentParser
 
     import cryoden.data.datamodule
-    import cryoden.data.scenes  # noqa: F401 - makes the classes' names resolve
+    import cryoden.data.pairs  # noqa: F401 - makes the classes' names resolve
 
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -209,9 +235,11 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
         module = parser.instantiate(parser.parse_object({"data": described})).data
     except ArgumentError as error:
         raise CryodenError(f"data {path}: {' '.join(str(error).split())[:400]}") from error
+    except ValueError as error:  # jsonargparse wraps what the class says of its arguments
+        raise CryodenError(f"data {path}: {first_line(error.__cause__ or error)}") from error
     assert isinstance(module, VolumeDataModule)
     module.prepare_data()
-    module.setup()
+    module.setup("test")
     return module, described
 
 
@@ -248,13 +276,9 @@ def all_methods(
     return {
         "input": lambda degraded: degraded,
         "zeros": torch.zeros_like,
-        **{filter.name: _filtering(filter, setting) for filter, setting in filters},
+        **{filter.name: filter.at(setting) for filter, setting in filters},
         **{name: denoiser.to(device) for name, denoiser in denoisers.items()},
     }
-
-
-def _filtering(filter: Filter, setting: float) -> Method:
-    return lambda degraded: filter(degraded, setting)
 
 
 def notes(models: dict[str, Model], module: VolumeDataModule) -> list[str]:
@@ -304,29 +328,26 @@ def write(comparison: Comparison, folder: Path) -> Iterator[str]:
     """Write a comparison's files.
 
     Yields:
-        The verdict, and each file.
+        The verdict, and what was written.
     """
     yield from verdict(comparison)
-    folder.mkdir(parents=True, exist_ok=True)
     tables, drawn = grids(comparison), figures(comparison)
-    text = {
-        "results.json": json.dumps(comparison.as_dict(), indent=1, allow_nan=False),
-        "tables.md": "\n".join(
-            ["# Comparison", "", *(f"- {line}" for line in verdict(comparison)), "", *(t.markdown() for t in tables)]
-        ),
-        "report.html": report(comparison, tables, drawn),
+    pictures = {name: rendered(figure) for name, figure in drawn.items()}
+    files: dict[str, bytes] = {
+        "results.json": json.dumps(comparison.as_dict(), indent=1, allow_nan=False).encode(),
+        "tables.md": markdown(verdict(comparison), tables).encode(),
+        "tables.csv": csv_of(comparison).encode(),
+        "report.html": report(comparison, tables, pictures).encode(),
+        **{f"figures/{name}.png": png for name, png in pictures.items()},
+        **{f"figures/{name}.svg": rendered(figure, "svg") for name, figure in drawn.items()},
     }
-    for name, content in text.items():
-        temporary = folder / f".{name}.part"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(folder / name)
-        yield str(folder / name)
-    write_csv(comparison, folder / "tables.csv")
-    yield str(folder / "tables.csv")
-    for name, figure in drawn.items():
-        for ending in ("png", "svg"):
-            save_figure(figure, folder / "figures" / f"{name}.{ending}")
-    yield f"{folder / 'figures'}: {', '.join(drawn)}"
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / name
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    yield f"wrote {folder}: report.html, tables.md, tables.csv, results.json, and in figures {', '.join(drawn)}"
 
 
 _Bar = Callable[[str], Callable[[int, int], None]]

@@ -141,7 +141,7 @@ def evaluate(
     return found
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     said = " ".join(str(error).split())[:300]
     return said if isinstance(error, CryodenError) else f"{type(error).__name__}: {said}"

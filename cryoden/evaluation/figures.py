@@ -1,5 +1,6 @@
 """Pictures that a person can judge a volume, or a method, by: one style, safe for the colour-blind and in grey."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,19 @@ def slice_figure(volumes: Mapping[str, np.ndarray], voxel_size: float, title: st
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, as PNG or SVG by the path's ending, under a temporary name, then move it."""
+    """Write a figure, as PNG or SVG by its path's ending, under a temporary name, then move it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    # without the date an SVG is the same for the same numbers
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata=metadata)
+    temporary.write_bytes(rendered(figure, path.suffix[1:]))
     temporary.replace(path)
+
+
+def rendered(figure: Figure, kind: str = "png") -> bytes:
+    """A figure as the content of a PNG or SVG file."""
+    buffer = io.BytesIO()
+    # without the date an SVG is the same for the same numbers
+    figure.savefig(buffer, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
 
 
 def _scale_bar(axis, width: int, voxel_size: float) -> None:  # type: ignore[no-untyped-def]  # matplotlib's Axes
@@ -90,7 +97,7 @@ _MODELS = (
     _Style("#7F5F00", (0, (1, 1)), "X", "++"),
 )
 _PLAIN = (  # input, zeros, then the filters
-    _Style("#000000", ":", "x", ""),
+    _Style("#444444", ":", "x", ""),
     _Style("#bbbbbb", (0, (1, 3)), ".", ""),
     _Style("#555555", (0, (1, 1)), "+", ".."),
     _Style("#777777", (0, (2, 2)), "1", ".."),
@@ -156,7 +163,8 @@ def bar_figure(comparison: Comparison) -> Figure:
             low, median, high = spread(comparison.of(name, measure))
             style = styles[name]
             axis.barh(row, median, color=style.color, hatch=style.hatch, edgecolor="white", linewidth=0.5)
-            axis.plot([low, high], [row, row], color="black", linewidth=1.4, marker="|", markersize=6)
+            for color, width in (("white", 3.5), ("black", 1.4)):  # seen on dark bars and on white paper
+                axis.plot([low, high], [row, row], color=color, linewidth=width, marker="|", markersize=6)
         axis.set_yticks(range(len(names)), names, fontsize=9)
         axis.set_xlabel(f"{about.heading}, {'less' if about.better < 0 else 'more'} is better", fontsize=9)
         axis.set_xlim(left=min(0, axis.get_xlim()[0]))
@@ -257,8 +265,9 @@ def training_figure(comparison: Comparison) -> Figure:
             right.plot(epochs, values / values[0], label=name, **{**line, "marker": None})
     left.axhline(1, color="#999999", linestyle=":", linewidth=1)
     left.set(xlabel="epoch", ylabel="validation NRMSE", ylim=(0, None))
-    right.set(xlabel="epoch", ylabel="training loss / first value", yscale="symlog" if _crosses_zero(right) else "log")
+    right.set(xlabel="epoch", ylabel="training loss / first value")
     for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
         _plain_axis(axis)
     _legend_below(figure, left.get_legend_handles_labels()[0] or right.get_legend_handles_labels()[0])
     return figure
@@ -306,10 +315,6 @@ def sweep_figure(comparison: Comparison, sweep: Sweep) -> Figure:
     _legend_below(figure, axis.get_legend_handles_labels()[0])
     _plain_axis(axis)
     return figure
-
-
-def _crosses_zero(axis: Any) -> bool:
-    return any(np.min(line.get_ydata()) <= 0 for line in axis.get_lines())
 
 
 def _plain_axis(axis: Any) -> None:

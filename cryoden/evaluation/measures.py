@@ -37,16 +37,18 @@ class Measure:
 
 MEASURES = {
     "nrmse": Measure("NRMSE", "RMS error over the RMS of the clean volume; an empty volume scores 1", -1),
-    "masked_nrmse": Measure("NRMSE in mask", "the same where the particle is, so that empty space does not count", -1),
+    "masked_nrmse": Measure(
+        "NRMSE in mask", "NRMSE where the particle is (density above 5 % of the maximum, grown by 2 voxels)", -1
+    ),
     "psnr": Measure("PSNR dB", "peak signal-to-noise ratio, data range 1", 1, 1.0, 2),
     "mse": Measure("MSE ×10⁻³", "mean squared error", -1, 1000.0, 3),
     "ssim": Measure("SSIM", "structural similarity; an empty volume scores 0.95 or more", 1),
-    "masked_ssim": Measure("SSIM in mask", "the same where the particle is", 1),
+    "masked_ssim": Measure("SSIM in mask", "SSIM where the particle is, so that empty space does not flatter", 1),
     "fsc_area": Measure("FSC area", "mean Fourier shell correlation from the first shell to Nyquist", 1),
     "resolution_0.5": Measure(
-        "res. at 0.5, Å", "where the Fourier shell correlation first falls below 0.5", -1, 1.0, 1
+        "res. at 0.5, Å", "where the Fourier shell correlation with the clean volume falls below 0.5", -1, 1.0, 1
     ),
-    "resolution_0.143": Measure("res. at 0.143, Å", "where it first falls below 0.143", -1, 1.0, 1),
+    "resolution_0.143": Measure("res. at 0.143, Å", "where it falls below 0.143", -1, 1.0, 1),
     "fsc_measured": Measure("FSC measured", "mean FSC outside the missing wedge: what was denoised", 1),
     "fsc_wedge": Measure("FSC in wedge", "mean FSC inside the missing wedge: what was filled in", 1),
     "wedge_power": Measure(
@@ -81,13 +83,15 @@ def measure(
     shape = tuple(clean.shape[2:])
     mask = particle_mask(clean)
     fsc = fourier_shell_correlation(denoised, clean)
+    wedge_power = wedge_energy(denoised, measured) / wedge_energy(clean, measured)
+    in_wedge = fourier_shell_correlation(denoised, clean, ~measured)
+    empty = (wedge_power <= _FILLED)[:, None] & ~in_wedge.isnan()  # of all but rounding, which correlates with nothing
     curves = {
         "fsc": fsc,
         "fsc_measured": fourier_shell_correlation(denoised, clean, measured),
-        "fsc_wedge": fourier_shell_correlation(denoised, clean, ~measured),
+        "fsc_wedge": in_wedge.masked_fill(empty, 0.0),
     }
-    wedge_power = wedge_energy(denoised, measured) / wedge_energy(clean, measured)
-    invented = 1 - wedge_correlation(denoised, clean, measured).square()
+    invented = (1 - wedge_correlation(denoised, clean, measured).square()).clamp(min=0)
     values = {
         "nrmse": nrmse(denoised, clean),
         "masked_nrmse": nrmse(denoised, clean, mask),

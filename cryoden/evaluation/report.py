@@ -4,13 +4,13 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,14 +19,16 @@ from cryoden.evaluation.results import Comparison, Example, hardware, versions
 from cryoden.evaluation.tables import Grid
 from cryoden.evaluation.verdict import verdict
 
+_NUMBER = re.compile(r"-?\d")  # how a cell with a number starts
 
-def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, Figure]) -> str:
+
+def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, bytes]) -> str:
     """The page.
 
     Args:
         comparison: what was measured.
         tables: to show, each sortable by every column.
-        figures: name → figure, to show below.
+        figures: name → PNG, to show below.
     """
     headline, *sentences = verdict(comparison)
     parts = {
@@ -35,7 +37,7 @@ def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, Fig
         "HEADLINE": escape(headline),
         "VERDICT": "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),
         "TABLES": "".join(_table(grid, set(comparison.models)) for grid in tables),
-        "FIGURES": "".join(_figure(name, figure) for name, figure in figures.items()),
+        "FIGURES": "".join(_figure(name, png) for name, png in figures.items()),
         "FACTS": "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _facts(comparison).items()),
         # "</" would end the script
         "EXAMPLES": json.dumps([_example(example) for example in comparison.examples]).replace("</", "<\\/"),
@@ -51,23 +53,26 @@ def _what(comparison: Comparison) -> str:
 
 
 def _table(grid: Grid, models: set[str]) -> str:
-    header = "".join(f'<th scope="col"><button type="button">{escape(cell)}</button></th>' for cell in grid.header)
-    rows = "".join(
-        f"<tr{' class=model' * (row[0] in models)}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-        for row in grid.rows
+    words = [not any(map(_NUMBER.match, column)) for column in zip(*grid.rows, strict=True)]
+    kinds = ["" if i == 0 or not word else " class=text" for i, word in enumerate(words)]
+    header = "".join(
+        f'<th scope="col"{kind}><button type="button">{escape(cell)}</button></th>'
+        for kind, cell in zip(kinds, grid.header, strict=True)
     )
+    rows = []
+    for row in grid.rows:
+        cells = "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        rows.append(f"<tr{' class=model' * (row[0] in models)}>{cells}</tr>")
     return (
         f'<h2>{escape(grid.title)}</h2><p class="soft">{escape(grid.note)} Click a heading to sort.</p>'
-        f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
-def _figure(name: str, figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+def _figure(name: str, png: bytes) -> str:
     caption = CAPTIONS[name.partition("_")[0]]
     return (
-        f'<figure class="plot"><img alt="{escape(caption)}" src="{_data_url(buffer.getvalue())}">'
+        f'<figure class="plot"><img alt="{escape(caption)}" src="{_data_url(png)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
@@ -87,21 +92,26 @@ def _example(example: Example) -> dict[str, Any]:
         "height": height,
         "width": width,
         "columns": math.ceil(math.sqrt(depth)),
-        "sheets": {name: _sheet(volume, top) for name, volume in example.volumes.items()},
+        "sheets": {name: _data_url(slice_sheet(volume, top)) for name, volume in example.volumes.items()},
     }
 
 
-def _sheet(volume: NDArray[np.float32], top: float) -> str:
+def slice_sheet(volume: NDArray[np.float32], top: float) -> bytes:
+    """All z slices of a volume as one PNG, row by row, y upwards as in the figures.
+
+    Args:
+        volume: (D, H, W).
+        top: the value that is white.
+    """
     depth, height, width = volume.shape
     columns = math.ceil(math.sqrt(depth))
     rows = math.ceil(depth / columns)
-    grey = np.clip((volume[:, ::-1] / top + 0.35) / 1.35 * 255, 0, 255).astype(np.uint8)  # y upwards, as in the figures
     tiles = np.zeros((rows * columns, height, width), np.uint8)
-    tiles[:depth] = grey
+    tiles[:depth] = np.clip((volume[:, ::-1] / top + 0.35) / 1.35 * 255, 0, 255)
     image = tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    return _data_url(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:
@@ -118,8 +128,8 @@ def _facts(comparison: Comparison) -> dict[str, str]:
     }
     for name, model in comparison.models.items():
         facts[name] = (
-            f"{model.checkpoint}; {model.system}, {model.parameters:,} parameters, trained at {model.voxel_size or '?'} Å "
-            f"per voxel by cryoden {model.version}; SHA-256 {model.sha256}"
+            f"{model.checkpoint}; {model.system}, {model.parameters:,} parameters, trained at "
+            f"{model.voxel_size or '?'} Å per voxel by cryoden {model.version}; SHA-256 {model.sha256}"
         )
     for run, why in comparison.failed.items():
         facts[f"Left out: {run}"] = why

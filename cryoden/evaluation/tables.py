@@ -1,6 +1,7 @@
 """Quality figures as tables: percentiles over volumes, one row per method."""
 
 import csv
+import io
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -81,6 +82,21 @@ def score_rows(rows: Mapping[str, Scores]) -> tuple[list[str], list[list[str | f
     return columns, list(cells.values())
 
 
+def write_scores(rows: Mapping[str, Scores], path: Path) -> None:
+    """Write the same figures as CSV, under a temporary name that is then moved.
+
+    Args:
+        rows: method → its scores.
+        path: the file.
+    """
+    columns, cells = score_rows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *cells])
+    temporary.replace(path)
+
+
 def _table(rows: Mapping[str, Scores], columns: Mapping[str, _Column], title: str, caption: str) -> Table:
     table = Table(title=title, title_justify="left", caption=caption)
     table.add_column("", overflow="fold", max_width=12)
@@ -130,6 +146,10 @@ def grids(comparison: Comparison) -> list[Grid]:
     made.append(_filter_grid(comparison))
     if comparison.matching:
         made.append(_matching_grid(comparison))
+    meanings = [[about.heading, about.about] for about in comparison.measures.values()]
+    made.append(
+        Grid("What the measures mean", "Those in a mask look only at the particle.", ["measure", "meaning"], meanings)
+    )
     return made
 
 
@@ -144,10 +164,7 @@ def measure_grid(comparison: Comparison) -> Grid:
             low, median, high = map(about.show, spread(comparison.of(method, name)))
             cells.append(median if median == "–" else f"{median} [{low}, {high}]")
         rows.append([method, *cells])
-    meaning = "; ".join(f"{about.heading}: {about.about}" for about in comparison.measures.values())
-    note = (
-        f"Median [5th, 95th percentile] over {comparison.n} volumes. ↓: less is better, ↑: more is better. {meaning}."
-    )
+    note = f"Median [5th, 95th percentile] over {comparison.n} volumes. ↓: less is better, ↑: more is better."
     return Grid("All measures", note, header, rows)
 
 
@@ -201,7 +218,8 @@ def _matching_grid(comparison: Comparison) -> Grid:
     ]
     note = (
         "Particles found by normalised cross-correlation over a grid of orientations, at the score threshold that was "
-        "best for each method on validation scenes; a find counts within half the particle's smaller radius."
+        "best for each method on validation scenes. A find counts within half the particle's radius; its position "
+        "error is in Å. The row of the clean scenes is what the search can do at best."
     )
     return Grid("Template matching", note, ["method", *(name.replace("_", " ") for name in columns)], rows)
 
@@ -225,22 +243,26 @@ def _show_thesis(name: str, row: Mapping[str, float]) -> str:
     return MEASURES[name].show(row[name]) if row else "–"
 
 
-def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write every percentile of every measure, of all volumes and of each particle, and the thesis's beside.
+def markdown(sentences: Iterable[str], tables: Iterable[Grid]) -> str:
+    """A verdict and tables as one Markdown file."""
+    return "\n".join(["# Comparison", "", *(f"- {line}" for line in sentences), "", *(t.markdown() for t in tables)])
+
+
+def csv_of(comparison: Comparison) -> str:
+    """Every percentile of every measure, of all volumes and of each particle, and the thesis's beside.
 
     Columns: experiment, method, entry, percentile, the measures (in their own units), thesis_ and the thesis's four.
     """
     thesis = read_thesis(comparison.experiment)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["experiment", "method", "entry", "percentile", *MEASURES, *(f"thesis_{n}" for n in _THESIS)])
-        for method, entry in itertools.product(comparison.methods, (None, *comparison.entries)):
-            model = comparison.models.get(method)
-            columns = [spread(comparison.of(method, name, entry), PERCENTILES) for name in MEASURES]
-            for percentile, values in zip(PERCENTILES, zip(*columns, strict=True), strict=True):
-                known = thesis.get((model.system if model else method, percentile)) if entry is None else None
-                beside = [known[name] for name in _THESIS] if known else [""] * len(_THESIS)
-                cells = ["" if math.isnan(v) else f"{v:.6g}" for v in values]
-                writer.writerow([comparison.experiment, method, entry or "all", percentile, *cells, *beside])
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["experiment", "method", "entry", "percentile", *MEASURES, *(f"thesis_{n}" for n in _THESIS)])
+    for method, entry in itertools.product(comparison.methods, (None, *comparison.entries)):
+        model = comparison.models.get(method)
+        columns = [spread(comparison.of(method, name, entry), PERCENTILES) for name in MEASURES]
+        for percentile, values in zip(PERCENTILES, zip(*columns, strict=True), strict=True):
+            known = thesis.get((model.system if model else method, percentile)) if entry is None else None
+            beside = [known[name] for name in _THESIS] if known else [""] * len(_THESIS)
+            cells = ["" if math.isnan(v) else f"{v:.6g}" for v in values]
+            writer.writerow([comparison.experiment, method, entry or "all", percentile, *cells, *beside])
+    return text.getvalue()

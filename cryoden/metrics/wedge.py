@@ -19,8 +19,9 @@ class WedgeEnergy(PerVolume):
             measured: (B, ...), see `cryoden.metrics.fsc.wedge_energy`.
         """
         some = _missing(measured)
-        energy, whole = (fsc.wedge_energy(volumes[some], measured[some]) for volumes in (denoised, clean))
-        self.values.append((energy / whole).detach())
+        if some.any():  # not every backend transforms a batch of none
+            energy, whole = (fsc.wedge_energy(volumes[some], measured[some]) for volumes in (denoised, clean))
+            self.values.append((energy / whole).detach())
 
 
 class WedgeCorrelation(PerVolume):
@@ -35,7 +36,8 @@ class WedgeCorrelation(PerVolume):
             measured: (B, ...), see `cryoden.metrics.fsc.wedge_correlation`.
         """
         some = _missing(measured)
-        self.values.append(fsc.wedge_correlation(denoised[some], clean[some], measured[some]).detach())
+        if some.any():
+            self.values.append(fsc.wedge_correlation(denoised[some], clean[some], measured[some]).detach())
 
 
 def _missing(measured: Tensor) -> Tensor:

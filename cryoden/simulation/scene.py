@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,7 @@ _VISIBLE = 0.05  # of a particle's maximum: where its density is above this, no 
 _TRIES = 200  # positions that are tried before a particle is left out
 
 
-@dataclass(frozen=True, eq=False)
-class Placement:
+class Placement(NamedTuple):
     """Where a particle lies in a scene.
 
     Attributes:

@@ -45,6 +45,7 @@ def test_the_wedge_tells_what_was_filled_in_from_what_was_invented(clean: torch.
     false, _ = measure(left + invented, clean, measured, 10.0)
     assert nothing["wedge_power"].max() < 1e-6
     assert nothing["invented"].isnan().all()
+    assert nothing["fsc_wedge"].tolist() == [0, 0]
     torch.testing.assert_close(truth["wedge_power"], torch.full((2,), 0.25))
     assert truth["invented"].max() < 1e-4
     assert false["invented"].min() > 0.95

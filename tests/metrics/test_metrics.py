@@ -12,6 +12,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from cryoden.errors import CryodenError
 from cryoden.metrics import functional
 from cryoden.metrics.image import PSNR, percentiles, quality_metrics
+from cryoden.metrics.wedge import wedge_metrics
 
 NAMES = ("mse", "nrmse", "psnr", "ssim")
 
@@ -140,6 +141,17 @@ def test_one_value_per_volume_over_updates() -> None:
 def test_percentiles_equal_numpy(n: int) -> None:
     values = torch.rand(n, generator=torch.Generator().manual_seed(n))
     np.testing.assert_allclose(percentiles(values).numpy(), np.percentile(values.numpy(), (5, 50, 95)), rtol=1e-6)
+
+
+def test_volumes_without_a_missing_wedge_have_no_wedge_metrics() -> None:
+    denoised, clean = pair("dense", (8, 8, 8))
+    metrics = wedge_metrics("val/")
+    everywhere = torch.ones(3, 1, 1, 1, dtype=torch.bool)
+    metrics.update(denoised, clean, everywhere)
+    assert [len(values) for values in metrics.compute().values()] == [0, 0]
+    half = everywhere & (torch.arange(5) < 3)
+    metrics.update(denoised, clean, half)
+    assert [len(values) for values in metrics.compute().values()] == [3, 3]
 
 
 def test_percentiles_of_nothing_are_refused() -> None:

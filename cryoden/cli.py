@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cryoden
 from cryoden.errors import CryodenError
@@ -49,11 +49,10 @@ def main(args: Sequence[str] | None = None) -> None:
             hint = f"{missing} is not installed here, and what was asked for needs it: pip install {missing}"
             print(f"cryoden: error: {hint}", file=sys.stderr)
             raise SystemExit(2) from None
-        reason = re.search(r"^\s*- (.*)$", str(error), re.MULTILINE)
-        if "Does not validate against any of the Union subtypes" not in str(error) or reason is None:
+        if "Does not validate against any of the Union subtypes" not in str(error):
             raise
         # jsonargparse wraps what a class says of its arguments into the list of types it tried.
-        print(f"cryoden: error: {reason[1]}", file=sys.stderr)
+        print(f"cryoden: error: {_in_one_line(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("cryoden: stopped", file=sys.stderr)
@@ -68,6 +67,41 @@ def _missing_module(error: BaseException | None) -> str | None:
             return requirement[1] if requirement else (error.name or str(error)).partition(".")[0]
         error = error.__cause__ or error.__context__
     return None
+
+
+class OneLine:
+    """A mixin for jsonargparse's parsers: where they would print all options and all types they tried, one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the arguments.
+
+        Raises:
+            CryodenError: always.
+        """
+        if not self.exit_on_error:  # type: ignore[attr-defined]  # jsonargparse tries one type after another
+            super().error(message, ex)  # type: ignore[misc]
+        program = self.prog.replace(" [options]", "")  # type: ignore[attr-defined]
+        raise CryodenError(f"{_in_one_line(message)}; see `{program} --help`")
+
+
+def _in_one_line(message: str) -> str:
+    """What is wrong, from the many lines in which jsonargparse tells it: the deepest key, and the first reason."""
+    reason = re.search(
+        r"(Option '.*' is not accepted|Expected an? .*Got value: .*|^ *- (?!Problem|Not a|Does not).*)", message, re.M
+    )
+    if reason is None:
+        return " ".join(message.split())[:300]
+    keys = re.findall(r'Parser key "([^"]+)"', message[: reason.start()])
+    told = re.sub(r"typing\.|<class '(\w+)'>", r"\1", reason[1].strip(" -"))
+    option = re.match(r"Option '(.*)' is not accepted", told)
+    kind = re.search(r"class_path '([\w.]+)'", message)
+    if option and kind:
+        home, _, name = kind[1].rpartition(".")
+        classes = inspect.getmro(getattr(import_module(home), name))
+        known = {parameter for c in classes for parameter in inspect.signature(c.__init__).parameters}
+        close = difflib.get_close_matches(option[1], known, n=1)
+        told = f"{name} has no argument {option[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"{'.'.join(keys)}: {told}" if keys else told
 
 
 def _help() -> str:
@@ -104,8 +138,11 @@ def _run_tool(name: str, home: str, words: list[str]) -> None:
     """Run a function with arguments from the command line and print its lines; its docstring is the help."""
     from jsonargparse import ArgumentParser
 
+    class Parser(OneLine, ArgumentParser):
+        """jsonargparse's, which tells of bad input in one line."""
+
     tool = getattr(import_module(home), name)
-    parser = ArgumentParser(prog=f"cryoden {name}")
+    parser = Parser(prog=f"cryoden {name}")
     parameters = inspect.signature(tool).parameters
     skip: set[str | int] = {word for word in _OWN_WORDS if word in parameters}
     for words_of in ("entries", "runs"):  # plain lists of words, where jsonargparse would want [a,b]
@@ -133,16 +170,21 @@ def _lightning(args: list[str] | None) -> None:
     import cryoden.data.scenes
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
     from cryoden.callbacks import Balance, Report, SaveConfig
-    from cryoden.checkpoint import SafeCheckpointIO, read_checkpoint
+    from cryoden.checkpoint import read_checkpoint
     from cryoden.console import quiet
     from cryoden.modules.denoiser import Denoiser
 
     quiet()
 
+    class Parser(OneLine, LightningArgumentParser):
+        """Lightning's, which tells of bad input in one line."""
+
     class CryodenCLI(LightningCLI):
         """Lightning's verbs over cryoden's systems and data."""
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_lightning_class_args(Report, "report")
+            parser.add_lightning_class_args(Balance, "balance")
             parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
             parser.set_defaults(
                 {
@@ -192,11 +234,12 @@ def _lightning(args: list[str] | None) -> None:
             save_config_callback=SaveConfig,
             trainer_defaults={
                 "logger": logger,
-                "callbacks": [Report(), Balance()],
-                "plugins": [SafeCheckpointIO()],
+                # by its path, not as an object, so that a run's config.yaml can be given again
+                "plugins": [{"class_path": "cryoden.checkpoint.SafeCheckpointIO"}],
                 "enable_progress_bar": interactive,
             },
             parser_kwargs={"prog": "cryoden"},
+            parser_class=Parser,
             args=args,
         )
     except (MisconfigurationException, OSError) as error:

@@ -129,6 +129,29 @@ class DensityHead(nn.Sequential):
         super().__init__(conv, *([nn.Softplus()] if nonnegative else []))
 
 
+class MergeBlock(Block):
+    """A block with kernel 3 over the concatenation of the decoder's features and a skip.
+
+    The concatenation is never made: see `convolve_concatenated`.
+
+    Args:
+        in_channels: Channels of the decoder's features.
+        skip_channels: Channels of the skip.
+        out_channels: Channels out.
+        norm: See `make_norm`.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
+        super().__init__(in_channels + skip_channels, out_channels, kernel=3, norm=norm)
+
+    def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]  # two volumes, not one
+        """Decoded (B, C, D, H, W) and skip (B, S, D, H, W) to (B, out_channels, D, H, W)."""
+        convolution, activation, norm = self
+        assert isinstance(convolution, nn.Conv3d)
+        merged: Tensor = norm(activation(convolve_concatenated(decoded, skip, convolution.weight, convolution.bias)))
+        return merged
+
+
 class UpsampleBlock(nn.Module):
     """Nearest-neighbour upsampling ×2 of the decoder's features, concatenation with the skip, then a block.
 
@@ -153,13 +176,33 @@ class UpsampleBlock(nn.Module):
         return merged
 
 
+def convolve_concatenated(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`conv3d(cat([decoded, skip]), weight, bias, padding=1)`, without the concatenation.
+
+    A convolution is linear, so its two halves may be computed apart and added. Nothing is copied or kept twice, and
+    the gradients come as whole volumes: a slice of concatenated channels makes the backward pass of the norm before it
+    several times slower.
+
+    Args:
+        decoded: (B, C, D, H, W).
+        skip: (B, S, D, H, W).
+        weight: (O, C + S, 3, 3, 3).
+        bias: (O,), or None.
+
+    Returns:
+        (B, O, D, H, W).
+    """
+    channels = decoded.shape[1]
+    return F.conv3d(decoded, weight[:, :channels], bias, padding=1) + F.conv3d(skip, weight[:, channels:], padding=1)
+
+
 def convolve_upsampled(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`conv3d(cat([upsample(decoded), skip]), weight, bias, padding=1)`, without the upsampled volume.
 
-    A convolution is linear, so its two halves may be computed apart and added. Seen from the coarse voxels, nearest
-    neighbour upsampling followed by a convolution with kernel 3 is one transposed convolution with kernel 4 and stride
-    2: 8 products per voxel and pair of channels where the plain form takes 27, and nothing upsampled or concatenated
-    to be kept for the backward pass. Exact up to rounding, borders too: what lies outside is zero in both.
+    Its two halves are computed apart, as in `convolve_concatenated`. Seen from the coarse voxels, nearest neighbour
+    upsampling followed by a convolution with kernel 3 is one transposed convolution with kernel 4 and stride 2: 8
+    products per voxel and pair of channels where the plain form takes 27. Exact up to rounding, borders too: what lies
+    outside is zero in both.
 
     Args:
         decoded: (B, C, D, H, W).

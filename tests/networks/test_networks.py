@@ -6,7 +6,15 @@ from torch import Tensor, nn
 from cryoden.errors import CryodenError
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork, constructor_arguments
-from cryoden.networks.blocks import Block, UpBlock, UpsampleBlock, convolve_upsampled, make_norm
+from cryoden.networks.blocks import (
+    Block,
+    MergeBlock,
+    UpBlock,
+    UpsampleBlock,
+    convolve_concatenated,
+    convolve_upsampled,
+    make_norm,
+)
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.discriminators import SimpleDiscriminator
 from cryoden.networks.unet import Unet
@@ -276,17 +284,55 @@ def test_upsampled_convolution_in_bfloat16() -> None:
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
+@pytest.mark.parametrize("kind", [UpsampleBlock, MergeBlock])
 @pytest.mark.parametrize("norm", NORMS)
-def test_upsample_block_is_upsampling_concatenation_and_a_block(norm: str) -> None:
+def test_split_blocks_are_concatenation_and_a_block(kind: type[UpsampleBlock | MergeBlock], norm: str) -> None:
     torch.manual_seed(0)
-    block = UpsampleBlock(4, 4, 4, norm=norm)
-    decoded, skip = torch.randn(2, 4, 3, 4, 5), torch.randn(2, 4, 6, 8, 10)
-    merged = block(decoded, skip)
-    plain = block.block(torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1))
-    torch.testing.assert_close(merged, plain, rtol=1e-5, atol=1e-5)
-    assert [name for name, _ in block.named_parameters()] == [
-        "block.0.weight",
-        "block.0.bias",
-        "block.2.weight",
-        "block.2.bias",
+    block = kind(4, 1, 4, norm=norm).double()
+    scale = 2 if kind is UpsampleBlock else 1
+    inputs = [
+        torch.randn(2, 4, 3, 4, 5, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, 1, 3 * scale, 4 * scale, 5 * scale, dtype=torch.float64, requires_grad=True),
     ]
+    concatenated = torch.cat([F.interpolate(inputs[0], scale_factor=scale), inputs[1]], dim=1)
+    plain = nn.Sequential.forward(block.block if kind is UpsampleBlock else block, concatenated)
+    merged = block(*inputs)
+    upstream = torch.randn_like(plain)
+    leaves = [*inputs, *block.parameters()]
+    torch.testing.assert_close(merged, plain)
+    for ours, theirs in zip(
+        torch.autograd.grad(merged, leaves, upstream), torch.autograd.grad(plain, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    names = [name.removeprefix("block.") for name, _ in block.named_parameters()]
+    assert names == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_concatenated_convolution_passes_gradcheck() -> None:
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((1, 2, 2, 3, 2), (1, 1, 2, 3, 2), (2, 3, 3, 3, 3), (2,))
+    ]
+    assert torch.autograd.gradcheck(convolve_concatenated, inputs)
+
+
+@pytest.mark.parametrize("kind", [UpsampleUnet, Unet])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_features_and_their_gradients_stay_channels_last(kind: type[DenoisingNetwork], precision: torch.dtype) -> None:
+    network = kind(channels=4)
+    seen: list[tuple[str, bool]] = []
+
+    def check(name: str, features: Tensor) -> None:
+        seen.append((name, features.is_contiguous(memory_format=torch.channels_last_3d)))
+
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.BatchNorm3d) and not name.startswith("first"):
+            layer.register_forward_hook(lambda _, inputs, output, name=name: check(name, output))
+            layer.register_full_backward_hook(lambda _, to_input, to_output, name=name: check(name, to_output[0]))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        denoised = network(standardised_particle(32, 32, 32))
+    denoised.float().sum().backward()
+    assert len(seen) >= 12
+    assert all(fast for _, fast in seen), seen
+    assert denoised.is_contiguous()

@@ -43,7 +43,12 @@ def main(args: Sequence[str] | None = None) -> None:
     except CryodenError as error:
         print(f"cryoden: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
+        missing = _missing_module(error)
+        if missing is not None:
+            hint = f"{missing} is not installed here, and what was asked for needs it: pip install {missing}"
+            print(f"cryoden: error: {hint}", file=sys.stderr)
+            raise SystemExit(2) from None
         reason = re.search(r"^\s*- (.*)$", str(error), re.MULTILINE)
         if "Does not validate against any of the Union subtypes" not in str(error) or reason is None:
             raise
@@ -53,6 +58,16 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("cryoden: stopped", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """The package that could not be imported, where that is at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            requirement = re.search(r"(?:Requirement '|`)([\w-]+)", str(error))  # Lightning's ways to say it
+            return requirement[1] if requirement else (error.name or str(error)).partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _help() -> str:
@@ -180,7 +195,7 @@ def _lightning(args: list[str] | None) -> None:
             parser_kwargs={"prog": "cryoden"},
             args=args,
         )
-    except (MisconfigurationException, ModuleNotFoundError, OSError) as error:
+    except (MisconfigurationException, OSError) as error:
         raise CryodenError(" ".join(str(error).split())) from error
 
 

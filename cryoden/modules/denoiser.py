@@ -122,6 +122,10 @@ class Denoiser(LightningModule):
         """Clip the gradient, and take no step along one that is not finite."""
         self.safeguard.check(self, optimizer)
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Go back where a step could not be taken, if that was asked for."""
+        self.safeguard.end(self)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Score a batch; the denoised volumes are for callbacks."""
         return self._evaluate(batch, self.val_metrics, self.val_wedge)

@@ -39,13 +39,14 @@ class Safeguard:
         self.terms: dict[str, Tensor] = {}
         self._entries: list[str] = []
         self._good: tuple[dict[str, Tensor], list[dict[str, Any]]] | None = None
+        self._broken = ""
         self._rollbacks = 0
 
     def keep(self, module: Denoiser) -> None:
         """Remember weights and optimizers as the state to go back to."""
         if self.rollback:
             weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
-            self._good = weights, [copy.deepcopy(optimizer.state_dict()) for optimizer in _optimizers(module)]
+            self._good = weights, [copy.deepcopy(optimizer.state_dict()) for optimizer in module.trainer.optimizers]
             self._rollbacks = 0
 
     def begin(self, batch: dict[str, Any]) -> None:
@@ -53,10 +54,10 @@ class Safeguard:
         self._entries = sorted(set(batch.get("entry", [])))
 
     def check(self, module: Denoiser, optimizer: Optimizer) -> None:
-        """Clip the gradients of an optimizer's parameters; if they are not finite, stop or go back.
+        """Clip the gradients of an optimizer's parameters; if they are not finite, stop, or let the step do nothing.
 
         Raises:
-            NonFiniteError: they are not finite, and going back was not asked for, or has not helped.
+            NonFiniteError: they are not finite, and going back was not asked for.
         """
         if module.trainer.precision == "16-mixed":
             return  # its loss scale makes infinite gradients on purpose, and skips their steps
@@ -72,19 +73,29 @@ class Safeguard:
                 f"{reason}; nothing was changed, and the last checkpoint is good. Lower the learning rate, set "
                 "gradient_clip (1.0, say), or let nonfinite be 'rollback'"
             )
+        self._broken = self._broken or reason
+        for parameter in parameters:
+            parameter.grad = None
+
+    def end(self, module: Denoiser) -> None:
+        """Go back, now that no graph of the batch is needed any more, if its gradients were not finite.
+
+        Raises:
+            NonFiniteError: going back has not helped.
+        """
+        if not self._broken or self._good is None:
+            return
+        reason, self._broken = self._broken, ""
         if self._rollbacks == _MOST_ROLLBACKS:
             raise NonFiniteError(f"{reason}, after {_MOST_ROLLBACKS} times back to the start of the epoch; stopped")
         self._rollbacks += 1
-        self._go_back(module, self._good)
+        self._go_back(module, *self._good)
         rank_zero_warn(f"{reason}; back to the start of the epoch, with half the learning rate")
 
-    def _go_back(self, module: Denoiser, good: tuple[dict[str, Tensor], list[dict[str, Any]]]) -> None:
-        weights, states = good
+    def _go_back(self, module: Denoiser, weights: dict[str, Tensor], states: list[dict[str, Any]]) -> None:
         module.load_state_dict(weights)
-        for optimizer, state in zip(_optimizers(module), states, strict=True):
+        for optimizer, state in zip(module.trainer.optimizers, states, strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                parameter.grad = None  # so that the step that is about to be taken does nothing
         schedulers = module.lr_schedulers()
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             if scheduler is not None:
@@ -103,10 +114,6 @@ class Safeguard:
             broken = [f"the gradient of {names[0] if names else 'all parameters together'} is not finite ({terms})"]
         where = f"epoch {module.current_epoch}, batch {module.trainer.fit_loop.batch_idx}"
         return f"training broke down in {where} ({', '.join(self._entries) or 'unnamed volumes'}): {broken[0]}"
-
-
-def _optimizers(module: Denoiser) -> list[Optimizer]:
-    return module.trainer.optimizers
 
 
 def _finite(tensor: Tensor) -> bool:

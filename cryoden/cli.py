@@ -98,7 +98,12 @@ def _in_one_line(message: str) -> str:
     if option and kind:
         home, _, name = kind[1].rpartition(".")
         classes = inspect.getmro(getattr(import_module(home), name))
-        known = {parameter for c in classes for parameter in inspect.signature(c.__init__).parameters}
+        known = {
+            parameter
+            for c in classes
+            if "__init__" in vars(c)
+            for parameter in inspect.signature(vars(c)["__init__"]).parameters
+        }
         close = difflib.get_close_matches(option[1], known, n=1)
         told = f"{name} has no argument {option[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     return f"{'.'.join(keys)}: {told}" if keys else told

@@ -7,6 +7,7 @@ from cryoden.errors import CryodenError
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork, constructor_arguments
 from cryoden.networks.blocks import (
+    BatchNorm,
     Block,
     MergeBlock,
     UpBlock,
@@ -139,8 +140,8 @@ def test_levels_share_weights_as_in_the_thesis() -> None:
 
 
 def test_blocks_activate_before_they_normalise() -> None:
-    assert [type(layer) for layer in Block(2, 3, kernel=5)] == [nn.Conv3d, nn.ReLU, nn.BatchNorm3d]
-    assert [type(layer) for layer in UpBlock(2, 3)] == [nn.ConvTranspose3d, nn.ReLU, nn.BatchNorm3d]
+    assert [type(layer) for layer in Block(2, 3, kernel=5)] == [nn.Conv3d, nn.ReLU, BatchNorm]
+    assert [type(layer) for layer in UpBlock(2, 3)] == [nn.ConvTranspose3d, nn.ReLU, BatchNorm]
 
 
 def test_only_the_strided_decoder_leaves_a_checkerboard() -> None:
@@ -336,3 +337,54 @@ def test_features_and_their_gradients_stay_channels_last(kind: type[DenoisingNet
     assert len(seen) >= 12
     assert all(fast for _, fast in seen), seen
     assert denoised.is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6, 5), (1, 16, 32, 32, 32), (3, 2, 1, 1, 2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
+)
+def test_batch_norm_of_channels_last_volumes(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(shape[1]), nn.BatchNorm3d(shape[1]).double()
+    nn.init.normal_(ours.weight, 1.0, 0.1)
+    theirs.load_state_dict(ours.state_dict())
+    if dtype == torch.float64:
+        ours.double()
+    plain = (torch.randn(shape).relu() + 3.0).to(dtype).double().requires_grad_()  # a mean of 6 deviations
+    volumes = plain.detach().to(dtype, memory_format=torch.channels_last_3d).requires_grad_()
+    upstream = torch.randn(shape).to(dtype).double()
+    for _ in range(2):
+        normalised, reference = ours(volumes), theirs(plain)
+    assert normalised.dtype == dtype
+    normalised.backward(upstream.to(dtype, memory_format=torch.channels_last_3d))
+    reference.backward(upstream)
+    pairs = [
+        (normalised, reference),
+        (volumes.grad, plain.grad),
+        (ours.weight.grad, theirs.weight.grad),
+        (ours.bias.grad, theirs.bias.grad),
+        (ours.running_mean, theirs.running_mean),
+        (ours.running_var, theirs.running_var),
+    ]
+    for a, b in pairs:
+        assert (a.double() - b).norm() < tolerance * b.norm()
+    assert ours.num_batches_tracked == 2
+    torch.testing.assert_close(
+        ours.eval()(volumes).double(), theirs.eval()(plain), rtol=10 * tolerance, atol=10 * tolerance
+    )
+
+
+def test_batch_norm_of_a_single_voxel_is_refused_as_by_torch() -> None:
+    voxel = torch.zeros(1, 4, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        BatchNorm(4)(voxel)
+
+
+@pytest.mark.parametrize("kind", [UpsampleUnet, Unet])
+def test_training_answers_as_exactly_as_in_float64(kind: type[DenoisingNetwork]) -> None:
+    torch.manual_seed(0)
+    network = kind(channels=8)
+    volumes = torch.randn(2, 1, 32, 32, 32)
+    single = network(volumes)
+    double = network.double()(volumes.double())
+    assert (single - double).norm() < 1e-6 * double.norm()

@@ -45,7 +45,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def tiny(config: Path) -> list[str]:
     system = yaml.safe_load(config.read_text())
-    extra = ["--model.box=32"] if system["model"]["class_path"] == "UpsampleUnetGAN" else []
+    extra = {
+        "UpsampleUnetGAN": ["--model.box=32"],
+        "UpsampleUnetDRAGAN": ["--model.box=32", "--model.critic_channels=2"],
+        "UpsampleUnetWGAN": ["--model.critic_channels=2"],
+        "UpsampleUnetWGANGP": ["--model.critic_channels=2"],
+    }.get(system["model"]["class_path"], [])
     if "holdout" in system["data"]["init_args"]:
         extra.append("--data.holdout=[phantom:3]")
     return [

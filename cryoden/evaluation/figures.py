@@ -65,7 +65,9 @@ def rendered(figure: Figure, kind: str = "png") -> bytes:
     """A figure as the content of a PNG or SVG file."""
     buffer = io.BytesIO()
     # without the date an SVG is the same for the same numbers
-    figure.savefig(buffer, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+    # tight: constrained layout may leave the outermost label beyond the edge
+    metadata = {"Date": None} if kind == "svg" else None
+    figure.savefig(buffer, format=kind, dpi=130, bbox_inches="tight", metadata=metadata)
     return buffer.getvalue()
 
 

@@ -126,9 +126,17 @@ class Block(nn.Sequential):
     ) -> None:
         super().__init__(
             nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             make_norm(norm, out_channels),
         )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in_channels, D, H, W) to (B, out_channels, D, H, W) or half of it, channels_last_3d."""
+        convolution, activation, norm = self
+        # A single volume of one channel is convolved by another routine, which forgets the layout.
+        features: Tensor = convolution(input).contiguous(memory_format=torch.channels_last_3d)
+        normalised: Tensor = norm(activation(features))
+        return normalised
 
 
 class UpBlock(nn.Sequential):
@@ -141,7 +149,7 @@ class UpBlock(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
-        super().__init__(doubling(in_channels, out_channels), nn.ReLU(), make_norm(norm, out_channels))
+        super().__init__(doubling(in_channels, out_channels), nn.ReLU(inplace=True), make_norm(norm, out_channels))
 
 
 def doubling(in_channels: int, out_channels: int) -> nn.ConvTranspose3d:
@@ -252,7 +260,8 @@ def convolve_concatenated(decoded: Tensor, skip: Tensor, weight: Tensor, bias: T
         (B, O, D, H, W).
     """
     channels = decoded.shape[1]
-    return F.conv3d(decoded, weight[:, :channels], bias, padding=1) + F.conv3d(skip, weight[:, channels:], padding=1)
+    from_decoded = F.conv3d(decoded, weight[:, :channels], bias, padding=1)
+    return from_decoded.add_(F.conv3d(skip, weight[:, channels:], padding=1))
 
 
 def convolve_upsampled(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -274,7 +283,7 @@ def convolve_upsampled(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tens
     """
     channels = decoded.shape[1]
     upsampled = F.conv_transpose3d(decoded, _upsampling_kernel(weight[:, :channels]), stride=2, padding=1)
-    return F.conv3d(skip, weight[:, channels:], bias, padding=1) + upsampled
+    return F.conv3d(skip, weight[:, channels:], bias, padding=1).add_(upsampled)
 
 
 def _upsampling_kernel(weight: Tensor) -> Tensor:

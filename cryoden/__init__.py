@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from cryoden.checkpoint import export_weights, load_denoiser
     from cryoden.data.datamodule import ParticleDataModule
     from cryoden.errors import CryodenError
-    from cryoden.inference.denoise import denoise_file, denoise_volume
+    from cryoden.inference.denoise import denoise, denoise_file
     from cryoden.modules.autoencoder import Autoencoder
     from cryoden.modules.denoiser import Denoiser
     from cryoden.modules.gan import GAN
@@ -32,8 +32,8 @@ _HOMES = {
     "UpsampleUnetAE": "modules.recipes",
     "UpsampleUnetGAN": "modules.recipes",
     "Volume": "volume",
+    "denoise": "inference.denoise",
     "denoise_file": "inference.denoise",
-    "denoise_volume": "inference.denoise",
     "export_weights": "checkpoint",
     "load_denoiser": "checkpoint",
     "read_volume": "volume",
@@ -56,8 +56,8 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "UpsampleUnetGAN",
     "Volume",
     "__version__",
+    "denoise",
     "denoise_file",
-    "denoise_volume",
     "export_weights",
     "load_denoiser",
     "read_volume",

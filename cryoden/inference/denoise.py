@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
+from cryoden.inference.normalisation import normalised_alike
 from cryoden.inference.plan import Plan, Settings, make_plan
 from cryoden.inference.preview import write_preview
-from cryoden.inference.resampling import resample, resampling_matrix
+from cryoden.inference.resampling import resample
 from cryoden.inference.tiling import out_of_memory, tiled
 from cryoden.scaling import Scale, standardize
-from cryoden.volume import Volume, check_output, measure, open_volume, sections, write_volume
+from cryoden.volume import Volume, check_output, measure, open_volume, release, sections, write_volume
 
 if TYPE_CHECKING:
     from cryoden.modules.denoiser import Denoiser
@@ -40,6 +41,7 @@ AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
 _FLIPS = [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
 _SCRATCH = np.dtype(np.float64)
+_SAMPLE = 32  # tiles that tell what the norms of a network are going to see
 
 
 def denoise(
@@ -240,9 +242,13 @@ def _attempt(
         choose_precision(device) if plan.settings.precision == "auto" else getattr(torch, plan.settings.precision)
     )
     try:
-        with _evaluating(model.generator, device, precision):
+        network = _Network(plan, model, device, precision)
+        with (
+            _evaluating(model.generator, device, precision),
+            normalised_alike(model.generator, lambda: network.show(_sample(plan))),
+        ):
             tiled(
-                _Network(plan, model, device, precision),
+                network,
                 plan.volume.data,
                 tile=plan.tile,
                 overlap=plan.overlap,
@@ -265,6 +271,16 @@ def _attempt(
     return smaller
 
 
+def _sample(plan: Plan) -> Iterator[Tensor]:
+    """Batches of tiles (B, 1, T, T, T) from all over the volume."""
+    tiles = list(plan.grid)
+    chosen = np.random.default_rng(0).permutation(len(tiles))[:_SAMPLE]
+    for first in range(0, len(chosen), plan.settings.batch_size):
+        batch = [plan.grid.cut(plan.volume.data, tiles[i]) for i in chosen[first : first + plan.settings.batch_size]]
+        release(plan.volume.data)
+        yield torch.from_numpy(np.stack(batch)[:, None])
+
+
 class _Network:
     """A model as a function of tiles as they are in the file."""
 
@@ -276,31 +292,44 @@ class _Network:
         statistics = torch.tensor([self.sign * plan.statistics.mean, plan.statistics.std], dtype=torch.float64)
         mean, std = statistics.view(2, 1, 1, 1, 1, 1)
         self.scale = Scale(mean, std) if model.standardize else None
-        there, back = (plan.tile, plan.network_tile), (plan.network_tile, plan.tile)
-        self.matrices = [resampling_matrix(*sizes).to(device) for sizes in (there, back)]
-        self.resampled = plan.tile != plan.network_tile
+        self.ratio = plan.network_tile / plan.tile
+
+    @torch.no_grad()
+    def show(self, batches: Iterator[Tensor]) -> None:
+        """Runs the network on batches of tiles for its norms to see them, in one orientation."""
+        for cubes in batches:
+            self._generate(self._prepare(cubes))
 
     def __call__(self, cubes: Tensor) -> Tensor:
-        tiles = self.sign * cubes
-        if self.scale is not None:
-            tiles = standardize(tiles, self.scale)
-        tiles = tiles.to(self.device)
-        if self.resampled:
-            tiles = resample(tiles, self.matrices[0])
-        if self.precision == torch.bfloat16:
-            tiles = tiles.to(memory_format=torch.channels_last_3d)
+        """(B, 1, T, T, T) as in the file to density of bright protein in the network's unit, of the same shape."""
+        tiles = self._prepare(cubes)
         density = torch.zeros_like(tiles)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            for axes in self.flips:
-                density += self.generator(tiles.flip(axes)).float().flip(axes)
+        for axes in self.flips:
+            density += self._generate(tiles.flip(axes)).flip(axes)
         density /= len(self.flips)
-        if self.resampled:
-            density = resample(density, self.matrices[1])
+        if self.ratio != 1:
+            density = resample(density, cubes.shape[-1])
         if not density.isfinite().all():
             raise CryodenError(
                 f"{self.name}: the network gives NaN or infinite values; its training has failed: use another model"
             )
         return density
+
+    def _prepare(self, cubes: Tensor) -> Tensor:
+        tiles = self.sign * cubes
+        if self.scale is not None:
+            tiles = standardize(tiles, self.scale)
+        tiles = tiles.to(self.device)
+        if self.ratio != 1:
+            tiles = resample(tiles, round(tiles.shape[-1] * self.ratio))
+        if self.precision == torch.bfloat16:
+            tiles = tiles.to(memory_format=torch.channels_last_3d)
+        return tiles
+
+    def _generate(self, tiles: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            density: Tensor = self.generator(tiles)
+        return density.float()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from cryoden.volume import Statistics, Volume, measure
 if TYPE_CHECKING:
     from cryoden.modules.denoiser import Denoiser
 
-_TILE = 64
+_TILE = 96
 _SMALLEST = 16
 _SAME_SIZE = 0.1  # a network hardly notices voxels that are larger or smaller by this share of their size
 _EXACT_SIZE = 0.01
@@ -32,9 +32,8 @@ class Settings:
         rescale: Resample tiles to the voxel size of the model's training, and the result back.
         augment: Denoise each tile in the 8 orientations that flips make and average the results: all flips keep the
             beam and the tilt axis in place. Takes 8 times as long.
-        tile: Edge of a tile in the network's voxels, a multiple of `model.generator.multiple`; by default the edge of
-            the volumes the model was trained on, or about 64.
-        overlap: The network's voxels shared by neighbouring tiles; by default about a quarter of a tile. Networks that
+        tile: Edge of a tile in the network's voxels, a multiple of `model.generator.multiple`; by default about 96.
+        overlap: The network's voxels shared by neighbouring tiles; by default about a third of a tile. Networks that
             halve their volumes leave least of a grid where `tile - overlap` is a multiple of
             `model.generator.multiple`: then all tiles are halved at the same voxels.
         batch_size: Tiles denoised at once: more are faster on a GPU and need more of its memory.
@@ -47,7 +46,7 @@ class Settings:
     augment: bool = False
     tile: int | None = None
     overlap: int | None = None
-    batch_size: int = 4
+    batch_size: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
@@ -86,10 +85,10 @@ class Plan:
     settings: Settings
 
     @property
-    def tiles(self) -> int:
-        """How many tiles cover the volume."""
+    def grid(self) -> TileGrid:
+        """The tiles that cover the volume."""
         depth, height, width = self.volume.data.shape
-        return len(TileGrid((depth, height, width), self.tile, self.overlap))
+        return TileGrid((depth, height, width), self.tile, self.overlap)
 
     def halved(self, model: Denoiser) -> Plan | None:
         """The same with tiles of half the edge, one at once; None if the network takes no smaller ones."""
@@ -113,7 +112,7 @@ class Plan:
         resampled = f", resampled to {self.network_tile} for the network" if self.tile != self.network_tile else ""
         return (
             f"{shape} voxels (x, y, z) of {self.volume.voxel_size:.4g} Å, protein {self.contrast} ({told}), "
-            f"{self.tiles} tiles of {self.tile} voxels{resampled}"
+            f"{len(self.grid)} tiles of {self.tile} voxels{resampled}"
         )
 
 
@@ -135,7 +134,7 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
     voxel_size = settings.voxel_size or volume.voxel_size
     ratio = _ratio(voxel_size, model.voxel_size, settings.rescale, name)
     multiple = model.generator.multiple
-    network_tile = _tile_for(model) if settings.tile is None else settings.tile
+    network_tile = math.ceil(_TILE / multiple) * multiple if settings.tile is None else settings.tile
     if network_tile < 1 or network_tile % multiple:
         raise CryodenError(f"tile {network_tile} does not suit the network: take a multiple of {multiple}")
     overlap = _overlap_for(network_tile, multiple) if settings.overlap is None else settings.overlap
@@ -186,14 +185,7 @@ def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -
     return 1.0
 
 
-def _tile_for(model: Denoiser) -> int:
-    """The edge of the volumes a model was trained on, or about 64, as a multiple that the network takes."""
-    multiple = model.generator.multiple
-    box: int | None = getattr(model, "box", None)
-    return math.ceil((box or _TILE) / multiple) * multiple
-
-
 def _overlap_for(tile: int, multiple: int) -> int:
-    """About a quarter of a tile, such that the steps between tiles are multiples, if a tile has room for it."""
-    overlap = math.ceil(tile / (4 * multiple)) * multiple
-    return overlap if overlap < tile else tile // 4
+    """About a third of a tile, such that the steps between tiles are multiples, if a tile has room for it."""
+    overlap = math.ceil(tile / (3 * multiple)) * multiple
+    return overlap if overlap < tile else tile // 3

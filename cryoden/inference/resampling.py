@@ -1,11 +1,13 @@
 """Cubes resampled to another number of voxels: what a network trained at another voxel size needs."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
 
+@cache
 def resampling_matrix(size: int, new_size: int) -> Tensor:
     """The matrix that resamples one axis, by its cosine transform: as Fourier resampling, of the mirrored axis.
 
@@ -24,16 +26,17 @@ def resampling_matrix(size: int, new_size: int) -> Tensor:
     return (backward.T @ forward * math.sqrt(new_size / size)).float()
 
 
-def resample(volumes: Tensor, matrix: Tensor) -> Tensor:
+def resample(volumes: Tensor, new_size: int) -> Tensor:
     """Resamples the three axes of cubes.
 
     Args:
         volumes: (B, C, N, N, N), any unit.
-        matrix: (M, N), from `resampling_matrix`.
+        new_size: Voxels M over the same length.
 
     Returns:
         (B, C, M, M, M).
     """
+    matrix = resampling_matrix(volumes.shape[-1], new_size).to(volumes.device)
     for axis in (2, 3, 4):
         volumes = (volumes.transpose(axis, -1) @ matrix.T).transpose(axis, -1)
     return volumes.contiguous()

@@ -49,15 +49,16 @@ class Function(nn.Module):
 def make_model(
     generator: nn.Module | None = None,
     standardize: bool = True,
-    box: int | None = 16,
     voxel_size: float | None = None,
 ) -> Any:
-    return SimpleNamespace(generator=generator or Network(), standardize=standardize, box=box, voxel_size=voxel_size)
+    return SimpleNamespace(generator=generator or Network(), standardize=standardize, voxel_size=voxel_size)
 
 
 def run(volume: Any, model: Any, **settings: Any) -> Any:
     """Denoise exactly, whatever the processor; noise has no contrast."""
-    return denoise(volume, model, **{"contrast": "bright", "precision": "float32", "device": "cpu", **settings})
+    return denoise(
+        volume, model, **{"contrast": "bright", "precision": "float32", "device": "cpu", "tile": 16, **settings}
+    )
 
 
 def make_volume(a: float = 1.0, b: float = 0.0, shape: tuple[int, int, int] = (20, 24, 28)) -> Volume:
@@ -106,24 +107,24 @@ def test_without_standardize_the_network_sees_the_values_themselves():
     np.testing.assert_allclose(dark.data, volume.data - 1, atol=1e-4)
 
 
-@pytest.mark.parametrize(("box", "multiple", "expected"), [(16, 4, 16), (None, 4, 64), (None, 24, 72), (20, 8, 24)])
-def test_default_tile(box, multiple, expected):
-    model = make_model(box=box)
+@pytest.mark.parametrize(("multiple", "expected"), [(1, 96), (16, 96), (40, 120)])
+def test_default_tile(multiple, expected):
+    model = make_model()
     model.generator.multiple = multiple
-    run(make_volume(), model)
+    run(make_volume(), model, tile=None)
     assert model.generator.boxes == {(expected,) * 3}
 
 
 @pytest.mark.parametrize(
-    ("tile", "multiple", "overlap"), [(64, 1, 16), (64, 8, 16), (72, 24, 24), (24, 8, 8), (16, 8, 8), (16, 16, 4)]
+    ("tile", "multiple", "overlap"), [(96, 8, 32), (64, 1, 22), (64, 8, 24), (24, 8, 8), (16, 8, 8), (16, 16, 5)]
 )
 def test_default_overlap_steps_by_the_multiple(tile, multiple, overlap):
-    model = make_model(box=tile)
+    model = make_model()
     model.generator.multiple = multiple
     volume = make_volume(shape=(8, 8, 150))
-    expected = run(volume, model, overlap=overlap).data
-    np.testing.assert_array_equal(run(volume, model).data, expected)
-    other = run(volume, model, overlap=overlap + 1).data
+    expected = run(volume, model, tile=tile, overlap=overlap).data
+    np.testing.assert_array_equal(run(volume, model, tile=tile).data, expected)
+    other = run(volume, model, tile=tile, overlap=overlap + 1).data
     assert not np.array_equal(other, expected)
 
 
@@ -257,8 +258,8 @@ class TestVoxelSize:
     @pytest.mark.parametrize("voxel_size", [13.1, 16.0, 25.0])
     def test_rescaled_to_finer_voxels_and_back_is_the_identity(self, voxel_size):
         volume = Volume(make_volume(shape=(18, 30, 41)).data, voxel_size)
-        model = make_model(Function(lambda x: x), box=32, voxel_size=10.0)
-        denoised = run(volume, model, rescale=True)
+        model = make_model(Function(lambda x: x), voxel_size=10.0)
+        denoised = run(volume, model, rescale=True, tile=32)
         np.testing.assert_allclose(denoised.data, volume.data, atol=1e-4)
         assert denoised.voxel_size == voxel_size
 
@@ -273,8 +274,8 @@ class TestVoxelSize:
         voxel_size = 6.4
         x = np.arange(200) * voxel_size
         data = np.broadcast_to(np.sin(2 * np.pi / 80 * x), (20, 20, 200)).astype(np.float32)
-        model = make_model(Function(network), box=32, voxel_size=10.0)
-        denoised = run(Volume(data, voxel_size), model, rescale=True)
+        model = make_model(Function(network), voxel_size=10.0)
+        denoised = run(Volume(data, voxel_size), model, rescale=True, tile=32)
         tile = torch.cat(seen)[2, 0]  # far from the mirrored faces
         assert tile.shape == (32, 32, 32)
         power = torch.fft.rfft(tile[16, 16]).abs()
@@ -316,7 +317,7 @@ class TestMemory:
             return tiles
 
         volume = make_volume(shape=(40, 70, 70))
-        denoised = run(volume, make_model(Function(network), box=64))
+        denoised = run(volume, make_model(Function(network)), tile=64, batch_size=4)
         np.testing.assert_allclose(denoised.data, volume.data, atol=1e-5)
         assert [shape[0] for shape in seen[:3]] == [4, 2, 1]
         assert {shape[2] for shape in seen[3:]} == {32}
@@ -327,7 +328,7 @@ class TestMemory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
         with pytest.raises(CryodenError, match=r"no memory on cpu for even one tile of 16 voxels \(CUDA out of"):
-            run(make_volume(), make_model(Function(network), box=64))
+            run(make_volume(), make_model(Function(network)), tile=64)
 
 
 def test_bfloat16_changes_little():
@@ -342,8 +343,8 @@ def test_bfloat16_changes_little():
 
 
 def test_plan_in_words():
-    plan = make_plan(make_volume(), make_model(), Settings(contrast="dark"))
-    assert plan.describe() == ("28 × 24 × 20 voxels (x, y, z) of 10 Å, protein dark (as stated), 12 tiles of 16 voxels")
+    plan = make_plan(make_volume(), make_model(), Settings(contrast="dark", tile=16))
+    assert plan.describe() == ("28 × 24 × 20 voxels (x, y, z) of 10 Å, protein dark (as stated), 36 tiles of 16 voxels")
 
 
 def test_label_names_the_weights():
@@ -379,7 +380,10 @@ class TestFile:
 
     def denoise(self, source: Path, target: Path, model: Any, **arguments: Any) -> Volume:
         return denoise_file(
-            source, target, model, **{"contrast": "bright", "precision": "float32", "device": "cpu", **arguments}
+            source,
+            target,
+            model,
+            **{"contrast": "bright", "precision": "float32", "device": "cpu", "tile": 16, **arguments},
         )
 
     def test_denoises(self, tmp_path):

@@ -19,10 +19,9 @@ def test_scipy_agrees(size, new_size):
 @pytest.mark.parametrize(("size", "new_size"), [(8, 13), (49, 64), (16, 16)])
 def test_to_more_voxels_and_back_is_the_identity(size, new_size):
     volumes = torch.randn(2, 1, size, size, size, generator=torch.Generator().manual_seed(0))
-    there, back = resampling_matrix(size, new_size), resampling_matrix(new_size, size)
-    finer = resample(volumes, there)
+    finer = resample(volumes, new_size)
     assert finer.shape == (2, 1, new_size, new_size, new_size)
-    torch.testing.assert_close(resample(finer, back), volumes, atol=1e-5, rtol=0)
+    torch.testing.assert_close(resample(finer, size), volumes, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "new_size"), [(8, 13), (64, 49)])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cryoden.modules.gan import GAN
     from cryoden.modules.recipes import CompactUnetAE, SimpleAE, UnetAE, UpsampleUnetAE, UpsampleUnetGAN
     from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
-    from cryoden.volume import Volume, read_volume, write_volume
+    from cryoden.volume import Volume, open_volume, read_volume, write_volume
 
 # Where each public name lives. Loaded on first use, so that `import cryoden` stays light.
 _HOMES = {
@@ -36,6 +36,7 @@ _HOMES = {
     "denoise_file": "inference.denoise",
     "export_weights": "checkpoint",
     "load_denoiser": "checkpoint",
+    "open_volume": "volume",
     "read_volume": "volume",
     "write_volume": "volume",
 }
@@ -60,6 +61,7 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "denoise_file",
     "export_weights",
     "load_denoiser",
+    "open_volume",
     "read_volume",
     "write_volume",
 ]

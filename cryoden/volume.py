@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -175,6 +176,7 @@ def write_volume(
         if statistics.bad and dtype is np.float16:
             raise CryodenError(f"cannot write {path} as float16: it has voxels beyond ±65504, or NaN; use float32")
         header = _new_header(volume, voxels, statistics, label or "Written by cryoden")
+        _clear_leftovers(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             with _compressing(partial, path.suffix.lower()) as stream:
@@ -393,6 +395,18 @@ def _compressing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
     else:
         with path.open("wb") as file:
             yield file
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Removes what processes that were killed had written of this file."""
+    for partial in path.parent.glob(f".{escape(path.name)}.*.part"):
+        number = partial.suffixes[-2][1:]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            partial.unlink(missing_ok=True)
+        except (ValueError, OSError):  # not ours
+            continue
 
 
 def _new_header(volume: Volume, voxels: np.dtype[Any], statistics: Statistics, label: str) -> np.recarray[Any, Any]:

@@ -5,6 +5,8 @@ import gzip
 import mmap
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import gemmi
@@ -409,6 +411,15 @@ class TestWrite:
         with pytest.raises(CryodenError, match=r"cannot write .*a\.mrc: No space left"):
             write_volume(path, Volume(values(), 1.0), overwrite=True)
         assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("a.mrc", b"precious")]
+
+    def test_leftovers_of_killed_processes_are_cleared(self, tmp_path):
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        dead, alive, other = (tmp_path / f".a[1].mrc.{number}.part" for number in (gone.pid, os.getppid(), "x"))
+        for partial in (dead, alive, other):
+            partial.touch()
+        write_volume(tmp_path / "a[1].mrc", Volume(values(), 1.0))
+        assert set(tmp_path.iterdir()) == {tmp_path / "a[1].mrc", alive, other}
 
     def test_places_that_cannot_be_written(self, tmp_path, monkeypatch):
         with pytest.raises(CryodenError, match=r"no folder .*missing; create it"):

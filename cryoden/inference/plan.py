@@ -112,7 +112,7 @@ class Plan:
         resampled = f", resampled to {self.network_tile} for the network" if self.tile != self.network_tile else ""
         return (
             f"{shape} voxels (x, y, z) of {self.volume.voxel_size:.4g} Å, protein {self.contrast} ({told}), "
-            f"{len(self.grid)} tiles of {self.tile} voxels{resampled}"
+            f"{len(self.grid)} tile{'s' * (len(self.grid) > 1)} of {self.tile} voxels{resampled}"
         )
 
 

@@ -1,0 +1,77 @@
+"""Memory and speed of denoising files: peak memory at several sizes, and voxels a second.
+
+    python experiments/benchmarks/denoise.py memory [D H W ...]
+    python experiments/benchmarks/denoise.py speed
+
+Networks have random weights: neither memory nor speed depends on them.
+"""
+
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoden import Denoiser, Volume, write_volume
+from cryoden.inference.denoise import choose_device, denoise_file
+from cryoden.inference.memory import peak_memory
+from cryoden.networks.autoencoder import SimpleAutoEncoder
+from cryoden.networks.base import DenoisingNetwork
+from cryoden.networks.upsample_unet import UpsampleUnet
+
+_SIZES = ((256, 256, 256), (512, 512, 512), (512, 1024, 1024))
+
+
+def megabytes() -> float:
+    """Peak of this process's memory so far, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def denoise_once(shape: tuple[int, ...], network: DenoisingNetwork, folder: Path) -> None:
+    """Print a line on one volume of noise, written as 8-bit integers a section at a time."""
+    source = folder / "in.mrc"
+    tile = np.memmap(folder / "noise", np.float32, mode="w+", shape=shape)
+    rng = np.random.default_rng(0)
+    for section in tile:
+        section[:] = rng.integers(-100, 100, section.shape)
+    write_volume(source, Volume(tile, 10.0), dtype=np.float16)
+    del tile
+    (folder / "noise").unlink()
+    before = megabytes()
+    started = time.perf_counter()
+    denoise_file(source, folder / "out.mrc", Denoiser(network), contrast="bright")
+    seconds = time.perf_counter() - started
+    voxels = math.prod(shape)
+    print(
+        f"{type(network).__name__}, {' x '.join(map(str, shape))}: {voxels / 1e6:.0f} million voxels, "
+        f"peak {megabytes():.0f} MB (of it {before:.0f} before), {seconds:.0f} s, {voxels / seconds:.3g} voxels/s",
+        flush=True,
+    )
+
+
+def main(what: str, *numbers: str) -> None:
+    """Print a line a measurement; each runs in a process of its own."""
+    if what == "one":
+        name, *edges = numbers
+        network = SimpleAutoEncoder() if name == "simple" else UpsampleUnet()
+        with tempfile.TemporaryDirectory() as folder:
+            denoise_once(tuple(map(int, edges)), network, Path(folder))
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {choose_device()[1]}")
+    for network in (SimpleAutoEncoder(), UpsampleUnet()):
+        print(f"{type(network).__name__}: {peak_memory(network, 1, 96) / 1e6:.0f} MB of tensors for a tile of 96^3")
+    if what == "memory":
+        given = [tuple(map(int, numbers[i : i + 3])) for i in range(0, len(numbers), 3)]
+        runs = [("simple", shape) for shape in given or _SIZES]
+    else:
+        runs = [("simple", (192, 192, 192)), ("upsample", (96, 160, 160))]
+    for name, shape in runs:
+        subprocess.run([sys.executable, __file__, "one", name, *map(str, shape)], check=True)
+
+
+main(*sys.argv[1:])

@@ -23,6 +23,7 @@ from cryoden.inference.memory import peak_memory
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.upsample_unet import UpsampleUnet
+from cryoden.volume import sections
 
 _SIZES = ((256, 256, 256), (512, 512, 512), (512, 1024, 1024))
 
@@ -33,15 +34,13 @@ def megabytes() -> float:
 
 
 def denoise_once(shape: tuple[int, ...], network: DenoisingNetwork, folder: Path) -> None:
-    """Print a line on one volume of noise, written as 8-bit integers a section at a time."""
+    """Print a line on one volume of noise, written as float16."""
     source = folder / "in.mrc"
-    tile = np.memmap(folder / "noise", np.float32, mode="w+", shape=shape)
+    noise = np.memmap(folder / "noise", np.int8, mode="w+", shape=shape)
     rng = np.random.default_rng(0)
-    for section in tile:
+    for section in sections(noise):
         section[:] = rng.integers(-100, 100, section.shape)
-    write_volume(source, Volume(tile, 10.0), dtype=np.float16)
-    del tile
-    (folder / "noise").unlink()
+    write_volume(source, Volume(noise, 10.0), dtype=np.float16)
     before = megabytes()
     started = time.perf_counter()
     denoise_file(source, folder / "out.mrc", Denoiser(network), contrast="bright")

@@ -7,12 +7,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cryoden.checkpoint import export_weights, load_denoiser
     from cryoden.data.datamodule import ParticleDataModule
+    from cryoden.data.pairs import PairDataModule
+    from cryoden.data.scenes import SceneDataModule
     from cryoden.errors import CryodenError
     from cryoden.inference.denoise import denoise, denoise_file
     from cryoden.modules.autoencoder import Autoencoder
     from cryoden.modules.denoiser import Denoiser
+    from cryoden.modules.dragan import DRAGAN
     from cryoden.modules.gan import GAN
-    from cryoden.modules.recipes import CompactUnetAE, SimpleAE, UnetAE, UpsampleUnetAE, UpsampleUnetGAN
+    from cryoden.modules.recipes import (
+        CompactUnetAE,
+        OriginalUnetAE,
+        SimpleAE,
+        UnetAE,
+        UpsampleUnetAE,
+        UpsampleUnetDRAGAN,
+        UpsampleUnetGAN,
+        UpsampleUnetWGAN,
+        UpsampleUnetWGANGP,
+    )
+    from cryoden.modules.wgan import WGAN, WGANGP
     from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
     from cryoden.volume import Volume, open_volume, read_volume, write_volume
 
@@ -21,17 +35,26 @@ _HOMES = {
     "Autoencoder": "modules.autoencoder",
     "CompactUnetAE": "modules.recipes",
     "CryodenError": "errors",
+    "DRAGAN": "modules.dragan",
     "Denoiser": "modules.denoiser",
     "GAN": "modules.gan",
     "GaussianNoise": "simulation.degradation",
     "MissingWedge": "simulation.degradation",
+    "OriginalUnetAE": "modules.recipes",
+    "PairDataModule": "data.pairs",
     "ParticleDataModule": "data.datamodule",
     "SaltAndPepper": "simulation.degradation",
+    "SceneDataModule": "data.scenes",
     "SimpleAE": "modules.recipes",
     "UnetAE": "modules.recipes",
     "UpsampleUnetAE": "modules.recipes",
+    "UpsampleUnetDRAGAN": "modules.recipes",
     "UpsampleUnetGAN": "modules.recipes",
+    "UpsampleUnetWGAN": "modules.recipes",
+    "UpsampleUnetWGANGP": "modules.recipes",
     "Volume": "volume",
+    "WGAN": "modules.wgan",
+    "WGANGP": "modules.wgan",
     "denoise": "inference.denoise",
     "denoise_file": "inference.denoise",
     "export_weights": "checkpoint",
@@ -45,17 +68,26 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "Autoencoder",
     "CompactUnetAE",
     "CryodenError",
+    "DRAGAN",
     "Denoiser",
     "GAN",
     "GaussianNoise",
     "MissingWedge",
+    "OriginalUnetAE",
+    "PairDataModule",
     "ParticleDataModule",
     "SaltAndPepper",
+    "SceneDataModule",
     "SimpleAE",
     "UnetAE",
     "UpsampleUnetAE",
+    "UpsampleUnetDRAGAN",
     "UpsampleUnetGAN",
+    "UpsampleUnetWGAN",
+    "UpsampleUnetWGANGP",
     "Volume",
+    "WGAN",
+    "WGANGP",
     "__version__",
     "denoise",
     "denoise_file",

@@ -8,16 +8,19 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
 from cryoden.evaluation.figures import save_figure, slice_figure
-from cryoden.evaluation.tables import Scores, score_table
+from cryoden.evaluation.tables import Scores, score_rows, score_table, wedge_table, write_scores
 from cryoden.inference.denoise import choose_device
 from cryoden.metrics.image import quality_metrics
-from cryoden.modules.denoiser import Denoiser, plain
+from cryoden.metrics.wedge import wedge_metrics
+from cryoden.modules.adversarial import Adversarial
+from cryoden.modules.denoiser import Denoiser, measured_of, plain
 
 
 def run_directory(trainer: Trainer) -> Path:
@@ -32,14 +35,17 @@ def run_directory(trainer: Trainer) -> Path:
 
 
 class Report(Callback):
-    """Prints a table and writes a picture of slices after each validation and test.
+    """Prints tables and writes a picture of slices after each validation and test; W&B gets them too.
 
-    The table sets the model beside the input, a volume of zeros (which scores SSIM 0.95 in these mostly empty boxes, so
-    that SSIM alone proves nothing) and a Gaussian filter at the width that is best for these very volumes.
+    A test's table is also written, as test.csv.
+
+    The first table sets the model beside the input, a volume of zeros (which scores SSIM 0.95 in these mostly empty
+    boxes, so that SSIM alone proves nothing) and a Gaussian filter at the width that is best for these very volumes.
+    The second tells what each put into the missing wedge, where nothing was measured.
     """
 
     def __init__(self) -> None:
-        self._baselines: dict[str, MetricCollection] = {}
+        self._baselines: dict[str, tuple[MetricCollection, MetricCollection]] = {}
         self._rows: dict[str, Scores] = {}
         self._picture: dict[str, Tensor] = {}
         self._entry = ""
@@ -79,19 +85,22 @@ class Report(Callback):
         if not trainer.sanity_checking:
             epoch = trainer.current_epoch + (1 if trainer.state.fn == TrainerFn.FITTING else 0)
             module = _denoiser(pl_module)
-            self._finish(trainer, module, module.val_metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")
+            metrics = module.val_metrics, module.val_wedge
+            self._finish(trainer, module, metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and draw."""
         module = _denoiser(pl_module)
-        self._finish(trainer, module, module.test_metrics, "test", "test.png")
+        self._finish(trainer, module, (module.test_metrics, module.test_wedge), "test", "test.png")
 
     def _start(self, module: Denoiser, *, again: bool) -> None:
         self._picture = {}
         if again:
             self._rows = {}
             names = ["input", "zeros", *map(_gaussian_name, SIGMAS)]
-            self._baselines = {name: quality_metrics().to(module.device) for name in names}
+            self._baselines = {
+                name: (quality_metrics().to(module.device), wedge_metrics().to(module.device)) for name in names
+            }
 
     def _score(self, denoised: Tensor, batch: Any) -> None:
         degraded, clean = batch["degraded"], batch["clean"]
@@ -100,33 +109,111 @@ class Report(Callback):
             self._picture = {name: volumes[0, 0].float().cpu() for name, volumes in shown.items()}
             self._entry = batch["entry"][0]
         if not self._rows:
-            self._baselines["input"].update(degraded, clean)
-            self._baselines["zeros"].update(torch.zeros_like(clean), clean)
-            for sigma in SIGMAS:
-                self._baselines[_gaussian_name(sigma)].update(gaussian_baseline(degraded, sigma), clean)
+            answers = {"input": degraded, "zeros": torch.zeros_like(clean)}
+            answers |= {_gaussian_name(sigma): gaussian_baseline(degraded, sigma) for sigma in SIGMAS}
+            for name, volumes in answers.items():
+                quality, wedge = self._baselines[name]
+                quality.update(volumes, clean)
+                wedge.update(volumes, clean, measured_of(batch))
 
-    def _finish(self, trainer: Trainer, module: Denoiser, metrics: MetricCollection, title: str, picture: str) -> None:
+    def _finish(
+        self,
+        trainer: Trainer,
+        module: Denoiser,
+        metrics: tuple[MetricCollection, MetricCollection],
+        title: str,
+        picture: str,
+    ) -> None:
         # Every rank computes: the metrics gather their values from all of them.
         if not self._rows:
-            scores = {name: baseline.compute() for name, baseline in self._baselines.items()}
+            scores = {name: _computed(*collections) for name, collections in self._baselines.items()}
             best = min(map(_gaussian_name, SIGMAS), key=lambda name: scores[name]["nrmse"].median())
             self._rows = {name: scores[name] for name in ("input", "zeros", best)}
-        prefix = metrics.prefix or ""
-        model = {name.removeprefix(prefix): values for name, values in metrics.compute().items()}
+        model = _computed(*metrics)
         if not trainer.is_global_zero:
             return
         system = type(module).__name__
-        folder = run_directory(trainer)
         title = f"{system}, {title}"
-        Console().print(score_table({**self._rows, system: model}, f"{title}: {model['nrmse'].numel()} volumes"))
+        tables = [score_table({**self._rows, system: model}, f"{title}: {model['nrmse'].numel()} volumes")]
+        if model["wedge_energy"].numel() > 0:
+            tables.append(wedge_table({**self._rows, system: model}))
+        for table in tables:
+            Console().print(table)
+        if trainer.testing:
+            write_scores({**self._rows, system: model}, run_directory(trainer) / "test.csv")
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
-        voxel_size = module.voxel_size or 1.0
-        save_figure(slice_figure(volumes, voxel_size, f"{title}: {self._entry}"), folder / "slices" / picture)
+        path = run_directory(trainer) / "slices" / picture
+        save_figure(slice_figure(volumes, module.voxel_size or 1.0, f"{title}: {self._entry}"), path)
+        if isinstance(trainer.logger, WandbLogger):
+            stage = "test" if trainer.testing else "val"
+            trainer.logger.log_image(f"{stage}/slices", [str(path)], caption=[title])
+            columns, rows = score_rows({**self._rows, system: model})
+            trainer.logger.log_table(f"{stage}/table", columns=columns, data=rows)
+
+
+class Balance(Callback):
+    """Says in words when one of two players has been winning for too long, and which setting to turn.
+
+    Args:
+        window: batches that are looked at together.
+    """
+
+    def __init__(self, window: int = 50) -> None:
+        self.window = window
+        self._seen: list[Tensor] = []
+        self._widest = 0.0
+        self._windows = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the balance once in a window, so that the device is not asked after each batch."""
+        if not isinstance(pl_module, Adversarial):
+            return
+        ((name, value),) = pl_module.balance.items()
+        self._seen.append(value.detach())
+        if len(self._seen) == self.window:
+            mean = float(torch.stack(self._seen).float().mean())
+            self._seen = []
+            trouble = self._accuracy(mean) if name == "discriminator_accuracy" else self._gap(mean)
+            if trouble:
+                rank_zero_warn(f"epoch {trainer.current_epoch}, batch {batch_idx}: {trouble}")
+
+    def _accuracy(self, mean: float) -> str:
+        told = f"its accuracy over the last {self.window} batches is {mean:.2f}"
+        if mean > 0.99:
+            return (
+                f"the discriminator has won, {told}: the generator learns little from it. Raise instance_noise or "
+                "label_smoothing, lower discriminator_learning_rate, or raise reconstruction_weight"
+            )
+        if mean < 0.01:
+            return (
+                f"the discriminator is fooled every time, {told}: it has nothing to teach. Raise "
+                "discriminator_learning_rate or discriminator_steps"
+            )
+        return ""
+
+    def _gap(self, mean: float) -> str:
+        earlier, self._widest = self._widest, max(self._widest, abs(mean))
+        self._windows += 1
+        if self._windows > 2 and abs(mean) > 10 * earlier:
+            return (
+                f"the critic's gap is exploding, {mean:.3g} over the last {self.window} batches and at most "
+                f"{earlier:.3g} before: its slope is out of hand. Lower discriminator_learning_rate, raise "
+                "penalty_weight (WGAN-GP) or lower weight_clip (WGAN)"
+            )
+        return ""
 
 
 def _denoiser(module: LightningModule) -> Denoiser:
     assert isinstance(module, Denoiser)
     return module
+
+
+def _computed(*collections: MetricCollection) -> Scores:
+    """The values of all metrics, under their names without a stage before them."""
+    computed = [metrics.compute() for metrics in collections]
+    return {name.rpartition("/")[2]: values for scores in computed for name, values in scores.items()}
 
 
 def _gaussian_name(sigma: float) -> str:

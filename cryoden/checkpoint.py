@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +17,30 @@ from cryoden.networks.base import build_network
 
 _KEY = "cryoden"
 _HINT = "give a run's folder, a .ckpt that `cryoden fit` wrote, or a .safetensors that `cryoden export` wrote"
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints under a temporary name and moves them, so that an old one stays until the new is complete."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            CryodenError: it cannot be written; what was there is still there.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk by a RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise CryodenError(
+                f"checkpoint {path}: cannot be written ({' '.join(str(error).split())[:200]}); earlier checkpoints are "
+                "untouched. Free some space or choose another folder, and resume with --ckpt_path"
+            ) from error
 
 
 def find_checkpoint(run: Path | str) -> Path:
@@ -37,6 +62,18 @@ def find_checkpoint(run: Path | str) -> Path:
     raise CryodenError(f"model {run}: no best*.ckpt, last*.ckpt or *.safetensors in this folder; {_HINT}")
 
 
+def read_record(run: Path | str) -> dict[str, Any]:
+    """What a model says of itself: "system", "network", "version" and so on, as `Denoiser.record` wrote it.
+
+    Args:
+        run: a run's folder, a checkpoint, or a weights file made by `export_weights`.
+
+    Raises:
+        CryodenError: not a model of cryoden's, or damaged.
+    """
+    return _read(find_checkpoint(run))[0]
+
+
 def load_denoiser(run: Path | str) -> Denoiser:
     """Load a trained model for denoising.
 
@@ -51,9 +88,11 @@ def load_denoiser(run: Path | str) -> Denoiser:
         CryodenError: not a model of cryoden's, or damaged.
     """
     path = find_checkpoint(run)
-    record, weights = _read_weights(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    record, weights = _read(path)
     try:
-        model = Denoiser(build_network(record["network"]), standardize=record["standardize"])
+        model = Denoiser(
+            build_network(record["network"]), standardize=record["standardize"], residual=record["residual"]
+        )
         model.generator.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
         raise CryodenError(
@@ -86,16 +125,34 @@ def export_weights(model: Denoiser, path: Path | str, *, overwrite: bool = False
     temporary.replace(path)
 
 
-def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, without running code in it.
+
+    Args:
+        path: a file that `cryoden fit` wrote.
+
+    Raises:
+        CryodenError: there is none, or it is damaged or not of cryoden's.
+    """
+    if not path.is_file():
+        raise CryodenError(f"checkpoint {path}: no such file; {_HINT}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise CryodenError(f"model {path}: not a readable checkpoint, or cut short; {_HINT}") from error
     if not isinstance(checkpoint, dict) or _KEY not in checkpoint:
         raise CryodenError(f"model {path}: a checkpoint, but not of cryoden's; {_HINT}")
+    return checkpoint
+
+
+def _generator_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     prefix = "generator."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return checkpoint[_KEY], weights
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return _read_weights(path) if path.suffix == ".safetensors" else _generator_of(read_checkpoint(path))
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -9,7 +9,8 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import cryoden
 from cryoden.errors import CryodenError
@@ -42,16 +43,70 @@ def main(args: Sequence[str] | None = None) -> None:
     except CryodenError as error:
         print(f"cryoden: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except ValueError as error:
-        reason = re.search(r"^\s*- (.*)$", str(error), re.MULTILINE)
-        if "Does not validate against any of the Union subtypes" not in str(error) or reason is None:
+    except (ValueError, ModuleNotFoundError) as error:
+        missing = _missing_module(error)
+        if missing is not None:
+            hint = f"{missing} is not installed here, and what was asked for needs it: pip install {missing}"
+            print(f"cryoden: error: {hint}", file=sys.stderr)
+            raise SystemExit(2) from None
+        if "Does not validate against any of the Union subtypes" not in str(error):
             raise
         # jsonargparse wraps what a class says of its arguments into the list of types it tried.
-        print(f"cryoden: error: {reason[1]}", file=sys.stderr)
+        print(f"cryoden: error: {_in_one_line(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("cryoden: stopped", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """The package that could not be imported, where that is at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            requirement = re.search(r"(?:Requirement '|`)([\w-]+)", str(error))  # Lightning's ways to say it
+            return requirement[1] if requirement else (error.name or str(error)).partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+class OneLine:
+    """A mixin for jsonargparse's parsers: where they would print all options and all types they tried, one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the arguments.
+
+        Raises:
+            CryodenError: always.
+        """
+        if not self.exit_on_error:  # type: ignore[attr-defined]  # jsonargparse tries one type after another
+            super().error(message, ex)  # type: ignore[misc]
+        program = self.prog.replace(" [options]", "")  # type: ignore[attr-defined]
+        raise CryodenError(f"{_in_one_line(message)}; see `{program} --help`")
+
+
+def _in_one_line(message: str) -> str:
+    """What is wrong, from the many lines in which jsonargparse tells it: the deepest key, and the first reason."""
+    reason = re.search(
+        r"(Option '.*' is not accepted|Expected an? .*Got value: .*|^ *- (?!Problem|Not a|Does not).*)", message, re.M
+    )
+    if reason is None:
+        return " ".join(message.split())[:300]
+    keys = re.findall(r'Parser key "([^"]+)"', message[: reason.start()])
+    told = re.sub(r"typing\.|<class '(\w+)'>", r"\1", reason[1].strip(" -"))
+    option = re.match(r"Option '(.*)' is not accepted", told)
+    kind = re.search(r"class_path '([\w.]+)'", message)
+    if option and kind:
+        home, _, name = kind[1].rpartition(".")
+        classes = inspect.getmro(getattr(import_module(home), name))
+        known = {
+            parameter
+            for c in classes
+            if "__init__" in vars(c)
+            for parameter in inspect.signature(vars(c)["__init__"]).parameters
+        }
+        close = difflib.get_close_matches(option[1], known, n=1)
+        told = f"{name} has no argument {option[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"{'.'.join(keys)}: {told}" if keys else told
 
 
 def _help() -> str:
@@ -76,7 +131,7 @@ def _unknown(word: str) -> str:
     return f"no command {word!r}; {hint}allowed are {', '.join(_COMMANDS)}; see `cryoden --help`"
 
 
-_LISTS = ("entries", "inputs")
+_LISTS = ("entries", "inputs", "runs")
 
 
 def _run_tool(name: str, home: str, words: list[str]) -> None:
@@ -84,8 +139,11 @@ def _run_tool(name: str, home: str, words: list[str]) -> None:
     from docstring_parser import parse
     from jsonargparse import ArgumentParser
 
+    class Parser(OneLine, ArgumentParser):
+        """jsonargparse's, which tells of bad input in one line."""
+
     tool = getattr(import_module(home), name)
-    parser = ArgumentParser(prog=f"cryoden {name}")
+    parser = Parser(prog=f"cryoden {name}")
     parameters = inspect.signature(tool).parameters
     about = {each.arg_name: each.description for each in parse(inspect.getdoc(tool) or "").params}
     flags = [word for word, parameter in parameters.items() if parameter.default is False]
@@ -113,17 +171,25 @@ def _lightning(args: list[str] | None) -> None:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     import cryoden.data.datamodule
+    import cryoden.data.pairs
+    import cryoden.data.scenes
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
-    from cryoden.callbacks import Report, SaveConfig
+    from cryoden.callbacks import Balance, Report, SaveConfig
+    from cryoden.checkpoint import read_checkpoint
     from cryoden.console import quiet
     from cryoden.modules.denoiser import Denoiser
 
     quiet()
 
+    class Parser(OneLine, LightningArgumentParser):
+        """Lightning's, which tells of bad input in one line."""
+
     class CryodenCLI(LightningCLI):
         """Lightning's verbs over cryoden's systems and data."""
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_lightning_class_args(Report, "report")
+            parser.add_lightning_class_args(Balance, "balance")
             parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
             parser.set_defaults(
                 {
@@ -133,6 +199,13 @@ def _lightning(args: list[str] | None) -> None:
                     "checkpoint.auto_insert_metric_name": False,
                 }
             )
+
+        def _parse_ckpt_path(self) -> None:
+            # Lightning would let the checkpoint's arguments override the command line's without a word, even its
+            # system. Here the configuration rules, and a checkpoint that does not fit it is refused.
+            path = self.config[self.config.subcommand].get("ckpt_path")
+            if path is not None and path not in ("best", "last"):
+                read_checkpoint(Path(path))
 
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
@@ -164,11 +237,17 @@ def _lightning(args: list[str] | None) -> None:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveConfig,
-            trainer_defaults={"logger": logger, "callbacks": [Report()], "enable_progress_bar": interactive},
+            trainer_defaults={
+                "logger": logger,
+                # by its path, not as an object, so that a run's config.yaml can be given again
+                "plugins": [{"class_path": "cryoden.checkpoint.SafeCheckpointIO"}],
+                "enable_progress_bar": interactive,
+            },
             parser_kwargs={"prog": "cryoden"},
+            parser_class=Parser,
             args=args,
         )
-    except (MisconfigurationException, ModuleNotFoundError, FileNotFoundError) as error:
+    except (MisconfigurationException, OSError) as error:
         raise CryodenError(" ".join(str(error).split())) from error
 
 
@@ -180,6 +259,10 @@ _COMMANDS: dict[str, tuple[str | None, str]] = {
     "fit": (None, "train: cryoden fit --config experiments/gan.yaml"),
     "validate": (None, "score a checkpoint on the validation volumes"),
     "test": (None, "score a checkpoint on the test volumes"),
+    "compare": (
+        "cryoden.evaluation.compare",
+        "models and classical filters on the same volumes: tables, figures, a report",
+    ),
     "denoise": ("cryoden.inference.command", "denoise tomograms: cryoden denoise IN.mrc OUT.mrc --model RUN"),
     "export": ("cryoden.commands", "write a checkpoint's weights as safetensors"),
 }

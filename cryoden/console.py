@@ -12,6 +12,7 @@ _NOISE = (
     r".*smaller than the logging interval.*",
     r".*The dirpath has changed.*",
     r".*`sync_dist=True`.*",
+    r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",  # a player waits
 )
 
 

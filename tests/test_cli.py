@@ -45,7 +45,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def tiny(config: Path) -> list[str]:
     system = yaml.safe_load(config.read_text())
-    extra = ["--model.box=32"] if system["model"]["class_path"] == "UpsampleUnetGAN" else []
+    extra = {
+        "UpsampleUnetGAN": ["--model.box=32"],
+        "UpsampleUnetDRAGAN": ["--model.box=32", "--model.critic_channels=2"],
+        "UpsampleUnetWGAN": ["--model.critic_channels=2"],
+        "UpsampleUnetWGANGP": ["--model.critic_channels=2"],
+    }.get(system["model"]["class_path"], [])
     if "holdout" in system["data"]["init_args"]:
         extra.append("--data.holdout=[phantom:3]")
     return [
@@ -84,6 +89,11 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
     last = tmp_path / "runs/gan/version_0/checkpoints/last.ckpt"
     run("test", *arguments, "--ckpt_path", str(last))
     assert "test: 2 volumes" in capfd.readouterr().out
+    with (tmp_path / "runs/gan/version_1/test.csv").open() as file:
+        tested = list(csv.DictReader(file))
+    assert [row["method"] for row in tested[:2]] == ["input", "zeros"]
+    assert float(tested[1]["nrmse"]) == 1
+    assert tested[-1]["method"] == "UpsampleUnetGAN"
     run("validate", *arguments, "--ckpt_path", str(last))
     run("fit", *arguments, "--trainer.max_epochs=2", "--ckpt_path", str(last))
     assert "epoch 2" in capfd.readouterr().out

@@ -1,11 +1,12 @@
-"""Simulated particles as a dataset: item `index` of epoch `epoch` is a pure function of (seed, epoch, index)."""
+"""Volumes as datasets: item `index` of epoch `epoch` is a pure function of (seed, epoch, index)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, DistributedSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from cryoden.particles import Particle
 from cryoden.simulation.degradation import Degradation, apply_all, sample_all
@@ -18,11 +19,47 @@ Key = tuple[int, int]
 Batch = dict[str, Any]
 
 
-class ParticleDataset(Dataset[Batch]):
-    """Copies of particles, each in a random orientation, with the random parameters of its degradation.
+class VolumeDataset(Dataset[Batch], ABC):
+    """Pairs of volumes: item (epoch, index) is a pure function of the seed, the epoch and the index.
 
-    Item (epoch, index) holds `clean` (1, N, N, N) with maximum 1, `entry` (the particle's name), `rotation` (3, 3)
-    acting on xyz, and `parameters` (one mapping per degradation step); with `degrade`, also `degraded` (1, N, N, N).
+    Every item holds `clean` (1, D, H, W), `entry` (what it shows) and `parameters` (one mapping per degradation step);
+    with `degrade`, also `degraded` (1, D, H, W).
+
+    Args:
+        degradation: the steps that damage a clean volume, in order.
+        seed: a sequence of whole numbers; two datasets with different seeds share nothing that is random.
+        fresh: draw anew each epoch, rather than what epoch 0 drew for ever.
+        degrade: apply the degradation here, on the CPU, rather than leave it to the device.
+    """
+
+    def __init__(self, degradation: Sequence[Degradation], *, seed: Sequence[int], fresh: bool, degrade: bool) -> None:
+        self.degradation = degradation
+        self.seed = tuple(seed)
+        self.fresh = fresh
+        self.degrade = degrade
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def make(self, index: int, generator: torch.Generator) -> Batch:
+        """Make an item's clean volume and what belongs to it, with the generator as the only source of randomness."""
+
+    def __getitem__(self, key: Key) -> Batch:
+        epoch, index = key
+        state = np.random.SeedSequence([*self.seed, epoch if self.fresh else 0, index]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        item = self.make(index, generator)
+        item["parameters"] = sample_all(self.degradation, generator)
+        if self.degrade and "degraded" not in item:
+            item["degraded"] = apply_all(self.degradation, item["clean"][None], [item["parameters"]])[0]
+        return item
+
+
+class ParticleDataset(VolumeDataset):
+    """Copies of particles, each alone in its box in a random orientation.
+
+    An item also holds `rotation` (3, 3), acting on xyz; the maximum of `clean` (1, N, N, N) is 1.
 
     Args:
         particles: what to put into the boxes.
@@ -31,9 +68,7 @@ class ParticleDataset(Dataset[Batch]):
         box: voxels along each side.
         voxel_size: angstrom.
         resolution: angstrom.
-        seed: a sequence of whole numbers; two datasets with different seeds share no orientation and no noise.
-        fresh: draw new orientations and noise each epoch, rather than those of epoch 0 for ever.
-        degrade: apply the degradation here, on the CPU, rather than leave it to the device.
+        kwargs: see VolumeDataset.
     """
 
     def __init__(
@@ -45,42 +80,34 @@ class ParticleDataset(Dataset[Batch]):
         box: int,
         voxel_size: float,
         resolution: float,
-        seed: Sequence[int],
-        fresh: bool,
-        degrade: bool,
+        **kwargs: Any,
     ) -> None:
+        super().__init__(degradation, **kwargs)
         self.particles = particles
         self.copies = copies
-        self.degradation = degradation
         self.box = box
         self.voxel_size = voxel_size
         self.resolution = resolution
-        self.seed = tuple(seed)
-        self.fresh = fresh
-        self.degrade = degrade
 
     def __len__(self) -> int:
         return len(self.particles) * self.copies
 
-    def __getitem__(self, key: Key) -> Batch:
-        epoch, index = key
-        state = np.random.SeedSequence([*self.seed, epoch if self.fresh else 0, index]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]))
+    def make(self, index: int, generator: torch.Generator) -> Batch:
+        """Turn a particle and compute its density."""
         particle = self.particles[index // self.copies]
         rotation = random_rotation(generator)
-        parameters = sample_all(self.degradation, generator)
         volume = clean_volume(particle, rotation.numpy(), self.box, self.voxel_size, self.resolution)
-        clean = torch.from_numpy(volume)[None]
-        item = {"clean": clean, "entry": particle.name, "rotation": rotation, "parameters": parameters}
-        if self.degrade:
-            item["degraded"] = apply_all(self.degradation, clean[None], [parameters])[0]
-        return item
+        return {"clean": torch.from_numpy(volume)[None], "entry": particle.name, "rotation": rotation}
+
+
+# What stays a list: plain numbers, so that no device has to be asked, and tables of any length.
+_LISTS = ("parameters", "placements")
 
 
 def collate(items: Sequence[Batch]) -> Batch:
-    """Stack items; the degradation's parameters stay a list of plain numbers, so that no device has to be asked."""
-    batch: Batch = default_collate([{k: v for k, v in item.items() if k != "parameters"} for item in items])
-    return {**batch, "parameters": [item["parameters"] for item in items]}
+    """Stack items; the degradation's parameters and the tables of scenes stay lists."""
+    batch: Batch = default_collate([{k: v for k, v in item.items() if k not in _LISTS} for item in items])
+    return {**batch, **{k: [item[k] for item in items] for k in _LISTS if k in items[0]}}
 
 
 class EpochSampler(DistributedSampler[Key]):
@@ -98,10 +125,11 @@ class EpochSampler(DistributedSampler[Key]):
     """
 
     def __init__(
-        self, dataset: ParticleDataset, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+        self, dataset: VolumeDataset, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
         self.length = len(dataset)
+        self.skip = 0  # items at the start of the next pass that were seen before
         self.end = self.length - self.length % world_size if shuffle else self.length
 
     def _mine(self) -> range:
@@ -111,7 +139,39 @@ class EpochSampler(DistributedSampler[Key]):
         return len(self._mine())
 
     def __iter__(self) -> Iterator[Key]:
-        if not self.shuffle:
-            return iter([(0, i) for i in self._mine()])
-        order = torch.randperm(self.length, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        return iter([(self.epoch, int(order[i])) for i in self._mine()])
+        keys = [(0, i) for i in self._mine()]
+        if self.shuffle:
+            order = torch.randperm(self.length, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+            keys = [(self.epoch, int(order[i])) for i in self._mine()]
+        return iter(keys[self.skip :])
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A loader that a checkpoint from the middle of an epoch can resume: Lightning keeps its state.
+
+    Args:
+        dataset: what to load.
+        sampler: the order.
+        batch_size: volumes per batch.
+        kwargs: see DataLoader.
+    """
+
+    def __init__(self, dataset: VolumeDataset, sampler: EpochSampler, batch_size: int, **kwargs: Any) -> None:
+        super().__init__(dataset, sampler=sampler, batch_size=batch_size, **kwargs)
+        self._order = sampler
+        self._first = 0
+        self._given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator serves as well
+        first, self._first = self._first, 0
+        self._order.skip = first * (self.batch_size or 1)
+        for self._given, batch in enumerate(super().__iter__(), first + 1):
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given; 0 after the last."""
+        return {"batches": self._given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next pass after so many batches."""
+        self._first = state["batches"]

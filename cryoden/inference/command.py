@@ -78,7 +78,7 @@ def denoise(
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size)
     device, reason = choose_device()
     denoiser = load_denoiser(model)
-    jobs, star = _jobs(inputs, output, halves, dry_run)
+    jobs, star = _jobs(inputs, output, halves)
     first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0  # others run all this, too
     if first:
         precision = "bfloat16" if choose_precision(device) == torch.bfloat16 else "float32"
@@ -86,7 +86,7 @@ def denoise(
         yield f"model {find_checkpoint(model)} on {device} ({reason}), in {precision}{many}"
         if len(jobs) > 1 or halves:
             yield from (f"  {' + '.join(map(str, job.inputs))} -> {job.average or job.outputs[0]}" for job in jobs)
-    runner = Runner(denoiser, settings, device, overwrite, float16, preview)
+    runner = Runner(denoiser, settings, device, overwrite, float16, preview, make_folders=output is not None)
     if dry_run:
         failed = yield from _one_by_one(runner, jobs, dry_run=True)
     elif devices * nodes == 1:
@@ -103,13 +103,13 @@ def denoise(
         yield f"wrote {target}"
 
 
-def _jobs(inputs: Sequence[str], output: str | None, halves: bool, dry_run: bool) -> tuple[list[Job], Path | None]:
+def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list[Job], Path | None]:
     """What is to be done, and the star file it came from."""
     if output is None:
         if len(inputs) != 2 or halves:
+            names = f"{len(inputs)} name{'s' * (len(inputs) > 1)}{' and --halves' * halves}"
             raise CryodenError(
-                f"{len(inputs)} names{' and --halves' * halves} without --output: give IN.mrc OUT.mrc, or any number "
-                "of files with --output FOLDER"
+                f"{names} without --output: give IN.mrc OUT.mrc, or any number of files with --output FOLDER"
             )
         path, result = map(Path, inputs)
         return [Job(str(path), (path,), (result,))], None
@@ -127,8 +127,6 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool, dry_run: bool
             print(f"{path}: no half, left out", file=sys.stderr)
     else:
         jobs = single_jobs(find_files(inputs), folder)
-    if not dry_run:
-        folder.mkdir(parents=True, exist_ok=True)
     return jobs, stars[0] if stars else None
 
 

@@ -29,7 +29,7 @@ from cryoden.inference.preview import write_preview
 from cryoden.inference.resampling import resample
 from cryoden.inference.tiling import out_of_memory, tiled
 from cryoden.scaling import Scale, standardize
-from cryoden.volume import Volume, check_output, measure, open_volume, release, sections, write_volume
+from cryoden.volume import Volume, check_output, measure, open_volume, sections, write_volume
 
 if TYPE_CHECKING:
     from cryoden.modules.denoiser import Denoiser
@@ -148,7 +148,11 @@ def plan_file(
     volume = open_volume(path_in)
     size = volume.data.size * (_SCRATCH.itemsize + (2 if float16 else 4))
     check_output(path_out, overwrite=overwrite, size=size)
-    return make_plan(volume, model, settings, str(path_in))
+    plan = make_plan(volume, model, settings, str(path_in))
+    largest = max(abs(plan.statistics.minimum), abs(plan.statistics.maximum))
+    if float16 and largest > float(np.finfo(np.float16).max):
+        raise CryodenError(f"{path_in}: has values up to {largest:.3g}, and float16 ends at 65504; write float32")
+    return plan
 
 
 def write_denoised(
@@ -277,7 +281,6 @@ def _sample(plan: Plan) -> Iterator[Tensor]:
     chosen = np.random.default_rng(0).permutation(len(tiles))[:_SAMPLE]
     for first in range(0, len(chosen), plan.settings.batch_size):
         batch = [plan.grid.cut(plan.volume.data, tiles[i]) for i in chosen[first : first + plan.settings.batch_size]]
-        release(plan.volume.data)
         yield torch.from_numpy(np.stack(batch)[:, None])
 
 
@@ -285,7 +288,7 @@ class _Network:
     """A model as a function of tiles as they are in the file."""
 
     def __init__(self, plan: Plan, model: Denoiser, device: torch.device, precision: torch.dtype) -> None:
-        self.name, self.generator = plan.name, model.generator
+        self.name, self.model = plan.name, model
         self.device, self.precision = device, precision
         self.sign = -1.0 if plan.contrast == "dark" else 1.0
         self.flips = _FLIPS if plan.settings.augment else _FLIPS[:1]
@@ -328,8 +331,7 @@ class _Network:
 
     def _generate(self, tiles: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            density: Tensor = self.generator(tiles)
-        return density.float()
+            return self.model.density(tiles)
 
 
 @contextmanager

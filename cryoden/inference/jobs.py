@@ -96,7 +96,7 @@ def half_jobs(paths: Sequence[Path], folder: Path) -> tuple[list[Job], list[Path
             raise CryodenError(f"{twin} and {path} are both half {which + 1} of {key[1]}; leave one out")
     lonely = [next(iter(halves.values())) for halves in pairs.values() if len(halves) == 1]
     if lonely:
-        more = f", and {len(lonely) - 1} more files" if len(lonely) > 1 else ""
+        more = f" (and {len(lonely) - 1} more)" if len(lonely) > 1 else ""
         raise CryodenError(f"{lonely[0]}{more}: no other half beside it; add it, or leave this one out")
     if not pairs:
         raise CryodenError(

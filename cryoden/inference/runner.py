@@ -35,6 +35,7 @@ class Runner:
         overwrite: Replace existing results.
         float16: Write mode 12.
         preview: Write a picture beside each result.
+        make_folders: Make the folders of the results where they are missing.
     """
 
     model: Denoiser
@@ -43,6 +44,7 @@ class Runner:
     overwrite: bool = False
     float16: bool = False
     preview: bool = False
+    make_folders: bool = False
 
     def run(self, job: Job) -> Iterator[str]:
         """Denoises one tomogram, or its two halves and their average.
@@ -62,7 +64,8 @@ class Runner:
             if not self.overwrite and self._is_done(output, path):
                 continue
             yield f"{path}: {plan.describe()}"
-            output.parent.mkdir(parents=True, exist_ok=True)
+            if self.make_folders:
+                output.parent.mkdir(parents=True, exist_ok=True)
             with _progress(path.name) as progress:
                 engine.write_denoised(
                     plan,
@@ -101,12 +104,12 @@ class Runner:
             check_halves(open_volume(job.inputs[0]), open_volume(job.inputs[1]), job.inputs)
         plans = []
         for path, output in zip(job.inputs, job.outputs, strict=True):
-            overwrite = self.overwrite or self._is_done(output, path)
-            existing = (
-                output if output.parent.is_dir() else Path(next(each for each in output.parents if each.is_dir()), "x")
-            )
+            place, overwrite = output, self.overwrite or self._is_done(output, path)
+            if self.make_folders and not output.parent.is_dir():  # room and rights are those of the nearest folder
+                folder = next(each for each in output.absolute().parents if each.is_dir())
+                place, overwrite = folder / output.name, True
             plans.append(
-                engine.plan_file(path, existing, self.model, self.settings, overwrite=overwrite, float16=self.float16)
+                engine.plan_file(path, place, self.model, self.settings, overwrite=overwrite, float16=self.float16)
             )
         if len({plan.contrast for plan in plans}) == 2:
             raise CryodenError(

@@ -68,10 +68,10 @@ def write_star(path: Path, target: Path, jobs: Sequence[Job]) -> None:
 def _read(path: Path) -> tuple[Mapping[str, Any], Any]:
     """All blocks of a star file, and the one with the tomograms."""
     library = _starfile()
+    if not path.is_file():
+        raise CryodenError(f"cannot read {path}: there is no such file")
     try:
         blocks: Mapping[str, Any] = library.read(path, always_dict=True)
-    except FileNotFoundError as error:
-        raise CryodenError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # whatever a parser may say of a file that is something else
         raise CryodenError(f"{path} is not a star file: {error}") from error
     for block in blocks.values():

@@ -67,7 +67,7 @@ class TileGrid:
         if not 0 <= self.overlap < self.tile:
             raise CryodenError(
                 f"tile {self.tile} and overlap {self.overlap} do not fit: the overlap must be at least 0 and "
-                "less than the tile; a quarter of the tile is a good choice"
+                "less than the tile; a third of the tile is a good choice"
             )
 
     def __len__(self) -> int:
@@ -94,7 +94,10 @@ class TileGrid:
             _mirror(np.arange(start, start + self.tile), size)
             for start, size in zip(tile.start, self.shape, strict=True)
         )
-        cube: NDArray[np.float32] = volume[np.ix_(z, y, x)].astype(np.float32)
+        cube = np.empty((self.tile,) * 3, np.float32)
+        for place, section in zip(cube, z, strict=True):
+            place[...] = volume[section][np.ix_(y, x)]
+            release(volume)  # around each row of a tile, the system maps much that belongs to others
         return cube
 
     def blend(self, result: NDArray[np.float64], tile: Tile, values: NDArray[np.float32]) -> None:
@@ -109,9 +112,13 @@ class TileGrid:
         weighted = values * (z[:, None, None] * y[:, None] * x)
         low = [max(0, -start) for start in tile.start]
         high = [min(self.tile, size - start) for start, size in zip(tile.start, self.shape, strict=True)]
-        inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        place = tuple(slice(s + a, s + b) for s, a, b in zip(tile.start, low, high, strict=True))
-        result[place] += weighted[inside]
+        rows, columns = (slice(a, b) for a, b in zip(low[1:], high[1:], strict=True))
+        into_rows, into_columns = (
+            slice(s + a, s + b) for s, a, b in zip(tile.start[1:], low[1:], high[1:], strict=True)
+        )
+        for section in range(low[0], high[0]):
+            result[tile.start[0] + section, into_rows, into_columns] += weighted[section, rows, columns]
+            release(result)
 
     @property
     def _counts(self) -> tuple[int, int, int]:
@@ -215,8 +222,6 @@ def tiled(
             raise ValueError(f"the function returned shape {tuple(values.shape)} for {tuple(cubes.shape)}")
         for each, value in zip(batch, values[:, 0].numpy(), strict=True):
             grid.blend(result, each, value)
-        release(volume)
-        release(result)
         done += len(batch)
         if progress is not None:
             progress(done, len(tiles))

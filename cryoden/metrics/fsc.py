@@ -100,13 +100,15 @@ def wedge_correlation(denoised: Tensor, clean: Tensor, measured: Tensor) -> Tens
         measured: Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`.
 
     Returns:
-        (B,), the correlation of the two there: 1 is the truth, 0 has nothing to do with it, or nothing is there.
+        (B,), the correlation of the two there: 1 is the truth, 0 has nothing to do with it, or nothing is there but
+        what the rounding of a Fourier transform leaves.
 
     Raises:
         CryodenError: The shapes differ, or are not five-dimensional.
     """
     cross, power_a, power_b = (values.sum(_FOURIER) for values in _products(denoised, clean, ~measured)[:3])
-    return cross / _geometric_mean(power_a, power_b)
+    rounding = torch.finfo(power_a.dtype).eps ** 2 * denoised.float().square().sum((1, 2, 3, 4))
+    return (cross / _geometric_mean(power_a, power_b)).where(power_a > 100 * rounding, 0.0)
 
 
 def shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -24,7 +24,7 @@ class PerVolume(Metric):
 
     def compute(self) -> Tensor:
         """The value of every volume seen so far (n,)."""
-        return dim_zero_cat(self.values)
+        return dim_zero_cat([*self.values, torch.zeros(0, device=self.device)])
 
 
 class VolumeMetric(PerVolume, ABC):

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from cryoden.losses import LOSSES, LossName
+from cryoden.losses import LossMixture, make_loss
 from cryoden.modules.denoiser import Batch, Denoiser
 from cryoden.networks.base import DenoisingNetwork
 
@@ -15,7 +16,8 @@ class Autoencoder(Denoiser):
 
     Args:
         generator: the network.
-        loss: what is minimised, relative to the clean volume's own power.
+        loss: what is minimised, relative to the clean volume's own power: l1, mse, ssim, fsc, or several with their
+            weights, such as {mse: 1.0, ssim: 0.2}.
         learning_rate: of AdamW.
         kwargs: see Denoiser.
     """
@@ -24,17 +26,20 @@ class Autoencoder(Denoiser):
         self,
         generator: DenoisingNetwork,
         *,
-        loss: LossName = "mse",
+        loss: LossMixture = "mse",
         learning_rate: float = 2.0e-3,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, **kwargs)
+        make_loss(loss)  # refuse it now, not in the first step
         self.loss = loss
         self.learning_rate = learning_rate
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a batch of pairs."""
-        loss = LOSSES[self.loss](self(batch["degraded"]), batch["clean"])
+        terms = self._reconstruction(batch, self(batch["degraded"]), self.loss)
+        loss = torch.stack(list(terms.values())).sum()
+        self.safeguard.terms = terms
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["clean"]))
         return loss
 

@@ -1,9 +1,11 @@
-"""What every system shares: a generator, grey-scale handling, validation and checkpoints."""
+"""What every system shares: a generator, grey-scale handling, validation, safe steps and checkpoints."""
 
 import math
 import warnings
-from typing import Any, TypeVar
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -12,12 +14,14 @@ from torchmetrics import MetricCollection
 
 import cryoden
 from cryoden.errors import CryodenError
+from cryoden.losses import LossMixture, data_consistency, make_loss
 from cryoden.metrics.image import percentiles, quality_metrics
+from cryoden.metrics.wedge import wedge_metrics
+from cryoden.modules.safeguards import Safeguard
 from cryoden.networks.base import DenoisingNetwork, network_record
 from cryoden.scaling import Scale, restore, standardize
 
 Batch = dict[str, Any]
-_T = TypeVar("_T")
 
 
 class Denoiser(LightningModule):
@@ -27,14 +31,30 @@ class Denoiser(LightningModule):
         generator: the network.
         standardize: show the network volumes of mean 0 and standard deviation 1, and give the output the grey scale and
             the mean of the input: f(a x + b) = a f(x) + b for a > 0.
+        residual: the network predicts the noise, which is taken from the input (Wolterink et al. 2017, "Generative
+            Adversarial Networks for Noise Reduction in Low-Dose CT"); it must be able to answer below 0.
+        data_consistency: weight of a loss on density that contradicts what was measured by more than the noise; a guard
+            against invention, see `cryoden.losses.data_consistency`.
         warmup_steps: batches over which the learning rate rises to its value.
         cosine: let the learning rate fall to zero along a cosine over the whole training; otherwise it stays.
+        gradient_clip: the largest norm of a step's gradient; longer ones are scaled down.
+        nonfinite: what to do when a gradient is not finite: stop, or go back to the last good state (the start of the
+            epoch) and halve the learning rate.
     """
 
     generator: DenoisingNetwork
 
     def __init__(
-        self, generator: DenoisingNetwork, *, standardize: bool = True, warmup_steps: int = 0, cosine: bool = True
+        self,
+        generator: DenoisingNetwork,
+        *,
+        standardize: bool = True,
+        residual: bool = False,
+        data_consistency: float = 0.0,
+        warmup_steps: int = 0,
+        cosine: bool = True,
+        gradient_clip: float | None = None,
+        nonfinite: Literal["stop", "rollback"] = "stop",
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():
@@ -42,13 +62,23 @@ class Denoiser(LightningModule):
             # could not be loaded. on_save_checkpoint leaves out whatever is not plain.
             warnings.simplefilter("ignore")
             self.save_hyperparameters()
+        if residual and generator.nonnegative:
+            raise CryodenError(
+                f"residual: {type(generator).__name__} never answers below 0, and noise does; give it nonnegative=False"
+            )
         self.generator = generator
         self.standardize = standardize
+        self.residual = residual
+        self.data_consistency = data_consistency
         self.warmup_steps = warmup_steps
         self.cosine = cosine
+        self.safeguard = Safeguard(gradient_clip, rollback=nonfinite == "rollback")
         self.voxel_size: float | None = None
+        self.seed = torch.initial_seed()
         self.val_metrics = quality_metrics("val/")
+        self.val_wedge = wedge_metrics("val/")
         self.test_metrics = quality_metrics("test/")
+        self.test_wedge = wedge_metrics("test/")
 
     def forward(self, degraded: Tensor) -> Tensor:
         """Denoise volumes.
@@ -60,22 +90,49 @@ class Denoiser(LightningModule):
             (B, 1, D, H, W), float32, in the unit of `degraded`.
         """
         if not self.standardize:
-            raw: Tensor = self.generator(degraded)
-            return raw.float()
+            return self.density(degraded)
         scale = Scale.of(degraded)
-        return restore(self.generator(standardize(degraded, scale)).float(), scale)
+        return restore(self.density(standardize(degraded, scale)), scale)
+
+    def density(self, volumes: Tensor) -> Tensor:
+        """What the network makes of volumes in the grey scale it is shown: (B, 1, D, H, W) to the same, float32."""
+        answer: Tensor = self.generator(volumes).float()
+        return volumes.float() - answer if self.residual else answer
 
     def setup(self, stage: str) -> None:
         """Learn from the data module at which voxel size this model is trained; a checkpoint carries it."""
         self.voxel_size = getattr(getattr(self.trainer, "datamodule", None), "voxel_size", self.voxel_size)
 
+    def on_train_start(self) -> None:
+        """A cosine must know its end."""
+        if self.cosine and not math.isfinite(self.trainer.estimated_stepping_batches):
+            raise CryodenError("cosine: needs to know where training ends; set trainer.max_epochs, or cosine to false")
+
+    def on_train_epoch_start(self) -> None:
+        """Keep the state to go back to."""
+        self.safeguard.keep(self)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Begin a batch: all its randomness follows from the seed, so that a resumed run goes on as it would have."""
+        self.safeguard.begin(batch)
+        state = np.random.SeedSequence([self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank])
+        self.random = torch.Generator(self.device).manual_seed(int(state.generate_state(1, np.uint64)[0]))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient, and take no step along one that is not finite."""
+        self.safeguard.check(self, optimizer)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Go back where a step could not be taken, if that was asked for."""
+        self.safeguard.end(self)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Score a batch; the denoised volumes are for callbacks."""
-        return self._evaluate(batch, self.val_metrics)
+        return self._evaluate(batch, self.val_metrics, self.val_wedge)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Score a batch; the denoised volumes are for callbacks."""
-        return self._evaluate(batch, self.test_metrics)
+        return self._evaluate(batch, self.test_metrics, self.test_wedge)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Denoise a batch."""
@@ -84,39 +141,64 @@ class Denoiser(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the percentiles over volumes: the median under the metric's own name."""
-        self._log_percentiles(self.val_metrics)
+        self._log_percentiles(self.val_metrics, self.val_wedge)
 
     def on_test_epoch_end(self) -> None:
         """Log the percentiles over volumes: the median under the metric's own name."""
-        self._log_percentiles(self.test_metrics)
+        self._log_percentiles(self.test_metrics, self.test_wedge)
 
-    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Batch:
+    def on_validation_start(self) -> None:
+        """Let all processes hold the same running statistics: each has seen other batches."""
+        self._average_buffers()
+
+    def on_train_end(self) -> None:
+        """The same, for what is saved after the last step."""
+        self._average_buffers()
+
+    def _average_buffers(self) -> None:
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
+
+    def _evaluate(self, batch: Batch, metrics: MetricCollection, wedge: MetricCollection) -> Batch:
         denoised = self(batch["degraded"])
         metrics.update(denoised, batch["clean"])
+        wedge.update(denoised, batch["clean"], measured_of(batch))
         return {"denoised": denoised}
 
-    def _log_percentiles(self, metrics: MetricCollection) -> None:
-        for name, values in metrics.compute().items():
-            low, median, high = percentiles(values)
-            self.log_dict({name: median, f"{name}_p5": low, f"{name}_p95": high}, sync_dist=True)
-        metrics.reset()
+    def _log_percentiles(self, *collections: MetricCollection) -> None:
+        for metrics in collections:
+            for name, values in metrics.compute().items():
+                if values.numel() > 0:  # there may be no missing wedge
+                    low, median, high = percentiles(values)
+                    self.log_dict({name: median, f"{name}_p5": low, f"{name}_p95": high}, sync_dist=True)
+            metrics.reset()
 
-    def _optimize(self, optimizer: Any, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+    def _reconstruction(self, batch: Batch, denoised: Tensor, loss: LossMixture) -> dict[str, Tensor]:
+        """The supervised terms of a loss."""
+        clean = batch["clean"]
+        terms = {"reconstruction": make_loss(loss)(denoised, clean)}
+        if self.data_consistency:
+            if "measured" not in batch:
+                raise CryodenError("data_consistency: the data module does not say what was measured; set it to 0")
+            contradiction = data_consistency(denoised, clean, batch["degraded"], batch["measured"])
+            terms["data_consistency"] = self.data_consistency * contradiction
+        return terms
 
     def _schedule(self, optimizer: Optimizer) -> dict[str, Any]:
         """The learning rate over all batches of the training, as Lightning takes it."""
-        total = float(self.trainer.estimated_stepping_batches)
-        if self.cosine and not math.isfinite(total):
-            raise CryodenError("cosine: needs to know where training ends; set trainer.max_epochs, or cosine to false")
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
                 return (step + 1) / (self.warmup_steps + 1)
+            # The length of the training is not asked for before it begins: Lightning would set up the data for it, too
+            # soon to resume within an epoch.
+            if not self.cosine or step == self.warmup_steps:
+                return 1.0
+            total = float(self.trainer.estimated_stepping_batches)
             done = (step - self.warmup_steps) / max(1.0, total - self.warmup_steps)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if self.cosine else 1.0
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
         return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
 
@@ -125,7 +207,24 @@ class Denoiser(LightningModule):
         for name in ("hyper_parameters", "datamodule_hyper_parameters"):
             if name in checkpoint:
                 checkpoint[name] = plain(checkpoint[name])
-        checkpoint["cryoden"] = self.record()
+        checkpoint["cryoden"] = {**self.record(), "seed": self.seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the same randomness, if the checkpoint is of the same system.
+
+        Raises:
+            CryodenError: it is of another system or network.
+        """
+        record, own = checkpoint.get("cryoden"), self.record()
+        if record is None:
+            raise CryodenError("the checkpoint is not cryoden's")
+        for name in ("system", "network"):
+            if record[name] != own[name]:
+                raise CryodenError(
+                    f"the checkpoint is of another {name}, {_words(record[name])}; this run's is {_words(own[name])}: "
+                    "give the configuration that the checkpoint was trained with (config.yaml in its run's folder)"
+                )
+        self.seed = record["seed"]
 
     def record(self) -> dict[str, Any]:
         """All that is needed, beside the weights, to build this model again for denoising; plain values."""
@@ -134,8 +233,32 @@ class Denoiser(LightningModule):
             "system": type(self).__name__,
             "network": network_record(self.generator),
             "standardize": self.standardize,
+            "residual": self.residual,
             "voxel_size": self.voxel_size,
         }
+
+
+def measured_of(batch: Batch) -> Tensor:
+    """Which part of Fourier space a batch was measured in: all of it, where its data module says nothing.
+
+    Args:
+        batch: with `clean` (B, 1, D, H, W), and `measured` if its data module knows.
+
+    Returns:
+        Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`.
+    """
+    clean = batch["clean"]
+    everywhere = torch.ones(len(clean), 1, 1, 1, dtype=torch.bool, device=clean.device)
+    measured: Tensor = batch.get("measured", everywhere)
+    return measured
+
+
+def _words(value: Any) -> str:
+    """A system's name, or a network as a constructor call."""
+    if not isinstance(value, dict):
+        return str(value)
+    arguments = ", ".join(f"{name}={argument!r}" for name, argument in value["init_args"].items())
+    return f"{value['class_path'].rpartition('.')[2]}({arguments})"
 
 
 def plain(value: Any) -> Any:

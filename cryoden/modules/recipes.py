@@ -5,13 +5,16 @@ What each departs from the thesis in, and the measurements behind it, stand in d
 
 from typing import Any
 
-from cryoden.losses import LossName
+from cryoden.losses import LossMixture
 from cryoden.modules.autoencoder import Autoencoder
+from cryoden.modules.dragan import DRAGAN
 from cryoden.modules.gan import GAN
+from cryoden.modules.wgan import WGAN, WGANGP
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.blocks import NormName
 from cryoden.networks.compact_unet import CompactUnet
-from cryoden.networks.discriminators import SimpleDiscriminator
+from cryoden.networks.discriminators import DraganDiscriminator, Pix2PixDiscriminator, SimpleDiscriminator
+from cryoden.networks.original_unet import OriginalUnet
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
 
@@ -26,7 +29,7 @@ class SimpleAE(Autoencoder):
         kwargs: see Autoencoder and Denoiser.
     """
 
-    def __init__(self, channels: int = 4, norm: NormName = "batch", loss: LossName = "mse", **kwargs: Any) -> None:
+    def __init__(self, channels: int = 4, norm: NormName = "batch", loss: LossMixture = "mse", **kwargs: Any) -> None:
         super().__init__(SimpleAutoEncoder(channels=channels, norm=norm), loss=loss, **kwargs)
 
 
@@ -37,11 +40,20 @@ class UnetAE(Autoencoder):
         channels: of every level.
         norm: normalisation of every block.
         loss: the thesis's is l1.
+        residual: predict the noise, with a linear output.
         kwargs: see Autoencoder and Denoiser.
     """
 
-    def __init__(self, channels: int = 48, norm: NormName = "batch", loss: LossName = "l1", **kwargs: Any) -> None:
-        super().__init__(Unet(channels=channels, norm=norm), loss=loss, **kwargs)
+    def __init__(
+        self,
+        channels: int = 48,
+        norm: NormName = "batch",
+        loss: LossMixture = "l1",
+        residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        network = Unet(channels=channels, norm=norm, nonnegative=not residual)
+        super().__init__(network, loss=loss, residual=residual, **kwargs)
 
 
 class UpsampleUnetAE(Autoencoder):
@@ -51,11 +63,43 @@ class UpsampleUnetAE(Autoencoder):
         channels: of every level.
         norm: normalisation of every block.
         loss: the thesis's is l1.
+        residual: predict the noise, with a linear output.
         kwargs: see Autoencoder and Denoiser.
     """
 
-    def __init__(self, channels: int = 48, norm: NormName = "batch", loss: LossName = "l1", **kwargs: Any) -> None:
-        super().__init__(UpsampleUnet(channels=channels, norm=norm), loss=loss, **kwargs)
+    def __init__(
+        self,
+        channels: int = 48,
+        norm: NormName = "batch",
+        loss: LossMixture = "l1",
+        residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        network = UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual)
+        super().__init__(network, loss=loss, residual=residual, **kwargs)
+
+
+class OriginalUnetAE(Autoencoder):
+    """The thesis's adaptation of the original U-Net, as an auto-encoder.
+
+    Args:
+        channels: at full resolution; each level below has twice as many. With the paper's 64 it needs a large GPU.
+        norm: normalisation of every block.
+        loss: the thesis's is l1.
+        residual: predict the noise, with a linear output.
+        kwargs: see Autoencoder and Denoiser.
+    """
+
+    def __init__(
+        self,
+        channels: int = 64,
+        norm: NormName = "batch",
+        loss: LossMixture = "l1",
+        residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        network = OriginalUnet(channels=channels, norm=norm, nonnegative=not residual)
+        super().__init__(network, loss=loss, residual=residual, **kwargs)
 
 
 class UpsampleUnetGAN(GAN):
@@ -65,13 +109,100 @@ class UpsampleUnetGAN(GAN):
         channels: of every level of the generator and the discriminator.
         norm: normalisation of every block of both.
         box: voxels along each side of the volumes; the discriminator is made for one size.
-        kwargs: see GAN and Denoiser.
+        residual: predict the noise, with a linear output.
+        kwargs: see GAN, Adversarial and Denoiser.
     """
 
-    def __init__(self, channels: int = 48, norm: NormName = "batch", box: int = 64, **kwargs: Any) -> None:
+    def __init__(
+        self, channels: int = 48, norm: NormName = "batch", box: int = 64, residual: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(
-            UpsampleUnet(channels=channels, norm=norm),
+            UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual),
             SimpleDiscriminator(channels=channels, box=box, norm=norm),
+            residual=residual,
+            **kwargs,
+        )
+
+
+class UpsampleUnetWGAN(WGAN):
+    """UpsampleUnet48 against a critic with clipped weights, which the thesis could not keep stable.
+
+    Args:
+        channels: of every level of the generator.
+        norm: normalisation of the generator's blocks.
+        critic_channels: of the Pix2PixDiscriminator's first convolution.
+        residual: predict the noise, with a linear output.
+        kwargs: see WGAN, Adversarial and Denoiser.
+    """
+
+    def __init__(
+        self,
+        channels: int = 48,
+        norm: NormName = "batch",
+        critic_channels: int = 64,
+        residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual),
+            Pix2PixDiscriminator(channels=critic_channels),
+            residual=residual,
+            **kwargs,
+        )
+
+
+class UpsampleUnetWGANGP(WGANGP):
+    """UpsampleUnet48 against the patch critic of pix2pix, with a gradient penalty.
+
+    Args:
+        channels: of every level of the generator.
+        norm: normalisation of the generator's blocks.
+        critic_channels: of the Pix2PixDiscriminator's first convolution.
+        residual: predict the noise, with a linear output.
+        kwargs: see WGANGP, Adversarial and Denoiser.
+    """
+
+    def __init__(
+        self,
+        channels: int = 48,
+        norm: NormName = "batch",
+        critic_channels: int = 64,
+        residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual),
+            Pix2PixDiscriminator(channels=critic_channels),
+            residual=residual,
+            **kwargs,
+        )
+
+
+class UpsampleUnetDRAGAN(DRAGAN):
+    """UpsampleUnet48 against DRAGAN's discriminator, with DRAGAN's gradient penalty.
+
+    Args:
+        channels: of every level of the generator.
+        norm: normalisation of the generator's blocks.
+        critic_channels: of the discriminator's first convolution.
+        box: voxels along each side of the volumes; the discriminator is made for one size.
+        residual: predict the noise, with a linear output.
+        kwargs: see DRAGAN, Adversarial and Denoiser.
+    """
+
+    def __init__(
+        self,
+        channels: int = 48,
+        norm: NormName = "batch",
+        critic_channels: int = 64,
+        box: int = 64,
+        residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual),
+            DraganDiscriminator(channels=critic_channels, box=box),
+            residual=residual,
             **kwargs,
         )
 

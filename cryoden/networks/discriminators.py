@@ -83,31 +83,25 @@ class DraganDiscriminator(DiscriminatorNetwork):
     """The discriminator of DRAGAN in 3D: four strided convolutions with doubling channels, and one linear layer.
 
     Kodali et al. 2017, "On Convergence and Stability of GANs" (arXiv:1705.07215), who take the DCGAN's (Radford et al.
-    2016, arXiv:1511.06434). Batch normalisation would make the gradient of one volume depend on the others, which a
-    gradient penalty must not have, so here each volume is normalised on its own.
+    2016, arXiv:1511.06434), but without its batch normalisation: the gradient at one volume must not depend on the
+    others where there is a gradient penalty. Instance normalisation is no way out: in a nearly empty volume it divides
+    by next to nothing, and the slope that is to be held at 1 starts above 20.
 
     Args:
         channels: Channels of the first convolution; they double at each of the three after it.
         box: Voxels along each axis, a multiple of 16: the linear layer is made for it.
-        norm: "instance" or "group"; "batch" for a training without gradient penalty.
     """
 
     box: int
 
-    def __init__(self, channels: int = 64, box: int = 64, norm: NormName = "instance") -> None:
+    def __init__(self, channels: int = 64, box: int = 64) -> None:
         super().__init__()
         _check_box(self, box)
         self.channels = channels
         self.box = box
-        self.norm = norm
-        widths = [channels * 2**level for level in range(4)]
-        first = nn.Sequential(nn.Conv3d(2, channels, 5, 2, padding=2), nn.LeakyReLU(0.2))
+        widths = [2, *(channels * 2**level for level in range(4))]
         self.stages = nn.Sequential(
-            first,
-            *(
-                nn.Sequential(nn.Conv3d(a, b, 5, 2, padding=2), make_norm(norm, b), nn.LeakyReLU(0.2))
-                for a, b in pairwise(widths)
-            ),
+            *(nn.Sequential(nn.Conv3d(a, b, 5, 2, padding=2), nn.LeakyReLU(0.2)) for a, b in pairwise(widths))
         )
         self.judgement = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * (box // 16) ** 3, 1))
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cryoden.networks.base import DenoisingNetwork
-from cryoden.networks.blocks import Block, DensityHead, NormName, UpBlock
+from cryoden.networks.blocks import Block, DensityHead, MergeBlock, NormName, UpBlock
 
 
 class Unet(DenoisingNetwork):
@@ -30,19 +30,20 @@ class Unet(DenoisingNetwork):
         self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm)
         self.bottleneck = Block(channels, channels, kernel=5, stride=2, norm=norm)
         self.widen_bottleneck = UpBlock(channels, channels, norm=norm)
-        self.merge = Block(2 * channels, channels, kernel=3, norm=norm)
+        self.merge = MergeBlock(channels, channels, channels, norm=norm)
         self.widen = UpBlock(channels, channels, norm=norm)
-        self.last = Block(channels + 1, channels, kernel=3, norm=norm)
+        self.last = MergeBlock(channels, 1, channels, norm=norm)
         self.head = DensityHead(channels, nonnegative=nonnegative)
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Denoise (B, 1, D, H, W) volumes."""
         self.check_box(volumes)
-        half = self.first(volumes)
+        # Convolutions are fastest with the channels of a voxel side by side, and every layer below keeps it so.
+        half = self.first(volumes).contiguous(memory_format=torch.channels_last_3d)
         quarter = self.narrow(half)
         eighth = self.narrow(quarter)
         decoded = self.widen_bottleneck(self.bottleneck(eighth))
         for skip in (eighth, quarter, half):
-            decoded = self.widen(self.merge(torch.cat([decoded, skip], dim=1)))
-        denoised: Tensor = self.head(self.last(torch.cat([decoded, volumes], dim=1)))
+            decoded = self.widen(self.merge(decoded, skip))
+        denoised: Tensor = self.head(self.last(decoded, volumes))
         return denoised

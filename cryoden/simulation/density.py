@@ -62,15 +62,30 @@ def check_fits(particle: Structure | DensityMap, box: int, voxel_size: float, re
     for name, value in (("box", box), ("voxel_size", voxel_size), ("resolution", resolution)):
         if not value > 0:
             raise CryodenError(f"{name}: got {value}; allowed is a number above 0")
-    blur = max(resolution, 2 * voxel_size)
-    # An even box reaches half a voxel less far above its centre than below.
-    needed = (particle.diameter + blur) / voxel_size + 1
+    needed = smallest_box(particle, voxel_size, resolution)
     if needed > box:
         raise CryodenError(
-            f"{particle.name}: its diameter of {particle.diameter:.0f} Å and {blur:.0f} Å of blur do not fit "
-            f"into a box of {box} voxels of {voxel_size:g} Å ({box * voxel_size:.0f} Å); "
+            f"{particle.name}: its diameter of {particle.diameter:.0f} Å and {_reach(voxel_size, resolution):.0f} Å of "
+            f"blur do not fit into a box of {box} voxels of {voxel_size:g} Å ({box * voxel_size:.0f} Å); "
             f"the smallest box that fits is {16 * math.ceil(needed / 16)} voxels"
         )
+
+
+def smallest_box(particle: Structure | DensityMap, voxel_size: float, resolution: float) -> int:
+    """The voxels along each side of the smallest box that holds a particle, and its blur, in every orientation.
+
+    Args:
+        particle: what to put into the box.
+        voxel_size: Å.
+        resolution: Å.
+    """
+    # An even box reaches half a voxel less far above its centre than below.
+    return math.ceil((particle.diameter + _reach(voxel_size, resolution)) / voxel_size + 1)
+
+
+def _reach(voxel_size: float, resolution: float) -> float:
+    """Å by which the blur makes a particle wider."""
+    return max(resolution, 2 * voxel_size)
 
 
 def _atomic_density(

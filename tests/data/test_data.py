@@ -11,7 +11,7 @@ SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
 def particles() -> dict:
     module = ParticleDataModule(["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **SMALL)
     module.setup()
-    return module._particles
+    return module.particles.loaded
 
 
 def module(particles: dict, **arguments) -> ParticleDataModule:
@@ -25,7 +25,7 @@ def module(particles: dict, **arguments) -> ParticleDataModule:
             **arguments,
         }
     )
-    made._particles = particles
+    made.particles.loaded = particles
     return made
 
 
@@ -48,7 +48,7 @@ def test_items_do_not_depend_on_the_workers(particles: dict) -> None:
 
 def test_batches_are_as_documented(particles: dict) -> None:
     batch = epochs(module(particles), 1)[0][0]
-    assert set(batch) == {"clean", "degraded", "entry", "rotation", "parameters"}
+    assert set(batch) == {"clean", "degraded", "measured", "entry", "rotation", "parameters"}
     assert batch["clean"].shape == batch["degraded"].shape == (2, 1, 32, 32, 32)
     assert batch["clean"].dtype == batch["degraded"].dtype == torch.float32
     assert batch["clean"].amax((1, 2, 3, 4)).tolist() == [1, 1]

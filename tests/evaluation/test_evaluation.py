@@ -6,8 +6,9 @@ import torch
 from scipy.ndimage import gaussian_filter as scipy_gaussian
 
 from cryoden.errors import CryodenError
-from cryoden.evaluation.baselines import best_gaussian_sigma, gaussian_baseline, gaussian_filter
+from cryoden.evaluation.baselines import FILTERS, Filter, best_setting, gaussian_baseline, gaussian_filter
 from cryoden.evaluation.figures import save_figure, slice_figure
+from cryoden.metrics.functional import nrmse
 
 
 @pytest.mark.parametrize("sigma", [0.4, 0.7, 2.0])
@@ -21,11 +22,27 @@ def test_gaussian_filter_equals_scipy(sigma: float, shape: tuple[int, int, int])
         gaussian_filter(volumes, 0)
 
 
-def test_noisier_volumes_want_wider_filters() -> None:
+@pytest.fixture(scope="module")
+def blobs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Clean volumes with blobs, and white noise of the same standard deviation."""
     generator = torch.Generator().manual_seed(0)
-    clean = gaussian_filter((torch.rand(2, 1, 24, 24, 24, generator=generator) > 0.98).float(), 1.0)
-    noise = torch.randn(clean.shape, generator=generator) * clean.std()
-    assert best_gaussian_sigma(clean + 0.1 * noise, clean) < best_gaussian_sigma(clean + 2 * noise, clean)
+    clean = gaussian_filter((torch.rand(2, 1, 16, 16, 16, generator=generator) > 0.98).float(), 1.5)
+    return clean, torch.randn(clean.shape, generator=generator) * clean.std()
+
+
+@pytest.mark.parametrize("filter", FILTERS, ids=lambda filter: filter.name)
+def test_each_filter_denoises_at_its_best_setting(filter: Filter, blobs) -> None:
+    clean, noise = blobs
+    degraded = clean + noise
+    best = best_setting(filter, degraded, clean)
+    scores = {setting: nrmse(filter(degraded, setting), clean).median().item() for setting in filter.candidates}
+    assert best == min(scores, key=scores.__getitem__)
+    assert scores[best] < 0.75 * nrmse(degraded.clamp(min=0), clean).median().item()
+    # noisier volumes want more of it, and the unit does not matter
+    assert best_setting(filter, clean + 0.1 * noise, clean) <= best <= best_setting(filter, clean + 2 * noise, clean)
+    torch.testing.assert_close(filter(100 * degraded, best), 100 * filter(degraded, best), rtol=1e-4, atol=1e-4)
+    one = filter(degraded[1:], best)[0]
+    torch.testing.assert_close(filter(degraded, best)[1], one)  # whatever batch a volume is in
 
 
 def test_slices_show_the_planes_they_name(tmp_path: Path) -> None:

@@ -106,10 +106,13 @@ class TestOneTomogram:
         [
             (
                 ["in.mrc"],
-                r"1 names without --output: give IN\.mrc OUT\.mrc, or any number of files with --output FOLDER",
+                r"1 name without --output: give IN\.mrc OUT\.mrc, or any number of files with --output FOLDER",
             ),
             (["in.mrc", "b.mrc", "c.mrc"], "3 names without --output"),
             (["in.mrc", "out.mrc", "--halves"], "2 names and --halves without --output"),
+            (["in.mrc", "nowhere/out.mrc"], "there is no folder nowhere; create it first"),
+            (["loud.mrc", "out.mrc", "--float16"], r"loud\.mrc: has values up to .*, and float16 ends at 65504"),
+            (["missing.star", "--output=out"], r"cannot read missing\.star: there is no such file"),
             (["missing.mrc", "out.mrc"], r"cannot read missing\.mrc: No such file"),
             (["in.mrc", "out.mrc", "--tile=18"], "tile 18 does not suit the network: take a multiple of 4"),
             (["in.mrc", "out.mrc", "--voxel-size=20"], r"in\.mrc: its voxels are 20 Å, .* --rescale"),
@@ -121,11 +124,12 @@ class TestOneTomogram:
     )
     def test_bad_words_get_one_line(self, denoise, capfd, words, message):
         write("in.mrc")
+        write("loud.mrc", tomogram() * 1e4)
         assert denoise(*words) == 2
         told = capfd.readouterr().err.strip()
         assert re.search(f"^cryoden: error: .*{message}", told), told
         assert "\n" not in told
-        assert listing() == {"in.mrc"}
+        assert listing() == {"in.mrc", "loud.mrc"}
 
 
 class TestMany:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cryoden import CompactUnetAE
 from cryoden.errors import CryodenError
 from cryoden.inference.denoise import choose_device, choose_precision, denoise, denoise_file, output_label
 from cryoden.inference.plan import Settings, make_plan
@@ -46,12 +47,20 @@ class Function(nn.Module):
         return denoised
 
 
+class Model(SimpleNamespace):
+    """A Denoiser's part that denoising needs, around any module."""
+
+    def density(self, volumes: Tensor) -> Tensor:
+        density: Tensor = self.generator(volumes).float()
+        return density
+
+
 def make_model(
     generator: nn.Module | None = None,
     standardize: bool = True,
     voxel_size: float | None = None,
 ) -> Any:
-    return SimpleNamespace(generator=generator or Network(), standardize=standardize, voxel_size=voxel_size)
+    return Model(generator=generator or Network(), standardize=standardize, voxel_size=voxel_size)
 
 
 def run(volume: Any, model: Any, **settings: Any) -> Any:
@@ -211,6 +220,14 @@ def test_tile_that_does_not_suit_the_network(tile):
 def test_settings_out_of_range(settings, message):
     with pytest.raises(CryodenError, match=message):
         run(make_volume(), make_model(), **settings)
+
+
+def test_a_network_that_predicts_noise_leaves_the_rest():
+    """One that has learnt nothing yet predicts no noise at all."""
+    volume = make_volume(3.0, 100.0)
+    denoised = run(volume, CompactUnetAE(channels=4, residual=True))
+    np.testing.assert_allclose(denoised.data, volume.data, atol=1e-4)
+    np.testing.assert_allclose(run(volume, CompactUnetAE(channels=4)).data, 100, atol=0.2)
 
 
 class TestContrast:

@@ -89,7 +89,7 @@ class TestHalves:
         ("names", "message"),
         [
             (["T1_EVN.mrc", "T1_ODD.mrc", "T2_EVN.mrc"], r"T2_EVN\.mrc: no other half"),
-            (["T1_EVN.mrc", "T2_EVN.mrc"], r"T1_EVN\.mrc, and 1 more files: no other half"),
+            (["T1_EVN.mrc", "T2_EVN.mrc"], r"T1_EVN\.mrc \(and 1 more\): no other half"),
             (["T1_EVN.mrc", "T1_even.mrc", "T1_ODD.mrc"], r"both half 1 of T1\.mrc; leave one out"),
             (["T1.mrc"], "no half tomograms among the input"),
             (["a/T1_EVN.mrc", "b/T1_ODD.mrc"], "no other half beside it"),

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from scipy import ndimage
 from skimage.metrics import mean_squared_error, normalized_root_mse, peak_signal_noise_ratio, structural_similarity
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from cryoden.errors import CryodenError
 from cryoden.metrics import functional
 from cryoden.metrics.image import PSNR, percentiles, quality_metrics
+from cryoden.metrics.wedge import wedge_metrics
 
 NAMES = ("mse", "nrmse", "psnr", "ssim")
 
@@ -45,6 +47,33 @@ def test_metrics_equal_scikit_image(kind: str, shape: tuple[int, int, int]) -> N
         theirs = [reference(a[0].double().numpy(), b[0].double().numpy()) for a, b in zip(denoised, clean, strict=True)]
         assert ours.dtype == torch.float32
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_masked_metrics_equal_scikit_image(kind: str) -> None:
+    denoised, clean = pair(kind, (12, 20, 17))
+    mask = functional.particle_mask(clean, threshold=0.3, dilation=1)
+    nrmse, ssim = functional.nrmse(denoised, clean, mask), functional.ssim(denoised, clean, mask=mask)
+    for i, (a, b) in enumerate(zip(denoised[:, 0].double().numpy(), clean[:, 0].double().numpy(), strict=True)):
+        inside = ndimage.binary_dilation(b > 0.3 * b.max(), np.ones((3, 3, 3)))
+        assert np.array_equal(mask[i, 0].numpy(), inside)
+        assert nrmse[i].item() == pytest.approx(normalized_root_mse(b[inside], a[inside], normalization="euclidean"))
+        _, similarity = structural_similarity(b, a, data_range=1, full=True)
+        inside[:3] = inside[-3:] = inside[:, :3] = inside[:, -3:] = inside[:, :, :3] = inside[:, :, -3:] = False
+        assert ssim[i].item() == pytest.approx(similarity[inside].mean(), abs=1e-5)
+
+
+def test_empty_space_flatters_no_masked_score() -> None:
+    clean = torch.zeros(1, 1, 32, 32, 32)
+    clean[..., 12:20, 12:20, 12:20] = torch.rand(8, 8, 8, generator=torch.Generator().manual_seed(0))
+    zeros, mask = torch.zeros_like(clean), functional.particle_mask(clean)
+    assert functional.ssim(zeros, clean) > 0.8
+    assert functional.ssim(zeros, clean, mask=mask) < 0.2
+    assert functional.nrmse(zeros, clean, mask).item() == 1
+    assert not functional.particle_mask(zeros).any()
+    assert functional.ssim(zeros, clean, mask=functional.particle_mask(zeros)).isnan().all()
+    with pytest.raises(CryodenError, match=r"mask: got shape \(1, 1, 3, 3, 3\); it must be"):
+        functional.nrmse(zeros, clean, mask[..., :3, :3, :3])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,6 +141,17 @@ def test_one_value_per_volume_over_updates() -> None:
 def test_percentiles_equal_numpy(n: int) -> None:
     values = torch.rand(n, generator=torch.Generator().manual_seed(n))
     np.testing.assert_allclose(percentiles(values).numpy(), np.percentile(values.numpy(), (5, 50, 95)), rtol=1e-6)
+
+
+def test_volumes_without_a_missing_wedge_have_no_wedge_metrics() -> None:
+    denoised, clean = pair("dense", (8, 8, 8))
+    metrics = wedge_metrics("val/")
+    everywhere = torch.ones(3, 1, 1, 1, dtype=torch.bool)
+    metrics.update(denoised, clean, everywhere)
+    assert [len(values) for values in metrics.compute().values()] == [0, 0]
+    half = everywhere & (torch.arange(5) < 3)
+    metrics.update(denoised, clean, half)
+    assert [len(values) for values in metrics.compute().values()] == [3, 3]
 
 
 def test_percentiles_of_nothing_are_refused() -> None:

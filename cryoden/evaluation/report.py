@@ -1,0 +1,138 @@
+"""One HTML page that says whether to trust a model: nothing in it is loaded from elsewhere."""
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cryoden.evaluation.figures import CAPTIONS
+from cryoden.evaluation.results import Comparison, Example, hardware, versions
+from cryoden.evaluation.tables import Grid
+from cryoden.evaluation.verdict import verdict
+
+_NUMBER = re.compile(r"-?\d")  # how a cell with a number starts
+
+
+def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, bytes]) -> str:
+    """The page.
+
+    Args:
+        comparison: what was measured.
+        tables: to show, each sortable by every column.
+        figures: name → PNG, to show below.
+    """
+    headline, *sentences = verdict(comparison)
+    parts = {
+        "TITLE": escape(f"Which denoiser to trust: {_what(comparison)}"),
+        "ANSWER": {"Yes": "yes", "No": "no"}.get(headline.partition(":")[0], "doubt"),
+        "HEADLINE": escape(headline),
+        "VERDICT": "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),
+        "TABLES": "".join(_table(grid, set(comparison.models)) for grid in tables),
+        "FIGURES": "".join(_figure(name, png) for name, png in figures.items()),
+        "FACTS": "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _facts(comparison).items()),
+        # "</" would end the script
+        "EXAMPLES": json.dumps([_example(example) for example in comparison.examples]).replace("</", "<\\/"),
+    }
+    page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    for name, part in parts.items():
+        page = page.replace(f"@@{name}@@", part)
+    return page
+
+
+def _what(comparison: Comparison) -> str:
+    return f"{', '.join(comparison.compared)} on {comparison.n} volumes"
+
+
+def _table(grid: Grid, models: set[str]) -> str:
+    words = [not any(map(_NUMBER.match, column)) for column in zip(*grid.rows, strict=True)]
+    kinds = ["" if i == 0 or not word else " class=text" for i, word in enumerate(words)]
+    header = "".join(
+        f'<th scope="col"{kind}><button type="button">{escape(cell)}</button></th>'
+        for kind, cell in zip(kinds, grid.header, strict=True)
+    )
+    rows = []
+    for row in grid.rows:
+        cells = "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        rows.append(f"<tr{' class=model' * (row[0] in models)}>{cells}</tr>")
+    return (
+        f'<h2>{escape(grid.title)}</h2><p class="soft">{escape(grid.note)} Click a heading to sort.</p>'
+        f'<div class="scroll"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _figure(name: str, png: bytes) -> str:
+    caption = CAPTIONS[name.partition("_")[0]]
+    return (
+        f'<figure class="plot"><img alt="{escape(caption)}" src="{_data_url(png)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _example(example: Example) -> dict[str, Any]:
+    """The slices of each volume as one sheet of images, row by row, and how to find them on it."""
+    clean = example.volumes["clean"]
+    depth, height, width = clean.shape
+    top = float(np.quantile(clean, 0.9995)) or 1.0
+    return {
+        "title": f"{example.title}: {example.entry}, item {example.index}",
+        "depth": depth,
+        "height": height,
+        "width": width,
+        "columns": math.ceil(math.sqrt(depth)),
+        "sheets": {name: _data_url(slice_sheet(volume, top)) for name, volume in example.volumes.items()},
+    }
+
+
+def slice_sheet(volume: NDArray[np.float32], top: float) -> bytes:
+    """All z slices of a volume as one PNG, row by row, y upwards as in the figures.
+
+    Args:
+        volume: (D, H, W).
+        top: the value that is white.
+    """
+    depth, height, width = volume.shape
+    columns = math.ceil(math.sqrt(depth))
+    rows = math.ceil(depth / columns)
+    tiles = np.zeros((rows * columns, height, width), np.uint8)
+    tiles[:depth] = np.clip((volume[:, ::-1] / top + 0.35) / 1.35 * 255, 0, 255)
+    image = tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _facts(comparison: Comparison) -> dict[str, str]:
+    machine = hardware()
+    facts = {
+        "Made": comparison.created,
+        "With": ", ".join(f"{name} {number}" for name, number in versions().items()),
+        "On": f"{machine['gpu'] or 'no GPU'}; {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads",
+        "Data": json.dumps(comparison.data),
+        "Volumes": f"{comparison.n} of the test split, {' × '.join(map(str, comparison.evaluation.shape))} voxels of "
+        f"{comparison.voxel_size:g} Å; SHA-256 {comparison.evaluation.sha256}",
+        "Mask": "density above 5 % of the clean volume's maximum, grown by 2 voxels",
+        "Seconds": ", ".join(f"{what} {seconds:.1f}" for what, seconds in comparison.evaluation.seconds.items()),
+    }
+    for name, model in comparison.models.items():
+        facts[name] = (
+            f"{model.checkpoint}; {model.system}, {model.parameters:,} parameters, trained at "
+            f"{model.voxel_size or '?'} Å per voxel by cryoden {model.version}; SHA-256 {model.sha256}"
+        )
+    for run, why in comparison.failed.items():
+        facts[f"Left out: {run}"] = why
+    for number, note in enumerate(comparison.notes, start=1):
+        facts[f"Note {number}"] = note
+    return facts

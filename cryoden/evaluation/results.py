@@ -1,0 +1,250 @@
+"""A comparison of methods, with all that a reader needs to trust it or to make it again."""
+
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryoden.evaluation.evaluate import Evaluation
+from cryoden.evaluation.measures import CURVES, MEASURES, Measure, spread
+from cryoden.metrics.fsc import shell_frequencies
+
+PERCENTILES = (5, 50, 95)
+_PACKAGES = ("cryoden", "torch", "lightning", "numpy", "scipy", "scikit-image", "gemmi")
+
+
+@dataclass(eq=False)
+class Model:
+    """A trained model that was compared.
+
+    Attributes:
+        run: as it was given.
+        checkpoint: the file.
+        sha256: of the file.
+        system: the class that trained it.
+        parameters: of its network.
+        voxel_size: Å, that it was trained at; None where it does not say.
+        version: of cryoden that wrote it.
+        history: column → values, from the run's metrics.csv; empty where there is none.
+    """
+
+    run: str
+    checkpoint: str
+    sha256: str
+    system: str
+    parameters: int
+    voxel_size: float | None
+    version: str
+    history: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Volumes to look at.
+
+    Attributes:
+        title: why this one.
+        entry: what it shows.
+        index: its item.
+        volumes: method → (D, H, W); "input" first and "clean" last.
+    """
+
+    title: str
+    entry: str
+    index: int
+    volumes: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One property of the degraded volumes varied, the rest as it was.
+
+    Attributes:
+        quantity: what was varied, with its unit.
+        points: its values.
+        volumes: at each point.
+        values: method → measure → one (5th, 50th, 95th percentile) for each point.
+    """
+
+    quantity: str
+    points: list[float]
+    volumes: int
+    values: dict[str, dict[str, list[list[float]]]]
+
+
+@dataclass(eq=False)
+class Comparison:
+    """Models and classical filters on the same volumes.
+
+    Attributes:
+        experiment: of the thesis: control, different-noise, unseen-particle, multiple-particles or realistic.
+        evaluation: what was measured.
+        voxel_size: Å.
+        data: the data module's class and arguments.
+        models: name → model.
+        filters: name → (what its setting is, its best value on the validation volumes).
+        failed: run → why it was left out.
+        notes: what a reader should know.
+        examples: volumes to look at.
+        sweeps: sensitivity to the degradation.
+        matching: method → what template matching found in its volumes.
+        created: when.
+        seconds: what took how long, in all.
+    """
+
+    experiment: str
+    evaluation: Evaluation
+    voxel_size: float
+    data: dict[str, Any]
+    models: dict[str, Model]
+    filters: dict[str, tuple[str, float]]
+    failed: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
+    matching: dict[str, dict[str, float]] = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def methods(self) -> list[str]:
+        """All of them: input, zeros, filters, models."""
+        return list(self.evaluation.values)
+
+    @property
+    def compared(self) -> list[str]:
+        """The models that were measured."""
+        return [name for name in self.methods if name in self.models]
+
+    @property
+    def n(self) -> int:
+        """Volumes."""
+        return len(self.evaluation.entries)
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """The measures that at least one volume has a value for."""
+        values = self.evaluation.values.values()
+        return {
+            name: about for name, about in MEASURES.items() if any(np.isfinite(method[name]).any() for method in values)
+        }
+
+    def median(self, method: str, measure: str = "nrmse", entry: str | None = None) -> float:
+        """The median over volumes, of all or of one particle."""
+        return spread(self.of(method, measure, entry), (50,))[0]
+
+    def of(self, method: str, measure: str, entry: str | None = None) -> NDArray[np.float64]:
+        """One value for each volume, of all or of one particle."""
+        values = self.evaluation.values[method][measure]
+        return values if entry is None else values[np.array(self.evaluation.entries) == entry]
+
+    def best(self, names: Iterable[str]) -> str:
+        """The method with the lowest median NRMSE."""
+        return min(names, key=self.median)
+
+    @property
+    def entries(self) -> list[str]:
+        """The particles, each once."""
+        return list(dict.fromkeys(self.evaluation.entries))
+
+    @property
+    def frequencies(self) -> list[float]:
+        """Of the curves, in cycles per voxel."""
+        return [float(f) for f in shell_frequencies(self.evaluation.shape)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON takes them: what is nan or infinite is None."""
+        evaluation = self.evaluation
+        result: dict[str, Any] = plain_numbers(
+            {
+                "created": self.created,
+                "versions": versions(),
+                "hardware": hardware(),
+                "experiment": self.experiment,
+                "data": {
+                    **self.data,
+                    "split": "test",
+                    "volumes": self.n,
+                    "items": evaluation.indices,
+                    "entries": evaluation.entries,
+                    "shape": evaluation.shape,
+                    "voxel_size": self.voxel_size,
+                    "sha256": evaluation.sha256,
+                },
+                "measures": {name: about.about for name, about in MEASURES.items()},
+                "models": {name: {**vars(model), "history": None} for name, model in self.models.items()},
+                "filters": {name: {"setting": what, "value": value} for name, (what, value) in self.filters.items()},
+                "failed": self.failed,
+                "notes": self.notes,
+                "percentiles": {
+                    method: {
+                        entry or "all": {
+                            measure: dict(
+                                zip(("p5", "p50", "p95"), spread(self.of(method, measure, entry)), strict=True)
+                            )
+                            for measure in MEASURES
+                        }
+                        for entry in (None, *self.entries)
+                    }
+                    for method in self.methods
+                },
+                "values": {
+                    method: {measure: values.tolist() for measure, values in scores.items()}
+                    for method, scores in evaluation.values.items()
+                },
+                "frequencies": self.frequencies,
+                "curves": {
+                    method: {name: curve_spread(self.evaluation.curves[method][name]) for name in CURVES}
+                    for method in self.methods
+                },
+                "sensitivity": [vars(sweep) for sweep in self.sweeps],
+                "template_matching": self.matching,
+                "seconds": evaluation.seconds,
+            }
+        )
+        return result
+
+
+def curve_spread(curves: NDArray[np.float64]) -> dict[str, list[float]]:
+    """Percentiles over volumes of curves (n, S), shell by shell."""
+    rows = [spread(shell) for shell in curves.T]
+    return dict(zip(("p5", "p50", "p95"), (list(row) for row in zip(*rows, strict=True)), strict=True))
+
+
+def plain_numbers(value: Any) -> Any:
+    """The same without what JSON does not know: nan and infinities become None, tuples lists.
+
+    >>> plain_numbers({"a": (1.0, float("inf"))})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain_numbers(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain_numbers(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def hardware() -> dict[str, Any]:
+    """What the numbers were made on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = named[0].partition(":")[2].strip() if named else cpu
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

@@ -1,0 +1,92 @@
+"""How a model's error depends on what the microscope did: curves against noise and against the tilt range."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryoden.data.base import VolumeDataModule
+from cryoden.evaluation.baselines import FILTERS, best_setting
+from cryoden.evaluation.evaluate import Method, batches, evaluate, spaced
+from cryoden.evaluation.measures import MEASURES, spread
+from cryoden.evaluation.results import Sweep
+from cryoden.simulation.degradation import Degradation, GaussianNoise, MissingWedge
+
+SNRS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+TILTS = (40.0, 50.0, 60.0, 70.0)
+_SNR = "signal-to-noise ratio, var(signal) / var(noise)"
+_TILT = "tilt range, ± degrees"
+_QUICK = FILTERS[:3]  # set anew at each point, which non-local means is too slow for
+
+
+def sweeps(
+    methods: Mapping[str, Method],
+    module: VolumeDataModule,
+    volumes: int,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> list[Sweep]:
+    """Measure methods, and filters at their best, on the same test volumes degraded more and less.
+
+    The signal-to-noise ratio goes from 0.1 to 5 where the data have Gaussian noise, the tilt range from ±40° to ±70°
+    where they have a missing wedge; the rest stays as it is.
+
+    Args:
+        methods: name → method.
+        module: where the volumes come from.
+        volumes: how many at each point.
+        device: where methods run.
+        progress: called with the number of points done and their total.
+    """
+
+    def changed(kind: type[GaussianNoise | MissingWedge], **change: Any) -> list[Degradation]:
+        return [replace(step, **change) if isinstance(step, kind) else step for step in module.degradation]
+
+    plans: list[tuple[str, Sequence[float], list[list[Degradation]]]] = []
+    if any(isinstance(step, GaussianNoise) for step in module.degradation):
+        plans.append((_SNR, SNRS, [changed(GaussianNoise, snr=snr) for snr in SNRS]))
+    if any(isinstance(step, MissingWedge) for step in module.degradation):
+        plans.append((_TILT, TILTS, [changed(MissingWedge, tilt_range=(-tilt, tilt)) for tilt in TILTS]))
+    total = sum(len(points) for _, points, _ in plans)
+    done = 0
+    found = []
+    for quantity, points, degradations in plans:
+        values: dict[str, dict[str, list[list[float]]]] = {}
+        for degradation in degradations:
+            for method, scores in _at(methods, module, degradation, volumes, device).items():
+                kept = values.setdefault(method, {name: [] for name in MEASURES})
+                for name in MEASURES:
+                    kept[name].append(spread(scores[name]))
+            done += 1
+            progress(done, total)
+        # a method that failed at one point has no curve
+        complete = {method: kept for method, kept in values.items() if len(kept["nrmse"]) == len(points)}
+        found.append(Sweep(quantity, list(points), volumes, complete))
+    return found
+
+
+def _at(
+    methods: Mapping[str, Method],
+    module: VolumeDataModule,
+    degradation: Sequence[Degradation],
+    volumes: int,
+    device: torch.device,
+) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
+    dataset = module.test_dataset
+    dataset.degradation = degradation
+    indices = spaced(len(dataset), volumes)
+    pairs = list(batches(dataset, indices, module.batch_size, 0))
+    degraded, clean = (torch.cat([batch[key] for batch in pairs]) for key in ("degraded", "clean"))
+    filters: dict[str, Method] = {filter.name: filter.at(best_setting(filter, degraded, clean)) for filter in _QUICK}
+    return evaluate(
+        {"input": lambda v: v, **filters, **methods},
+        dataset,
+        indices,
+        degradation=degradation,
+        voxel_size=module.voxel_size,
+        batch_size=module.batch_size,
+        device=device,
+    ).values

@@ -1,0 +1,228 @@
+"""What the systems with two players share; how each player learns stands in gan.py, wgan.py and dragan.py."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Adam, Optimizer
+
+from cryoden.errors import CryodenError
+from cryoden.losses import LossMixture, feature_matching, make_loss
+from cryoden.modules.denoiser import Batch, Denoiser
+from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
+from cryoden.scaling import Scale, standardize
+
+
+class Adversarial(Denoiser):
+    """A generator trained against a discriminator (or critic) that sees the degraded volume beside the candidate.
+
+    Conditioned on the degraded volume, and with a reconstruction term, as in Isola et al. 2017 (arXiv:1611.07004).
+
+    Args:
+        generator: the denoising network.
+        discriminator: gives raw logits, higher for "clean".
+        reconstruction_loss: compares denoised with clean, relative to the clean volume's own power: l1, mse, ssim, fsc,
+            or several with their weights, such as {mse: 1.0, ssim: 0.2}.
+        reconstruction_weight: its weight; the adversarial loss has weight 1.
+        feature_matching: weight of a loss on the discriminator's features of denoised and clean volumes.
+        discriminator_steps: optimizer steps of the discriminator on each batch.
+        generator_steps: optimizer steps of the generator on each batch.
+        critic_warmup_steps: batches at the start on which the discriminator learns alone.
+        accumulate: batches whose gradients are summed for one step; then each player takes one step a batch.
+        learning_rate: of the generator's optimizer.
+        discriminator_learning_rate: of the discriminator's optimizer.
+        betas: of both Adams.
+        kwargs: see Denoiser.
+    """
+
+    def __init__(
+        self,
+        generator: DenoisingNetwork,
+        discriminator: DiscriminatorNetwork,
+        *,
+        reconstruction_loss: LossMixture = "mse",
+        reconstruction_weight: float = 10.0,
+        feature_matching: float = 0.0,
+        discriminator_steps: int = 1,
+        generator_steps: int = 1,
+        critic_warmup_steps: int = 0,
+        accumulate: int = 1,
+        learning_rate: float = 2.0e-3,
+        discriminator_learning_rate: float = 2.0e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(generator, **kwargs)
+        self.automatic_optimization = False
+        make_loss(reconstruction_loss)  # refuse it now, not in the first step
+        if min(discriminator_steps, generator_steps, accumulate) < 1:
+            raise CryodenError(
+                f"steps on each batch: got {discriminator_steps} of the discriminator, {generator_steps} of the "
+                f"generator, accumulate {accumulate}; each must be at least 1"
+            )
+        if accumulate > 1 and max(discriminator_steps, generator_steps) > 1:
+            raise CryodenError(
+                f"accumulate: got {accumulate} batches for a step, and more than one step on a batch; choose one: "
+                "accumulate 1, or one step of each player"
+            )
+        self.discriminator = discriminator
+        self.reconstruction_loss = reconstruction_loss
+        self.reconstruction_weight = reconstruction_weight
+        self.feature_matching = feature_matching
+        self.discriminator_steps = discriminator_steps
+        self.generator_steps = generator_steps
+        self.critic_warmup_steps = critic_warmup_steps
+        self.accumulate = accumulate
+        self.learning_rate = learning_rate
+        self.discriminator_learning_rate = discriminator_learning_rate
+        self.betas = betas
+        self.balance: dict[str, Tensor] = {}
+
+    def setup(self, stage: str) -> None:
+        """Check what Lightning would only complain of in the first step, in its own words."""
+        super().setup(stage)
+        arguments = getattr(self.trainer.strategy, "_ddp_kwargs", {})
+        if self.trainer.world_size > 1 and not arguments.get("find_unused_parameters", False):
+            raise CryodenError(
+                "two players on several devices take turns, and each leaves the other's parameters unused: give "
+                "--trainer.strategy=ddp_find_unused_parameters_true"
+            )
+
+    def _generate(self, batch: Batch) -> Tensor:
+        """The denoised batch; without a gradient while the discriminator learns alone."""
+        with torch.set_grad_enabled(not self._alone):
+            denoised: Tensor = self(batch["degraded"])
+        return denoised
+
+    def _discriminator_turns(self) -> Iterator[LightningOptimizer | Optimizer]:
+        """The discriminator's optimizer, as often as it steps on this batch; only its parameters take gradients."""
+        optimizer = self.optimizers()[1]  # type: ignore[index]  # a list of two
+        with self.toggled_optimizer(optimizer):
+            for _ in range(self.discriminator_steps):
+                yield optimizer
+
+    def _train_generator(
+        self, batch: Batch, denoised: Tensor, adversarial: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """The generator's steps on this batch, unless the discriminator learns alone.
+
+        Args:
+            batch: the batch.
+            denoised: what the generator made of it, with its graph.
+            adversarial: from the discriminator's logits of denoised volumes to the generator's adversarial loss.
+
+        Returns:
+            The weighted terms of the last step's loss.
+        """
+        if self._alone:
+            return {}
+        optimizer = self.optimizers()[0]  # type: ignore[index]  # a list of two
+        with self.toggled_optimizer(optimizer):
+            for step in range(self.generator_steps):
+                candidate = self(batch["degraded"]) if step else denoised
+                features = self._features(batch["degraded"], candidate)
+                terms = {"adversarial": adversarial(features[-1]), **self._supervision(batch, candidate, features)}
+                self._optimize(optimizer, terms)
+        return terms
+
+    def _optimize(self, optimizer: LightningOptimizer | Optimizer, terms: dict[str, Tensor]) -> None:
+        """One backward pass over the sum of the terms, and one step when enough batches are accumulated."""
+        self.safeguard.terms = terms
+        self.manual_backward(torch.stack(list(terms.values())).sum() / self.accumulate)
+        if (self.trainer.fit_loop.batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
+        """What the discriminator sees, in the grey scale of the degraded volume; last, its logits."""
+        if self.standardize:
+            scale = Scale.of(degraded)
+            degraded, candidate = standardize(degraded, scale), standardize(candidate, scale)
+        return self.discriminator.features(degraded, candidate)
+
+    def _judge(self, degraded: Tensor, candidate: Tensor) -> Tensor:
+        """The discriminator's logits."""
+        return self._features(degraded, candidate)[-1]
+
+    def _supervision(self, batch: Batch, denoised: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
+        """The generator's terms beside the adversarial one; `features` are the discriminator's of denoised volumes."""
+        terms = self._reconstruction(batch, denoised, self.reconstruction_loss)
+        terms["reconstruction"] = self.reconstruction_weight * terms["reconstruction"]
+        if self.feature_matching:
+            with torch.no_grad():
+                real = self._features(batch["degraded"], batch["clean"])
+            terms["feature_matching"] = self.feature_matching * feature_matching(features[:-1], real[:-1])
+        return terms
+
+    def _finish(self, batch: Batch, terms: dict[str, Tensor], **balance: Tensor) -> None:
+        """Turn the schedules, and log the generator's weighted terms and how the players stand."""
+        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]  # a list of two
+            scheduler.step()
+        self.balance = balance
+        logged = {f"train/loss_{name}": term.detach() for name, term in terms.items()}
+        logged |= {f"train/{name}": value.detach() for name, value in balance.items()}
+        self.log_dict(logged, prog_bar=True, batch_size=len(batch["clean"]))
+
+    @property
+    def _alone(self) -> bool:
+        """Whether the discriminator learns alone."""
+        return self.trainer.fit_loop.total_batch_idx < self.critic_warmup_steps
+
+    @property
+    def _progress(self) -> float:
+        """The share of the training that is done, 0 to 1; 0 where the end is not known."""
+        return min(1.0, self.trainer.fit_loop.total_batch_idx / float(self.trainer.estimated_stepping_batches))
+
+    def configure_optimizers(self) -> Any:
+        """An optimizer for each player, both with the schedule of Denoiser."""
+        optimizers = self._optimizers()
+        return list(optimizers), [self._schedule(optimizer) for optimizer in optimizers]
+
+    def _optimizers(self) -> tuple[Optimizer, Optimizer]:
+        return (
+            Adam(self.generator.parameters(), lr=self.learning_rate, betas=self.betas),
+            Adam(self.discriminator.parameters(), lr=self.discriminator_learning_rate, betas=self.betas),
+        )
+
+
+def slopes(critic: Callable[[Tensor, Tensor], Tensor], degraded: Tensor, candidate: Tensor, unit: Tensor) -> Tensor:
+    """How steep a critic is at candidates, in float32 whatever the precision around it.
+
+    Distances are relative to the clean volumes: between a clean volume and zeros it is 1, whatever the box, the
+    particle and the grey scale. So a critic of slope 1 sees a gap no larger than the NRMSE.
+
+    Args:
+        critic: gives logits (B, ...) of (degraded, candidate), each of one volume alone.
+        degraded: (B, 1, D, H, W).
+        candidate: (B, 1, D, H, W).
+        unit: (B, 1, D, H, W), the clean volumes.
+
+    Returns:
+        (B,), differentiable once more, also where the slope is zero.
+    """
+    candidate = candidate.detach().float().requires_grad_()
+    with torch.autocast(candidate.device.type, enabled=False):
+        logits = critic(degraded.float(), candidate).reshape(len(candidate), -1).mean(1)
+        (gradient,) = torch.autograd.grad(logits.sum(), candidate, create_graph=True)
+        steepness = (gradient * _norm(unit)).flatten(1)
+        return (steepness.square().sum(1) + 1e-12).sqrt()
+
+
+def refuse_batch_norm(critic: DiscriminatorNetwork) -> None:
+    """A gradient penalty is about one volume alone.
+
+    Raises:
+        CryodenError: the critic holds a batch normalisation, which mixes volumes.
+    """
+    if any(isinstance(module, _BatchNorm) for module in critic.modules()):
+        raise CryodenError(
+            f"{type(critic).__name__} with norm 'batch' makes the score of a volume depend on the others of its batch, "
+            "which a gradient penalty must not have; take norm 'instance' or 'group'"
+        )
+
+
+def _norm(volumes: Tensor) -> Tensor:
+    return volumes.float().square().sum(dim=(1, 2, 3, 4), keepdim=True).sqrt()

@@ -1,0 +1,90 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cryoden.evaluation.baselines import gaussian_filter
+from cryoden.evaluation.measures import CURVES, MEASURES, measure, present, spread
+from cryoden.simulation.degradation import MissingWedge
+
+WEDGE = MissingWedge((-50, 50))
+
+
+@pytest.fixture(scope="module")
+def clean() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    volumes = gaussian_filter((torch.rand(2, 1, 24, 24, 24, generator=generator) > 0.99).float(), 1.2)
+    return volumes / volumes.amax((1, 2, 3, 4), keepdim=True)
+
+
+def wedge_of(volumes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a tilt series leaves of volumes, and where it looked."""
+    parameters = [WEDGE.sample(torch.Generator())] * len(volumes)
+    return WEDGE.apply(volumes, parameters), WEDGE.measured(volumes, parameters)
+
+
+def test_the_truth_scores_best(clean: torch.Tensor) -> None:
+    values, curves = measure(clean, clean, wedge_of(clean)[1], 10.0)
+    assert list(values) == list(MEASURES)
+    assert tuple(curves) == CURVES
+    best = {"nrmse": 0, "masked_nrmse": 0, "mse": 0, "psnr": math.inf, "ssim": 1, "masked_ssim": 1, "fsc_area": 1}
+    best |= {"resolution_0.5": 20, "resolution_0.143": 20, "fsc_measured": 1, "fsc_wedge": 1, "wedge_power": 1}
+    for name, expected in {**best, "invented": 0}.items():
+        assert values[name].tolist() == pytest.approx([expected] * 2, abs=1e-5), name
+
+
+def test_the_wedge_tells_what_was_filled_in_from_what_was_invented(clean: torch.Tensor) -> None:
+    left, measured = wedge_of(clean)
+    lost = clean - left
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    invented = noise - wedge_of(noise)[0]
+    invented *= lost.square().mean().sqrt() / invented.square().mean().sqrt()
+    nothing, _ = measure(left, clean, measured, 10.0)
+    truth, _ = measure(left + 0.5 * lost, clean, measured, 10.0)
+    false, _ = measure(left + invented, clean, measured, 10.0)
+    assert nothing["wedge_power"].max() < 1e-6
+    assert nothing["invented"].isnan().all()
+    assert nothing["fsc_wedge"].tolist() == [0, 0]
+    torch.testing.assert_close(truth["wedge_power"], torch.full((2,), 0.25))
+    assert truth["invented"].max() < 1e-4
+    assert false["invented"].min() > 0.95
+    for found in (nothing, truth, false):  # what was measured is the same in all
+        torch.testing.assert_close(found["fsc_measured"], torch.ones(2), atol=1e-4, rtol=0)
+    assert truth["fsc_wedge"].min() > 0.99
+    assert false["fsc_wedge"].abs().max() < 0.3
+
+
+def test_an_empty_volume_resolves_nothing_and_a_volume_without_wedge_has_none(clean: torch.Tensor) -> None:
+    everywhere = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    values, _ = measure(torch.zeros_like(clean), clean, everywhere, 10.0)
+    assert values["nrmse"].tolist() == values["masked_nrmse"].tolist() == [1, 1]
+    assert values["resolution_0.5"].tolist() == [math.inf] * 2
+    for name in ("fsc_wedge", "wedge_power", "invented"):
+        assert values[name].isnan().all()
+    scores = {"zeros": {name: value.numpy() for name, value in values.items()}}
+    assert [n for n in MEASURES if n not in present(scores)] == [
+        "resolution_0.5",
+        "resolution_0.143",
+        "fsc_wedge",
+        "wedge_power",
+        "invented",
+    ]
+    assert MEASURES["resolution_0.5"].show(math.inf) == "–"
+    assert MEASURES["mse"].show(0.0012345) == "1.234"
+
+
+def test_each_volume_is_measured_for_itself(clean: torch.Tensor) -> None:
+    denoised = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    measured = wedge_of(clean)[1]
+    together, _ = measure(denoised, clean, measured, 10.0)
+    alone, _ = measure(denoised[1:], clean[1:], measured[1:], 10.0)
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name][1:], value)
+
+
+def test_spread_equals_numpy_and_stands_infinities() -> None:
+    values = np.random.default_rng(0).random(13)
+    assert spread(values) == pytest.approx(list(np.percentile(values, (5, 50, 95))))
+    assert spread([math.inf, 20.0, math.inf]) == [20.0, math.inf, math.inf]
+    assert all(math.isnan(v) for v in spread([math.nan]))

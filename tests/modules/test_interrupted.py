@@ -1,0 +1,85 @@
+"""A training that is killed, and resumed, ends where it would have ended."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
+DATA = [
+    "--data.entries=[phantom:1,phantom:2]",
+    "--data.copies=10",
+    "--data.box=16",
+    "--data.voxel_size=20",
+    "--data.resolution=40",
+    "--data.batch_size=2",
+    "--data.num_workers=1",
+    "--trainer.max_epochs=4",
+    "--trainer.accelerator=cpu",
+    "--trainer.num_sanity_val_steps=0",
+]
+SYSTEMS = {
+    "gan": ["--model.channels=3", "--model.box=16", "--model.instance_noise=1.0"],
+    "wgangp": ["--model.channels=3", "--model.critic_channels=2", "--model.n_critic=2"],
+}
+
+
+def fit(system: str, folder: Path, *words: str) -> subprocess.Popen[str]:
+    config = str(EXPERIMENTS / f"{system}.yaml")
+    command = [sys.executable, "-m", "cryoden", "fit", "--config", config, *SYSTEMS[system], *DATA, *words]
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> None:
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+
+
+def last(folder: Path, system: str, version: int) -> Path:
+    return folder / "runs" / system / f"version_{version}" / "checkpoints" / "last.ckpt"
+
+
+def assert_equal(a: object, b: object, where: str) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("system", ["gan", pytest.param("wgangp", marks=pytest.mark.slow)])
+def test_kill_and_resume_end_at_the_same_weights(system: str, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finished(fit(system, whole))
+
+    victim = fit(system, broken)
+    half = last(broken, system, 0)
+    deadline = time.monotonic() + 200
+    while not half.exists():
+        assert victim.poll() is None, victim.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.3)  # somewhere in the next epoch
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    assert torch.load(half, weights_only=True)["epoch"] < 3
+
+    finished(fit(system, broken, "--ckpt_path", str(half)))
+    expected, found = (
+        torch.load(path, weights_only=True) for path in (last(whole, system, 0), last(broken, system, 1))
+    )
+    assert expected["global_step"] == found["global_step"] > 0
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert_equal(expected[part], found[part], part)

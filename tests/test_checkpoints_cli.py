@@ -1,0 +1,120 @@
+"""Checkpoints that cannot be written or read, through the real command line: one line, and the old one stays."""
+
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+TINY = [
+    "--data.entries=[phantom:1]",
+    "--data.copies=5",
+    "--data.box=16",
+    "--data.voxel_size=20",
+    "--data.resolution=40",
+    "--data.batch_size=2",
+    "--data.num_workers=0",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+]
+GAN = ["--config", str(EXPERIMENTS / "gan.yaml"), "--model.channels=3", "--model.box=16", *TINY]
+
+
+def cryoden(folder: Path, *words: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    def shrink() -> None:
+        if limit is not None:  # files may not grow further: what a full disk does, as seen by one process
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "cryoden", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, preexec_fn=shrink)
+
+
+def refused(run: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+    line = run.stderr.strip().splitlines()[-1]
+    assert line.startswith("cryoden: error: ")
+    for part in parts:
+        assert part in line
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run's checkpoints."""
+    folder = tmp_path_factory.mktemp("trained")
+    run = cryoden(folder, "fit", *GAN)
+    assert run.returncode == 0, run.stderr
+    return folder / "runs" / "gan" / "version_0" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        ("missing", ("no such file", "cryoden fit")),
+        ("cut short", ("not a readable checkpoint, or cut short",)),
+        ("garbage", ("not a readable checkpoint",)),
+        ("foreign", ("but not of cryoden's",)),
+        ("another network", ("of another network, UpsampleUnet(channels=3", "this run's is UpsampleUnet(channels=4")),
+    ],
+)
+def test_a_checkpoint_that_does_not_serve_is_refused(
+    damage: str, parts: tuple[str, ...], trained: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.ckpt"
+    extra = []
+    match damage:
+        case "cut short":
+            path.write_bytes((trained / "last.ckpt").read_bytes()[:-5000])
+        case "garbage":
+            path.write_bytes(b"\x00" * 1000)
+        case "foreign":
+            torch.save({"state_dict": {}}, path)
+        case "another network":
+            shutil.copy(trained / "last.ckpt", path)
+            extra = ["--model.channels=4"]
+    refused(cryoden(tmp_path, "fit", *GAN, *extra, "--ckpt_path", str(path)), *parts)
+
+
+def test_a_checkpoint_of_another_system_is_refused(trained: Path, tmp_path: Path) -> None:
+    wgan = ["--config", str(EXPERIMENTS / "wgan.yaml"), "--model.channels=3", "--model.critic_channels=2", *TINY]
+    run = cryoden(tmp_path, "fit", *wgan, "--ckpt_path", str(trained / "last.ckpt"))
+    refused(run, "of another system, UpsampleUnetGAN; this run's is UpsampleUnetWGAN", "config.yaml")
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(trained: Path, tmp_path: Path) -> None:
+    old = tmp_path / "kept"
+    shutil.copytree(trained, old)
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    words = ["--checkpoint.dirpath", str(old), "--ckpt_path", str(old / "last.ckpt"), "--trainer.max_epochs=2"]
+    size = len(before["last.ckpt"])
+    run = cryoden(tmp_path, "fit", *GAN, *words, limit=size // 2)
+    refused(run, "checkpoint", "cannot be written", "earlier checkpoints are untouched")
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+    # with room again, the run goes on from there
+    run = cryoden(tmp_path, "fit", *GAN, *words)
+    assert run.returncode == 0, run.stderr
+    assert "epoch 2" in run.stdout
+
+
+def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    refused(cryoden(tmp_path, "fit", *GAN, "--checkpoint.dirpath", str(tmp_path / "file" / "x")), "file")
+
+
+def test_a_training_that_explodes_stops_and_keeps_its_checkpoint(trained: Path, tmp_path: Path) -> None:
+    old = tmp_path / "kept"
+    shutil.copytree(trained, old)
+    words = ["--checkpoint.dirpath", str(old), "--trainer.max_epochs=3", "--model.learning_rate=1.0e30"]
+    refused(cryoden(tmp_path, "fit", *GAN, *words), "training broke down in epoch 0, batch 1 (phantom:1)", "nonfinite")
+    assert (old / "last.ckpt").read_bytes() == (trained / "last.ckpt").read_bytes()
+
+
+def test_the_configuration_of_a_run_serves_again(trained: Path, tmp_path: Path) -> None:
+    config, last = trained.parent / "config.yaml", trained / "last.ckpt"
+    run = cryoden(tmp_path, "validate", "--config", str(config), "--ckpt_path", str(last))
+    assert run.returncode == 0, run.stderr
+    assert "UpsampleUnetGAN, validation" in run.stdout

@@ -1,0 +1,56 @@
+"""The data of the thesis's experiments, as files to lay over a system's, or to compare on."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cryoden.cli import main
+from cryoden.commands import simulate
+from cryoden.evaluation.compare import experiment_of, load_data
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPECTED = {
+    "different_noise": "different-noise",
+    "unseen_particle": "unseen-particle",
+    "scene_one_6A": "multiple-particles",
+    "scene_one_10A": "multiple-particles",
+    "scene_several_6A": "multiple-particles",
+    "scene_several_10A": "multiple-particles",
+    "realistic": "realistic",
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_system_trains_on_it_and_is_tested_on_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((EXPERIMENTS / "overlays" / f"{name}.yaml").read_text())
+    arguments = config["data"]["init_args"]
+    small = {"box": 32, "batch_size": 2, "num_workers": 0}
+    if name == "realistic":
+        list(simulate(["phantom:1"], "pairs", copies=2, box=32, voxel_size=10.0, resolution=20.0))
+        small["boxes"] = 2
+    else:
+        small |= {"voxel_size": 10.0, "resolution": 20.0, "val_fraction": 0.4, "entries": ["phantom:1", "phantom:2"]}
+        small["scenes" if "scene" in name else "copies"] = 4
+    if "holdout" in arguments:
+        small["holdout"] = ["phantom:3"]
+    assert set(arguments) <= {*arguments, *small}
+    flags = [f"--data.{key}={value}".replace(" ", "").replace("'", "") for key, value in small.items()]
+    tiny = ["--model.channels=2", "--model.warmup_steps=1", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    configs = ["--config", str(EXPERIMENTS / "simple_ae.yaml"), "--config", str(EXPERIMENTS / f"overlays/{name}.yaml")]
+    monkeypatch.setattr(sys, "argv", ["cryoden", "fit", *configs, *flags, *tiny])
+    main()
+    assert "validation, epoch 1" in capfd.readouterr().out
+    trained = yaml.safe_load((tmp_path / "runs/simple_ae/version_0/config.yaml").read_text())["data"]["init_args"]
+    for key, value in arguments.items():
+        if key != "degradation":  # written with all its defaults
+            assert trained[key] == small.get(key, value), key
+    steps = [step["class_path"] for step in trained.get("degradation") or []]
+    assert steps == [f"cryoden.{step['class_path']}" for step in arguments.get("degradation", [])]
+    module, _ = load_data(tmp_path / "runs/simple_ae/version_0/config.yaml")
+    assert experiment_of(module) == EXPECTED[name]
+    assert module.test_dataset[0, 0]["clean"].shape == (1, 32, 32, 32)

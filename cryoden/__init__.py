@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cryoden.data.pairs import PairDataModule
     from cryoden.data.scenes import SceneDataModule
     from cryoden.errors import CryodenError
-    from cryoden.inference.denoise import denoise_file, denoise_volume
+    from cryoden.inference.denoise import denoise, denoise_file
     from cryoden.modules.autoencoder import Autoencoder
     from cryoden.modules.denoiser import Denoiser
     from cryoden.modules.dragan import DRAGAN
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from cryoden.modules.wgan import WGAN, WGANGP
     from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
-    from cryoden.volume import Volume, read_volume, write_volume
+    from cryoden.volume import Volume, open_volume, read_volume, write_volume
 
 # Where each public name lives. Loaded on first use, so that `import cryoden` stays light.
 _HOMES = {
@@ -55,10 +55,11 @@ _HOMES = {
     "Volume": "volume",
     "WGAN": "modules.wgan",
     "WGANGP": "modules.wgan",
+    "denoise": "inference.denoise",
     "denoise_file": "inference.denoise",
-    "denoise_volume": "inference.denoise",
     "export_weights": "checkpoint",
     "load_denoiser": "checkpoint",
+    "open_volume": "volume",
     "read_volume": "volume",
     "write_volume": "volume",
 }
@@ -88,10 +89,11 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "WGAN",
     "WGANGP",
     "__version__",
+    "denoise",
     "denoise_file",
-    "denoise_volume",
     "export_weights",
     "load_denoiser",
+    "open_volume",
     "read_volume",
     "write_volume",
 ]

@@ -131,16 +131,12 @@ def _unknown(word: str) -> str:
     return f"no command {word!r}; {hint}allowed are {', '.join(_COMMANDS)}; see `cryoden --help`"
 
 
-_OWN_WORDS = {
-    "entries": "PDB entries, structure or map files, or phantoms (phantom:7)",
-    "runs": "runs' folders, checkpoints (.ckpt) or weights (.safetensors)",
-    "model": "a run's folder, a checkpoint (.ckpt) or weights (.safetensors)",
-    "overwrite": "replace existing files",
-}
+_LISTS = ("entries", "inputs", "runs")
 
 
 def _run_tool(name: str, home: str, words: list[str]) -> None:
     """Run a function with arguments from the command line and print its lines; its docstring is the help."""
+    from docstring_parser import parse
     from jsonargparse import ArgumentParser
 
     class Parser(OneLine, ArgumentParser):
@@ -149,17 +145,21 @@ def _run_tool(name: str, home: str, words: list[str]) -> None:
     tool = getattr(import_module(home), name)
     parser = Parser(prog=f"cryoden {name}")
     parameters = inspect.signature(tool).parameters
-    skip: set[str | int] = {word for word in _OWN_WORDS if word in parameters}
-    for words_of in ("entries", "runs"):  # plain lists of words, where jsonargparse would want [a,b]
-        if words_of in skip:
-            parser.add_argument(words_of, nargs="+", help=_OWN_WORDS[words_of])
+    about = {each.arg_name: each.description for each in parse(inspect.getdoc(tool) or "").params}
+    flags = [word for word, parameter in parameters.items() if parameter.default is False]
+    skip: set[str | int] = {*flags, *({"model", *_LISTS} & parameters.keys())}
+    for word in _LISTS:
+        if word in skip:  # plain words, where jsonargparse would want [a,b]
+            parser.add_argument(word, nargs="+", help=about[word])
     if "model" in skip:  # required, and yet an option: three names in a row would be easy to confuse
-        parser.add_argument("--model", type=str, required=True, help=_OWN_WORDS["model"])
-    if "overwrite" in skip:  # a bare flag, where jsonargparse would want true or false
-        parser.add_argument("--overwrite", action="store_true", help=_OWN_WORDS["overwrite"])
+        parser.add_argument("--model", type=str, required=True, help=about["model"])
+    for word in flags:  # bare, where jsonargparse would want true or false
+        parser.add_argument(f"--{word}", action="store_true", help=about[word])
     parser.add_function_arguments(tool, as_positional=True, skip=skip)
     parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
-    config = parser.instantiate(parser.parse_args(words))
+    # --dry-run is --dry_run
+    plain = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", word) for word in words]
+    config = parser.instantiate(parser.parse_args(plain))
     for line in tool(**config.as_dict()):
         print(line)
 
@@ -263,6 +263,6 @@ _COMMANDS: dict[str, tuple[str | None, str]] = {
         "cryoden.evaluation.compare",
         "models and classical filters on the same volumes: tables, figures, a report",
     ),
-    "denoise": ("cryoden.commands", "denoise a tomogram: cryoden denoise IN.mrc OUT.mrc --model RUN"),
+    "denoise": ("cryoden.inference.command", "denoise tomograms: cryoden denoise IN.mrc OUT.mrc --model RUN"),
     "export": ("cryoden.commands", "write a checkpoint's weights as safetensors"),
 }

@@ -1,17 +1,12 @@
 """The tools of the command line. Each function's signature and docstring are its help; each yields lines to print."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from rich.progress import Progress
-
-from cryoden.checkpoint import export_weights, find_checkpoint, load_denoiser
+from cryoden.checkpoint import export_weights, load_denoiser
 from cryoden.data.dataset import ParticleDataset
 from cryoden.errors import CryodenError
 from cryoden.evaluation.figures import save_figure, slice_figure
-from cryoden.inference.denoise import choose_device, denoise_file
 from cryoden.particles import archive, load_particle
 from cryoden.simulation.degradation import Degradation, default_degradation
 from cryoden.simulation.density import check_fits
@@ -104,49 +99,6 @@ def simulate(
         path = Path(output, f"{name}_slices.png")
         save_figure(slice_figure(volumes, voxel_size, item["entry"]), path)
         yield str(path)
-
-
-def denoise(
-    input: str,
-    output: str,
-    *,
-    model: str,
-    contrast: Literal["bright", "dark"] = "bright",
-    tile: int | None = None,
-    overlap: int | None = None,
-    overwrite: bool = False,
-) -> Iterator[str]:
-    """Denoise a tomogram that fits in memory; voxel size, origin and grey scale are kept.
-
-    Args:
-        input: an MRC file.
-        output: the MRC file to write.
-        model: a run's folder, a checkpoint (.ckpt) or weights (.safetensors).
-        contrast: what protein looks like in the input, and will in the output.
-        tile: voxels along each side of the tiles that the network sees.
-        overlap: voxels that neighbouring tiles share.
-        overwrite: replace an existing output.
-
-    Yields:
-        What it runs on and what it wrote.
-    """
-    device, reason = choose_device()
-    denoiser = load_denoiser(model)
-    yield f"model {find_checkpoint(model)} on {device} ({reason})"
-    with Progress(disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("tiles", total=None)
-        denoise_file(
-            input,
-            output,
-            denoiser,
-            contrast=contrast,
-            tile=tile,
-            overlap=overlap,
-            device=device,
-            overwrite=overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    yield f"wrote {output}"
 
 
 def export(output: str, *, model: str, overwrite: bool = False) -> Iterator[str]:

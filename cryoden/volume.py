@@ -1,23 +1,35 @@
 """A three-dimensional image with its place in space, and its MRC file.
 
 Files are read by their content, whatever their name, and leniently where the header is only slightly wrong.
-What is written opens at the same place and scale as what was read: the header is carried along.
+What is written opens at the same place and scale as what was read: the header is carried along. Volumes of
+any size are mapped rather than read, and go through memory a section at a time.
 """
 
 from __future__ import annotations
 
+import bz2
+import errno
+import gzip
 import logging
+import math
+import mmap
 import os
+import shutil
+import tempfile
 import warnings
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import mrcfile
 import numpy as np
-from numpy.typing import NDArray
+from mrcfile.constants import MAP_ID
+from mrcfile.dtypes import HEADER_DTYPE
+from numpy.typing import DTypeLike, NDArray
 
 from cryoden.errors import CryodenError
 
@@ -26,8 +38,8 @@ _log = logging.getLogger(__name__)
 _MODES = "0 (int8), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16)"
 _KNOWN_MODES = {0, 1, 2, 4, 6, 12}
 _ANISOTROPY = 0.01  # rounding of the cell in the header stays far below; wrong axes are far above
-_CARRIED = ("cella", "cellb", "mapc", "mapr", "maps", "extra1", "exttyp", "extra2")
-_COMPRESSION = {".gz": "gzip", ".bz2": "bzip2"}
+_CARRIED = ("cella", "cellb", "mapc", "mapr", "maps", "extra1", "extra2")
+_COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 _LABELS = 10
 
 
@@ -36,7 +48,8 @@ class Volume:
     """A volume and where it lies.
 
     Attributes:
-        data: (D, H, W) float32, axes z, y, x as the file has them.
+        data: (D, H, W), axes z, y, x as the file has them: float32 from `read_volume`, mapped and in the file's
+            own type from `open_volume`.
         voxel_size: Å per voxel, the same on all axes; 0 where the file does not say.
         origin: Position of the first voxel, x, y, z in Å.
         nstart: Grid index of the first voxel along columns, rows, sections.
@@ -45,7 +58,7 @@ class Volume:
         extended_header: The bytes between header and voxels, in the byte order of the header.
     """
 
-    data: NDArray[np.float32]
+    data: NDArray[Any]
     voxel_size: float
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     nstart: tuple[int, int, int] = (0, 0, 0)
@@ -53,48 +66,58 @@ class Volume:
     extended_header: bytes = field(default=b"", repr=False)
 
 
-def read_volume(path: Path | str) -> Volume:
-    """Reads an MRC file of mode 0, 1, 2, 6 or 12, plain or compressed by gzip or bzip2.
+@dataclass(frozen=True)
+class Statistics:
+    """What the voxels of a volume are like, in the volume's unit; NaN and infinite ones are counted and left out."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    bad: int = 0
+    first_bad: tuple[int, int, int] | None = None
+
+    def require_finite(self, name: Path | str) -> None:
+        """Refuses a volume with NaN or infinite voxels.
+
+        Raises:
+            CryodenError: There are some; how many and where the first one is.
+        """
+        if self.first_bad is not None:
+            z, y, x = self.first_bad
+            raise CryodenError(
+                f"{name} has {self.bad} NaN or infinite voxels, the first at z {z}, y {y}, x {x} (from 0); "
+                "replace them by the mean, or reconstruct the volume again"
+            )
+
+
+def open_volume(path: Path | str) -> Volume:
+    """Maps an MRC file of mode 0, 1, 2, 6 or 12, plain or compressed by gzip or bzip2, without reading its voxels.
+
+    A compressed file is unpacked into a temporary file first (TMPDIR says where).
 
     Args:
         path: The file; its content decides, not its suffix.
 
     Returns:
-        The volume in float32. The statistics in the header are ignored.
+        The volume, its voxels mapped, read-only, in the file's type and byte order; some may be NaN. The
+        statistics in the header are ignored.
 
     Raises:
         CryodenError: The file cannot be read, is no MRC file, is truncated, holds images instead of a volume,
-            complex or non-finite values, or voxels that are not cubes.
+            complex values, or voxels that are not cubes.
     """
     path = Path(path)
-    header, extended_header, data = _read_mrc(path)
+    header, extended_header, data = _map_mrc(path)
     voxel_size = _voxel_size(header)
-    if data.ndim == 4:
-        raise CryodenError(f"{path} is a stack of {data.shape[0]} volumes; one volume is needed: extract it")
-    if data.ndim == 2 or data.shape[0] == 1:
-        raise CryodenError(
-            f"{path} is a single image of {data.shape[-2]} × {data.shape[-1]} pixels; a volume is needed"
-        )
-    if header.ispg == 0 and header.mz == 1:  # many programs leave ispg at 0, but only stacks have mz = 1
-        raise CryodenError(
-            f"{path} is a stack of {data.shape[0]} images (space group 0, mz 1), such as a tilt series; a "
-            "volume is needed: reconstruct it first, or correct the header (mz = nz) if it is a volume"
-        )
     if max(voxel_size) - min(voxel_size) > _ANISOTROPY * max(voxel_size):
         sizes = " × ".join(f"{size:.4g}" for size in voxel_size)
         raise CryodenError(
             f"{path} has voxels of {sizes} Å (x, y, z); they must be cubes within {_ANISOTROPY:.0%}: "
             "resample the volume, or correct its header if that is wrong"
         )
-    finite = np.isfinite(data)
-    if not finite.all():
-        z, y, x = np.unravel_index(np.argmin(finite), data.shape)
-        raise CryodenError(
-            f"{path} has {data.size - np.count_nonzero(finite)} NaN or infinite voxels, the first at z {z}, "
-            f"y {y}, x {x} (from 0); replace them by the mean, or reconstruct the volume again"
-        )
     return Volume(
-        data=data.astype(np.float32, copy=False),
+        data=data,
         voxel_size=float(np.mean(voxel_size)),
         origin=(float(header.origin.x), float(header.origin.y), float(header.origin.z)),
         nstart=(int(header.nxstart), int(header.nystart), int(header.nzstart)),
@@ -103,8 +126,32 @@ def read_volume(path: Path | str) -> Volume:
     )
 
 
-def write_volume(path: Path | str, volume: Volume, *, overwrite: bool = False, label: str = "") -> None:
-    """Writes a volume as an MRC file of mode 2 with fresh statistics.
+def read_volume(path: Path | str) -> Volume:
+    """Reads the files that `open_volume` opens into memory.
+
+    Args:
+        path: The file; its content decides, not its suffix.
+
+    Returns:
+        The volume in float32.
+
+    Raises:
+        CryodenError: As `open_volume`; or some voxels are NaN or infinite.
+    """
+    volume = open_volume(path)
+    measure(volume.data).require_finite(path)
+    return replace(volume, data=np.array(volume.data, dtype=np.float32))
+
+
+def write_volume(
+    path: Path | str,
+    volume: Volume,
+    *,
+    overwrite: bool = False,
+    label: str = "",
+    dtype: type[np.float32 | np.float16] = np.float32,
+) -> None:
+    """Writes a volume as an MRC file with fresh statistics, a section at a time.
 
     Axis mapping, cell, labels, byte order and, where the shape is still that of the header, the extended
     header are those of `volume.header`. The file appears under its name only when it is complete.
@@ -114,37 +161,47 @@ def write_volume(path: Path | str, volume: Volume, *, overwrite: bool = False, l
         volume: What to write.
         overwrite: Whether an existing file is replaced.
         label: Added to the header's labels: at most 80 ASCII characters are kept.
+        dtype: float32 (mode 2), or float16 (mode 12): half the size, three digits, nothing beyond ±65504.
 
     Raises:
-        CryodenError: The file exists, its folder does not, or the disk refuses it.
+        CryodenError: The file exists, its folder does not, the disk refuses it, or float16 is too small for it.
     """
     path = Path(path)
     check_output(path, overwrite=overwrite)
-    header = volume.header
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with mrcfile.new(partial, compression=_COMPRESSION.get(path.suffix.lower()), overwrite=True) as mrc:
-            # the byte order of the file is kept, because nobody knows what the extended header is made of
-            mrc.set_data(volume.data.astype(np.float32 if header is None else _float32_like(header), copy=False))
-            if header is not None:
-                _carry_header(mrc, header, volume.extended_header)
-            if float(np.mean(_voxel_size(mrc.header))) != volume.voxel_size:
-                mrc.voxel_size = volume.voxel_size
-            mrc.header.origin = volume.origin
-            mrc.header.nxstart, mrc.header.nystart, mrc.header.nzstart = volume.nstart
-            _set_labels(mrc.header, () if header is None else header.label, label or "Written by cryoden")
-        partial.replace(path)
-    except OSError as error:
-        raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    # the byte order of the file is kept, because nobody knows what the extended header is made of
+    swapped = volume.header is not None and not volume.header.mode.dtype.isnative
+    voxels = np.dtype(dtype).newbyteorder("S" if swapped else "=")
+    with np.errstate(over="ignore"):
+        statistics = measure(volume.data, voxels)
+        if statistics.bad and dtype is np.float16:
+            raise CryodenError(f"cannot write {path} as float16: it has voxels beyond ±65504, or NaN; use float32")
+        header = _new_header(volume, voxels, statistics, label or "Written by cryoden")
+        _clear_leftovers(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with _compressing(partial, path.suffix.lower()) as stream:
+                stream.write(header.tobytes())
+                stream.write(volume.extended_header[: int(header.nsymbt)])
+                for section in sections(volume.data):
+                    stream.write(section.astype(voxels).tobytes())
+            partial.replace(path)
+        except OSError as error:
+            raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
 
-def check_output(path: Path | str, *, overwrite: bool) -> None:
+def check_output(path: Path | str, *, overwrite: bool, size: int = 0) -> None:
     """Checks that a file may be written, so that nobody waits an hour to learn that it may not.
 
+    Args:
+        path: The file.
+        overwrite: Whether it may exist.
+        size: Bytes that the disk must have room for.
+
     Raises:
-        CryodenError: The file exists and may not be overwritten, or its folder is missing or not writable.
+        CryodenError: The file exists and may not be overwritten, its folder is missing or not writable, or the
+            disk is too full.
     """
     path = Path(path)
     if path.is_dir():
@@ -155,58 +212,159 @@ def check_output(path: Path | str, *, overwrite: bool) -> None:
         raise CryodenError(f"cannot write {path}: the folder {path.parent} is not writable")
     if path.exists() and not overwrite:
         raise CryodenError(f"{path} exists; choose another name or allow overwriting (--overwrite)")
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise CryodenError(
+            f"cannot write {path}: {size / 1e9:.1f} GB are needed there while it is made, and {free / 1e9:.1f} GB "
+            "are free; make room, or choose another disk"
+        )
 
 
-def _read_mrc(path: Path) -> tuple[np.recarray[Any, Any], bytes, NDArray[Any]]:
-    """Header, extended header and voxels of any MRC file that has real voxels."""
+def sections(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The sections (H, W) of a volume from z = 0 on; of a mapped one no more than one is in memory."""
+    for section in data:
+        yield section
+        release(data)
+
+
+def release(data: NDArray[Any]) -> None:
+    """Lets go of the memory of a mapped array: the file keeps what was read or changed. Others stay as they are."""
+    mapped = getattr(data, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def measure(data: NDArray[Any], dtype: DTypeLike | None = None) -> Statistics:
+    """The statistics of a volume of any size, in one pass and in float64.
+
+    Args:
+        data: (D, H, W), real.
+        dtype: What the voxels are rounded to first.
+
+    Returns:
+        Statistics; zeros where every voxel is bad.
+    """
+    count, bad, mean, squares = 0, 0, 0.0, 0.0
+    minimum, maximum = math.inf, -math.inf
+    first_bad = None
+    for z, section in enumerate(sections(data)):
+        values = (section if dtype is None else section.astype(dtype)).astype(np.float64)
+        finite = np.isfinite(values)
+        if not finite.all():
+            if first_bad is None:
+                y, x = np.unravel_index(np.argmin(finite), values.shape)
+                first_bad = (z, int(y), int(x))
+            bad += values.size - int(np.count_nonzero(finite))
+            values = values[finite]
+            if values.size == 0:
+                continue
+        minimum, maximum = min(minimum, float(values.min())), max(maximum, float(values.max()))
+        # Chan et al. 1983: two sets of values are put together without losing digits to a large mean
+        here = float(values.mean())
+        total = count + values.size
+        squares += float(np.square(values - here).sum()) + (here - mean) ** 2 * count * values.size / total
+        mean += (here - mean) * values.size / total
+        count = total
+    if count == 0:
+        return Statistics(0.0, 0.0, 0.0, 0.0, bad, first_bad)
+    return Statistics(minimum, maximum, mean, math.sqrt(squares / count), bad, first_bad)
+
+
+def _map_mrc(path: Path) -> tuple[np.recarray[Any, Any], bytes, NDArray[Any]]:
+    """Header, extended header and mapped voxels of any MRC file that is one volume of real numbers."""
+    with _unpacked(path) as plain:
+        with warnings.catch_warnings(record=True) as mended:
+            warnings.simplefilter("always")
+            try:
+                with mrcfile.open(plain, permissive=True, header_only=True) as mrc:
+                    header, extended_header = mrc.header, mrc.extended_header
+            except (OSError, ValueError, OverflowError, MemoryError) as error:
+                raise CryodenError(f"{path} is not an MRC file: {error}") from error
+        shape, dtype = _layout(path, header)
+        offset = HEADER_DTYPE.itemsize + int(header.nsymbt)
+        expected = offset + math.prod(shape) * dtype.itemsize
+        if extended_header is None or plain.stat().st_size < expected:
+            nx_ny_nz = " × ".join(map(str, reversed(shape)))
+            unpacked = "" if plain == path else " when unpacked"
+            raise CryodenError(
+                f"{path} is truncated: {nx_ny_nz} voxels of mode {header.mode} make a file of {expected} bytes, and "
+                f"it has {plain.stat().st_size}{unpacked}; copy it again"
+            )
+        data = np.memmap(plain, dtype, mode="r", offset=offset, shape=shape)
+    if mended:
+        what = "; ".join(str(warning.message) for warning in mended)
+        _log.warning("%s is read although its header is not quite right (%s); what is written is mended", path, what)
+    return header, extended_header.tobytes(), data
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The file itself, or a temporary one with what it holds: once mapped, that lives on without its name."""
     try:
         with path.open("rb") as stream:
-            start = stream.read(1024)
+            start = stream.read(HEADER_DTYPE.itemsize)
     except OSError as error:
         raise CryodenError(f"cannot read {path}: {error.strerror}") from error
-    if not _may_be_mrc(start):
-        raise CryodenError(f"{path} is not an MRC file: its header has neither the word MAP nor a known mode")
-    with warnings.catch_warnings(record=True) as mended:
-        warnings.simplefilter("always")
+    opener = _COMPRESSED.get(start[:2])
+    if opener is None:
+        _require_mrc(path, start)
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="cryoden-", suffix=".mrc", delete=False) as unpacked:
         try:
-            with mrcfile.open(path, permissive=True) as mrc:
-                header, extended_header, data = mrc.header, mrc.extended_header, mrc.data
-        except (OSError, EOFError, zlib.error) as error:
-            raise CryodenError(f"{path} is truncated or damaged: {error}; copy it again") from error
-        except (ValueError, OverflowError, MemoryError) as error:
-            raise CryodenError(f"{path} is not an MRC file: {error}") from error
-    if data is None or data.size == 0:
-        raise CryodenError(_why_unreadable(path, header))
-    if np.iscomplexobj(data):
-        raise CryodenError(f"{path} has complex voxels (mode {header.mode}); allowed are the modes {_MODES}")
-    for warning in mended:
-        _log.warning("%s is read although its header is not quite right: %s", path, warning.message)
-    if header.mode == 0 and _unsigned_bytes(header):
-        data = data.view(np.uint8)
-    return header, b"" if extended_header is None else extended_header.tobytes(), data
+            try:
+                with opener(path) as packed:
+                    start = packed.read(HEADER_DTYPE.itemsize)
+                    _require_mrc(path, start)
+                    unpacked.write(start)
+                    shutil.copyfileobj(packed, unpacked, 1 << 22)
+            except (OSError, EOFError, zlib.error) as error:
+                if getattr(error, "errno", None) == errno.ENOSPC:
+                    folder = tempfile.gettempdir()
+                    raise CryodenError(
+                        f"cannot unpack {path}: no space left in {folder}; let TMPDIR name another folder"
+                    ) from error
+                raise CryodenError(f"{path} is truncated or damaged: {error}; copy it again") from error
+            unpacked.close()
+            yield Path(unpacked.name)
+        finally:
+            with suppress(PermissionError):  # Windows keeps a file while it is mapped
+                Path(unpacked.name).unlink()
 
 
-def _may_be_mrc(start: bytes) -> bool:
-    """Whether a file that starts so is worth reading: a wrong header can ask for gigabytes."""
-    compressed = start.startswith((b"\x1f\x8b", b"BZ"))
+def _require_mrc(path: Path, start: bytes) -> None:
+    """Refuses a file that starts like none of MRC: its header could ask for gigabytes."""
     modes = {int.from_bytes(start[12:16], "little"), int.from_bytes(start[12:16], "big")}
-    return compressed or start[208:211] == b"MAP" or (len(start) == 1024 and bool(modes & _KNOWN_MODES))
+    if start[208:211] != MAP_ID[:3] and not (len(start) == HEADER_DTYPE.itemsize and modes & _KNOWN_MODES):
+        raise CryodenError(f"{path} is not an MRC file: its header has neither the word MAP nor a known mode")
 
 
-def _why_unreadable(path: Path, header: np.recarray[Any, Any]) -> str:
-    """The message for a file whose header was read and whose voxels were not."""
-    shape = (int(header.nx), int(header.ny), int(header.nz))
+def _layout(path: Path, header: np.recarray[Any, Any]) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    """Shape (D, H, W) and type of the voxels after a header, if it announces one volume of real numbers."""
+    shape = int(header.nz), int(header.ny), int(header.nx)
+    if min(shape) < 1:
+        raise CryodenError(
+            f"{path} is not an MRC file, or damaged: its header says {' × '.join(map(str, reversed(shape)))} voxels"
+        )
     try:
-        itemsize = mrcfile.utils.dtype_from_mode(header.mode).itemsize
+        dtype = mrcfile.utils.data_dtype_from_header(header)
     except ValueError:
-        return f"{path} has voxels of mode {header.mode}; allowed are the modes {_MODES}"
-    if bytes(header.map)[:3] != b"MAP" or min(shape) < 1:
-        return f"{path} is not an MRC file, or damaged: its header says {' × '.join(map(str, shape))} voxels"
-    expected = 1024 + int(header.nsymbt) + itemsize * shape[0] * shape[1] * shape[2]
-    return (
-        f"{path} is truncated: {' × '.join(map(str, shape))} voxels of mode {header.mode} make a file of "
-        f"{expected} bytes before compression, and it is {path.stat().st_size} bytes on disk; copy it again"
-    )
+        raise CryodenError(f"{path} has voxels of mode {header.mode}; allowed are the modes {_MODES}") from None
+    if dtype.kind == "c":
+        raise CryodenError(f"{path} has complex voxels (mode {header.mode}); allowed are the modes {_MODES}")
+    if dtype == np.int8 and _unsigned_bytes(header):
+        dtype = np.dtype(np.uint8)
+    if mrcfile.utils.spacegroup_is_volume_stack(header.ispg):
+        count = shape[0] // max(1, int(header.mz))
+        raise CryodenError(f"{path} is a stack of {count} volumes; one volume is needed: extract it")
+    if shape[0] == 1:
+        raise CryodenError(f"{path} is a single image of {shape[1]} × {shape[2]} pixels; a volume is needed")
+    if header.ispg == 0 and header.mz == 1:  # many programs leave ispg at 0, but only stacks have mz = 1
+        raise CryodenError(
+            f"{path} is a stack of {shape[0]} images (space group 0, mz 1), such as a tilt series; a "
+            "volume is needed: reconstruct it first, or correct the header (mz = nz) if it is a volume"
+        )
+    return shape, dtype
 
 
 def _voxel_size(header: np.recarray[Any, Any]) -> tuple[float, float, float]:
@@ -225,24 +383,62 @@ def _unsigned_bytes(header: np.recarray[Any, Any]) -> bool:
     return bool(stamp == 1146047817 and not flags & 1)
 
 
-def _float32_like(header: np.recarray[Any, Any]) -> np.dtype[np.float32]:
-    """float32 in the byte order of a header."""
-    return np.dtype(f"{header.mode.dtype.byteorder}f4")
+@contextmanager
+def _compressing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
+    """A file to write to, that compresses if the suffix says so; without names and times, so that bytes repeat."""
+    if suffix == ".gz":
+        with path.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as stream:
+            yield stream  # type: ignore[misc]  # a GzipFile is written to like any other
+    elif suffix == ".bz2":
+        with bz2.open(path, "wb") as packed:
+            yield packed
+    else:
+        with path.open("wb") as file:
+            yield file
 
 
-def _carry_header(mrc: Any, header: np.recarray[Any, Any], extended_header: bytes) -> None:
-    """Copies what a header says of the volume's place, and what it says in fields of its own."""
-    for name in _CARRIED:
-        mrc.header[name] = header[name]
-    mrc.header.ispg = header.ispg or 1  # 0, images, is what many programs leave there
+def _clear_leftovers(path: Path) -> None:
+    """Removes what processes that were killed had written of this file."""
+    for partial in path.parent.glob(f".{escape(path.name)}.*.part"):
+        number = partial.suffixes[-2][1:]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            partial.unlink(missing_ok=True)
+        except (ValueError, OSError):  # not ours
+            continue
+
+
+def _new_header(volume: Volume, voxels: np.dtype[Any], statistics: Statistics, label: str) -> np.recarray[Any, Any]:
+    """The header of what is written: the old one's place and cell, with nothing left that is wrong."""
+    header = np.zeros((), HEADER_DTYPE.newbyteorder(voxels.byteorder)).view(np.recarray)
+    old = volume.header
+    header.map, header.nversion = MAP_ID, 20141  # MRC2014, with mode 12
+    header.machst = list(mrcfile.utils.machine_stamp_from_byte_order(voxels.byteorder))
+    header.mode = mrcfile.utils.mode_from_dtype(voxels)
+    header.ispg = 1  # 0, images, is what many programs leave there
+    shape = volume.data.shape[::-1]
+    header.nx, header.ny, header.nz = header.mx, header.my, header.mz = shape
+    if old is not None:
+        for name in _CARRIED:
+            header[name] = old[name]
+        header.ispg = old.ispg or 1
+        if shape == (old.nx, old.ny, old.nz):
+            if min(old.mx, old.my, old.mz) > 0:
+                header.mx, header.my, header.mz = old.mx, old.my, old.mz
+            header.nsymbt, header.exttyp = len(volume.extended_header), old.exttyp
     if {int(header.mapc), int(header.mapr), int(header.maps)} != {1, 2, 3}:
-        mrc.header.mapc, mrc.header.mapr, mrc.header.maps = 1, 2, 3
+        header.mapc, header.mapr, header.maps = 1, 2, 3
     if min(header.cellb.item()) <= 0:
-        mrc.header.cellb = (90.0, 90.0, 90.0)
-    if all(header[name] == mrc.header[name] for name in ("nx", "ny", "nz")):
-        if min(header.mx, header.my, header.mz) > 0:
-            mrc.header.mx, mrc.header.my, mrc.header.mz = header.mx, header.my, header.mz
-        mrc.set_extended_header(np.frombuffer(extended_header, dtype="V1"))
+        header.cellb = (90.0, 90.0, 90.0)
+    if float(np.mean(_voxel_size(header))) != volume.voxel_size:
+        header.cella = tuple(volume.voxel_size * int(header[name]) for name in ("mx", "my", "mz"))
+    header.origin = volume.origin
+    header.nxstart, header.nystart, header.nzstart = volume.nstart
+    header.dmin, header.dmax, header.dmean = statistics.minimum, statistics.maximum, statistics.mean
+    header.rms = statistics.std
+    _set_labels(header, () if old is None else old.label, label)
+    return header
 
 
 def _set_labels(header: np.recarray[Any, Any], labels: Iterable[bytes], label: str) -> None:

@@ -1,7 +1,12 @@
 import bz2
 import dataclasses
+import errno
 import gzip
+import mmap
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import gemmi
@@ -10,7 +15,7 @@ import numpy as np
 import pytest
 
 from cryoden.errors import CryodenError
-from cryoden.volume import Volume, check_output, read_volume, write_volume
+from cryoden.volume import Volume, check_output, measure, open_volume, read_volume, release, sections, write_volume
 
 SHAPE = (5, 6, 7)
 
@@ -91,7 +96,8 @@ class TestRead:
     def test_slightly_wrong_headers_are_read_with_a_warning(self, tmp_path, caplog, offset, content):
         path = edit(make_mrc(tmp_path / "a.mrc", values()), offset, content)
         np.testing.assert_array_equal(read_volume(path).data, values())
-        assert str(path) in caplog.text
+        assert f"{path} is read although its header is not quite right" in caplog.text
+        assert re.search("Map ID|achine stamp", caplog.text)
 
     def test_space_group_0_alone_is_not_a_stack(self, tmp_path):
         assert read_volume(make_mrc(tmp_path / "a.mrc", values(), ispg=0)).data.shape == SHAPE
@@ -100,6 +106,84 @@ class TestRead:
         path = make_mrc(tmp_path / "a.mrc", values())
         path.write_bytes(path.read_bytes() + b"tail")
         np.testing.assert_array_equal(read_volume(path).data, values())
+
+
+class TestOpen:
+    @pytest.mark.parametrize("dtype", [np.int8, ">i2", ">f4", np.uint16, np.float16])
+    def test_voxels_are_mapped_as_they_are(self, tmp_path, dtype):
+        data = values().astype(dtype)
+        volume = open_volume(make_mrc(tmp_path / "a.mrc", data))
+        assert isinstance(volume.data, np.memmap)
+        assert (volume.data.dtype, volume.data.flags.writeable) == (np.dtype(dtype), False)
+        np.testing.assert_array_equal(volume.data, data)
+
+    @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
+    def test_compressed_files_are_unpacked_and_leave_nothing(self, tmp_path, monkeypatch, compress):
+        (tmp_path / "tmp").mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+        path = make_mrc(tmp_path / "a.mrc", values())
+        path.write_bytes(compress(path.read_bytes()))
+        volume = open_volume(path)
+        np.testing.assert_array_equal(volume.data, values())
+        assert list((tmp_path / "tmp").iterdir()) == []
+        path.write_bytes(compress(b"not a volume" * 1000))
+        with pytest.raises(CryodenError, match="not an MRC file"):
+            open_volume(path)
+        assert list((tmp_path / "tmp").iterdir()) == []
+
+    def test_no_room_to_unpack(self, tmp_path, monkeypatch):
+        path = make_mrc(tmp_path / "a.mrc", values())
+        path.write_bytes(gzip.compress(path.read_bytes()))
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("shutil.copyfileobj", full)
+        with pytest.raises(CryodenError, match=r"cannot unpack .*a\.mrc: no space left in .*TMPDIR"):
+            open_volume(path)
+
+    @pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system cannot let go of mapped memory")
+    def test_memory_of_a_mapped_volume_is_let_go(self, tmp_path):
+        """And what was written to it is kept."""
+        data = np.memmap(tmp_path / "a", np.float32, mode="w+", shape=(64, 256, 256))
+        data[:] = 1.0
+        assert mapped_bytes(tmp_path / "a") >= data.nbytes
+        release(data)
+        assert mapped_bytes(tmp_path / "a") == 0
+        most = 0
+        for section in sections(data):
+            assert (section == 1).all()
+            most = max(most, mapped_bytes(tmp_path / "a"))
+        assert most < data.nbytes / 8
+        release(np.zeros(3))
+
+
+def mapped_bytes(path: Path) -> int:
+    """How much of a mapped file is in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    starts = [i for i, line in enumerate(lines) if line.endswith(str(path))]
+    found = [next(line for line in lines[start:] if line.startswith("Rss:")) for start in starts]
+    return sum(int(line.split()[1]) for line in found) * 1024
+
+
+class TestMeasure:
+    @pytest.mark.parametrize("offset", [0.0, 1e6])
+    def test_numpy_agrees(self, offset):
+        data = (np.random.default_rng(0).gamma(1.0, 3.0, (9, 20, 30)) + offset).astype(np.float32)
+        found, wide = measure(data), data.astype(float)
+        assert (found.minimum, found.maximum, found.bad) == (wide.min(), wide.max(), 0)
+        assert found.mean == pytest.approx(wide.mean(), rel=1e-12)
+        assert found.std == pytest.approx(wide.std(), rel=1e-9)
+
+    def test_bad_voxels_are_counted_and_left_out(self):
+        data = values()
+        good = np.delete(data.ravel(), [10, 200])
+        data.flat[10], data.flat[200] = np.nan, -np.inf
+        found = measure(data)
+        assert (found.bad, found.first_bad) == (2, np.unravel_index(10, SHAPE))
+        assert found.std == pytest.approx(good.std())
+        data[:] = np.nan
+        assert measure(data).bad == data.size
 
 
 class TestRefuse:
@@ -281,10 +365,30 @@ class TestWrite:
         assert (tmp_path / f"a.{suffix}").read_bytes()[:2] == magic
         np.testing.assert_array_equal(read_volume(tmp_path / f"a.{suffix}").data, values().transpose(2, 1, 0))
 
-    def test_same_input_same_bytes(self, tmp_path):
+    @pytest.mark.parametrize("suffix", ["", ".gz", ".bz2"])
+    def test_same_input_same_bytes(self, tmp_path, suffix):
         for name in "ab":
-            write_volume(tmp_path / name, Volume(values(), 1.0))
-        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+            write_volume(tmp_path / f"{name}{suffix}", Volume(values(), 1.0))
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_float16(self, tmp_path, order):
+        data = values() / 16  # mrcfile's own check adds up squares in float16
+        source = make_mrc(tmp_path / "in.mrc", data.astype(f"{order}f4"))
+        write_volume(tmp_path / "a.mrc", read_volume(source), dtype=np.float16)
+        assert mrcfile.validate(tmp_path / "a.mrc")
+        with mrcfile.open(tmp_path / "a.mrc") as mrc:
+            assert (mrc.header.mode, mrc.data.dtype) == (12, np.dtype(f"{order}f2"))
+            np.testing.assert_array_equal(mrc.data, data)
+
+    def test_what_is_too_large_for_float16_is_refused(self, tmp_path):
+        with pytest.raises(CryodenError, match=r"a\.mrc as float16: .*±65504"):
+            write_volume(tmp_path / "a.mrc", Volume(values() + 65500, 1.0), dtype=np.float16)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_full_disk_is_seen_before_the_work(self, tmp_path):
+        with pytest.raises(CryodenError, match=r"1000000.0 GB are needed .* are free; make room"):
+            check_output(tmp_path / "a.mrc", overwrite=False, size=10**15)
 
     def test_existing_file_is_refused_unless_asked(self, tmp_path):
         path = tmp_path / "a.mrc"
@@ -307,6 +411,15 @@ class TestWrite:
         with pytest.raises(CryodenError, match=r"cannot write .*a\.mrc: No space left"):
             write_volume(path, Volume(values(), 1.0), overwrite=True)
         assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("a.mrc", b"precious")]
+
+    def test_leftovers_of_killed_processes_are_cleared(self, tmp_path):
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        dead, alive, other = (tmp_path / f".a[1].mrc.{number}.part" for number in (gone.pid, os.getppid(), "x"))
+        for partial in (dead, alive, other):
+            partial.touch()
+        write_volume(tmp_path / "a[1].mrc", Volume(values(), 1.0))
+        assert set(tmp_path.iterdir()) == {tmp_path / "a[1].mrc", alive, other}
 
     def test_places_that_cannot_be_written(self, tmp_path, monkeypatch):
         with pytest.raises(CryodenError, match=r"no folder .*missing; create it"):

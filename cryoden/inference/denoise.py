@@ -1,14 +1,21 @@
-"""Tomograms in, tomograms out: a trained model on a volume of any size that fits in memory."""
+"""Tomograms in, tomograms out: a trained model on a volume of any size.
+
+A plan refuses what cannot be done; then tile after tile goes through the network into a file, so that the memory needed
+does not depend on the volume's size.
+"""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,89 +23,76 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
-from cryoden.inference.tiling import tiled
-from cryoden.scaling import Scale, restore, standardize
-from cryoden.volume import Volume, check_output, read_volume, write_volume
+from cryoden.inference.normalisation import normalised_alike
+from cryoden.inference.plan import Plan, Settings, make_plan
+from cryoden.inference.preview import write_preview
+from cryoden.inference.resampling import resample
+from cryoden.inference.tiling import out_of_memory, tiled
+from cryoden.scaling import Scale, standardize
+from cryoden.volume import Volume, check_output, measure, open_volume, sections, write_volume
 
 if TYPE_CHECKING:
     from cryoden.modules.denoiser import Denoiser
 
-Contrast = Literal["bright", "dark"]
+_log = logging.getLogger(__name__)
+
 Progress = Callable[[int, int], None]
+AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
-_TILE = 64
+_FLIPS = [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
+_SCRATCH = np.dtype(np.float64)
+_SAMPLE = 32  # tiles that tell what the norms of a network are going to see
 
 
-def denoise_volume(
-    volume: Volume,
+def denoise(
+    volume: AnyVolume,
     model: Denoiser,
     *,
-    contrast: Contrast = "bright",
-    tile: int | None = None,
-    overlap: int | None = None,
-    batch_size: int = 4,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
-) -> Volume:
-    """Denoises a volume by overlapping tiles that all have the grey scale of the whole.
+    **settings: Any,
+) -> AnyVolume:
+    """Denoises a volume in memory by overlapping tiles that all have the grey scale of the whole.
 
     A model trained with `standardize` gives back the mean and the grey scale of its input.
 
     Args:
-        volume: The volume; its voxel size should be that of the model's training.
+        volume: A Volume, or an array or tensor (D, H, W), axes z, y, x; any unit. Arrays and tensors are taken to have
+            the voxel size of the model's training, unless `voxel_size` is given.
         model: A trained model. It is used in evaluation mode and left as it was.
-        contrast: Whether protein is brighter or darker than its surroundings. Models are trained on bright
-            protein: a dark volume is inverted for the network and the result inverted back.
-        tile: Edge of a tile in voxels, a multiple of `model.generator.multiple`; by default the edge of the
-            volumes the model was trained on, or about 64.
-        overlap: Voxels shared by neighbouring tiles; by default about a quarter of a tile. Networks that
-            halve their volumes leave least of a grid where `tile - overlap` is a multiple of
-            `model.generator.multiple`: then all tiles are halved at the same voxels.
-        batch_size: Tiles denoised at once: more are faster on a GPU and need more of its memory.
         device: Where the network runs; by default the choice of `choose_device`.
         progress: Called with the number of tiles done and their total.
+        settings: See `Settings`: contrast, voxel_size, rescale, augment, tile, overlap, batch_size.
 
     Returns:
-        The denoised volume, with the header of the input.
+        The denoised volume, (D, H, W) float32, of the kind that was given: a Volume with the header of the input, an
+        array, or a tensor on the same device.
 
     Raises:
-        CryodenError: The volume is constant, an argument is out of range, or the network gives NaN.
+        CryodenError: The volume is constant, has NaN, or its contrast or voxel size is in doubt; a setting is out of
+            range; or the network gives NaN.
+
+    Examples:
+        >>> import numpy as np
+        >>> from cryoden import CompactUnetAE, denoise
+        >>> noise = np.random.default_rng(0).normal(size=(24, 40, 32))
+        >>> denoise(noise, CompactUnetAE(channels=4), contrast="bright", tile=16).shape
+        (24, 40, 32)
     """
-    if contrast not in ("bright", "dark"):
-        raise CryodenError(f"contrast {contrast!r} is unknown; it is 'bright' or 'dark', as the protein is")
-    if volume.data.min() == volume.data.max():
-        raise CryodenError(
-            f"every voxel is {volume.data.flat[0]:g}, so there is nothing to denoise; is this the right file?"
-        )
-    tile = _tile_for(model) if tile is None else tile
-    if tile < 1 or tile % model.generator.multiple:
-        raise CryodenError(f"tile {tile} does not suit the network: take a multiple of {model.generator.multiple}")
-    device = choose_device()[0] if device is None else torch.device(device)
-    data = volume.data if contrast == "bright" else -volume.data
-    scale = _measure(data)
-
-    def network(tiles: Tensor) -> Tensor:
-        if model.standardize:
-            tiles = standardize(tiles, scale)
-        denoised: Tensor = model.generator(tiles.to(device)).float().cpu()
-        if not denoised.isfinite().all():
-            raise CryodenError(
-                "the network gives NaN or infinite values: its training has failed; use another checkpoint"
-            )
-        return denoised
-
-    with _evaluating(model.generator, device):
-        density = tiled(
-            network,
-            torch.from_numpy(data) if data.flags.writeable else torch.tensor(data),
-            tile=tile,
-            overlap=_overlap_for(tile, model.generator.multiple) if overlap is None else overlap,
-            batch_size=batch_size,
-            progress=progress,
-        )
-    if model.standardize:
-        density = restore(density[None, None], scale)[0, 0]
-    return replace(volume, data=density.numpy() if contrast == "bright" else -density.numpy())
+    if isinstance(volume, Volume):
+        given = volume
+    else:
+        data = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
+        if data.ndim != 3 or data.dtype.kind not in "iuf":
+            raise CryodenError(f"a volume is (D, H, W) real numbers; got shape {data.shape} of {data.dtype}")
+        given = Volume(data, settings.get("voxel_size") or model.voxel_size or 1.0)
+    plan = make_plan(given, model, Settings(**settings))
+    result = np.empty(given.data.shape, _SCRATCH)
+    _carry_out(plan, model, result, choose_device()[0] if device is None else torch.device(device), progress)
+    denoised = result.astype(np.float32)
+    if isinstance(volume, Volume):
+        return replace(plan.volume, data=denoised)
+    return torch.from_numpy(denoised).to(volume.device) if isinstance(volume, Tensor) else denoised
 
 
 def denoise_file(
@@ -107,51 +101,99 @@ def denoise_file(
     model: Denoiser,
     *,
     overwrite: bool = False,
-    contrast: Contrast = "bright",
-    tile: int | None = None,
-    overlap: int | None = None,
-    batch_size: int = 4,
+    float16: bool = False,
+    preview: bool = False,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Volume:
-    """Denoises an MRC file into another that opens at the same place and scale.
+    """Denoises an MRC file of any size into another that opens at the same place and scale.
 
     Args:
         path_in: The volume to denoise.
-        path_out: The file to write, of mode 2; it appears when it is complete.
+        path_out: The file to write; it appears when it is complete. Until then, a nameless file beside it takes 8 bytes
+            a voxel.
         model: A trained model.
         overwrite: Whether `path_out` may exist.
-        contrast: As in `denoise_volume`, like all that follow.
-        tile: Edge of a tile in voxels.
-        overlap: Voxels shared by neighbouring tiles.
-        batch_size: Tiles denoised at once.
-        device: Where the network runs.
+        float16: Write mode 12, half the size, instead of mode 2.
+        preview: Also write a picture of slices before and after, under the same name with .png.
+        device: Where the network runs; by default the choice of `choose_device`.
         progress: Called with the number of tiles done and their total.
+        settings: See `Settings`: contrast, voxel_size, rescale, augment, tile, overlap, batch_size.
 
     Returns:
-        The denoised volume.
+        The denoised volume, mapped from the file.
 
     Raises:
         CryodenError: A file cannot be read or written, or the volume cannot be denoised; nothing is written.
     """
+    plan = plan_file(path_in, path_out, model, Settings(**settings), overwrite=overwrite, float16=float16)
+    write_denoised(
+        plan, path_out, model, overwrite=overwrite, float16=float16, preview=preview, device=device, progress=progress
+    )
+    return open_volume(path_out)
+
+
+def plan_file(
+    path_in: Path | str,
+    path_out: Path | str,
+    model: Denoiser,
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    float16: bool = False,
+) -> Plan:
+    """Looks at all that `denoise_file` needs, without writing anything; arguments and errors are its own."""
     check_output(path_out, overwrite=overwrite)
-    volume = read_volume(path_in)
-    try:
-        denoised = denoise_volume(
-            volume,
-            model,
-            contrast=contrast,
-            tile=tile,
-            overlap=overlap,
-            batch_size=batch_size,
-            device=device,
-            progress=progress,
-        )
-    except CryodenError as error:
-        raise CryodenError(f"cannot denoise {path_in}: {error}") from error
-    label = f"cryoden {version('cryoden')}: denoised by {type(model).__name__} ({type(model.generator).__name__})"
-    write_volume(path_out, denoised, overwrite=overwrite, label=label)
-    return denoised
+    volume = open_volume(path_in)
+    size = volume.data.size * (_SCRATCH.itemsize + (2 if float16 else 4))
+    check_output(path_out, overwrite=overwrite, size=size)
+    plan = make_plan(volume, model, settings, str(path_in))
+    largest = max(abs(plan.statistics.minimum), abs(plan.statistics.maximum))
+    if float16 and largest > float(np.finfo(np.float16).max):
+        raise CryodenError(f"{path_in}: has values up to {largest:.3g}, and float16 ends at 65504; write float32")
+    return plan
+
+
+def write_denoised(
+    plan: Plan,
+    path: Path | str,
+    model: Denoiser,
+    *,
+    overwrite: bool = False,
+    float16: bool = False,
+    preview: bool = False,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Carries out what `plan_file` planned; arguments and errors are those of `denoise_file`."""
+    path = Path(path)
+    device = choose_device()[0] if device is None else torch.device(device)
+    with scratch(path.parent, plan.volume.data.shape) as result:
+        _carry_out(plan, model, result, device, progress)
+        denoised = replace(plan.volume, data=result)
+        label = output_label(model, plan.settings, plan.contrast)
+        write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
+        if preview:
+            write_preview(path.with_suffix(".png"), plan.volume, denoised, path.name)
+
+
+@contextmanager
+def scratch(folder: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float64]]:
+    """A mapped array of zeros in a file without a name, of which nothing is left whatever happens."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        yield np.memmap(file, _SCRATCH, mode="w+", shape=shape)
+
+
+def output_label(model: Denoiser, settings: Settings, contrast: str = "") -> str:
+    """What a denoised file says of itself: the network, a digest of its weights, and how it was used."""
+    digest = hashlib.sha256()
+    for name, value in model.generator.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    used = f"{', augmented' * settings.augment}{', rescaled' * settings.rescale}"
+    network = f"{type(model.generator).__name__} {digest.hexdigest()[:8]}"
+    return f"cryoden {version('cryoden')}: denoised by {network}{used}, {contrast}".removesuffix(", ")
 
 
 def choose_device() -> tuple[torch.device, str]:
@@ -165,34 +207,143 @@ def choose_device() -> tuple[torch.device, str]:
     return torch.device("cpu"), "the CPU, because torch sees no GPU: check the driver with nvidia-smi"
 
 
-def _tile_for(model: Denoiser) -> int:
-    """The edge of the volumes a model was trained on, or about 64, as a multiple that the network takes."""
-    multiple = model.generator.multiple
-    box: int | None = getattr(model, "box", None)
-    return math.ceil((box or _TILE) / multiple) * multiple
+def choose_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where a device computes in it, which is two to three times as fast; elsewhere float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        native = any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in ("avx512_bf16", "amx_tile"))
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
 
 
-def _overlap_for(tile: int, multiple: int) -> int:
-    """About a quarter of a tile, such that the steps between tiles are multiples, if a tile has room for it."""
-    overlap = math.ceil(tile / (4 * multiple)) * multiple
-    return overlap if overlap < tile else tile // 4
+def _carry_out(
+    plan: Plan, model: Denoiser, result: NDArray[np.float64], device: torch.device, progress: Progress | None
+) -> None:
+    """Denoises into `result`; where a single tile does not fit into the memory, begins again with smaller ones."""
+    smaller: Plan | None = plan
+    while smaller is not None:
+        plan = smaller
+        smaller = _attempt(plan, model, result, device, progress)
+    if model.standardize:
+        # a network's density is measured from the background, which is somewhere below the mean
+        mean, factor = measure(result).mean, plan.statistics.std
+        shift = plan.statistics.mean
+    else:
+        mean, factor, shift = 0.0, 1.0, 0.0
+    if plan.contrast == "dark":
+        factor = -factor
+    for section in sections(result):
+        section[...] = (section - mean) * factor + shift
 
 
-def _measure(data: NDArray[np.float32]) -> Scale:
-    """The scale of a whole volume (D, H, W), section by section: float64 copies of tomograms are large."""
-    mean = data.mean(dtype=np.float64)
-    variance = sum(float(np.square(section - mean).sum()) for section in data) / data.size
-    shape = (1, 1, 1, 1, 1)
-    return Scale(torch.full(shape, mean, dtype=torch.float64), torch.full(shape, variance**0.5, dtype=torch.float64))
+def _attempt(
+    plan: Plan, model: Denoiser, result: NDArray[np.float64], device: torch.device, progress: Progress | None
+) -> Plan | None:
+    """Density of bright protein, in the network's unit, into `result`; or a plan that needs less memory."""
+    precision = (
+        choose_precision(device) if plan.settings.precision == "auto" else getattr(torch, plan.settings.precision)
+    )
+    try:
+        network = _Network(plan, model, device, precision)
+        with (
+            _evaluating(model.generator, device, precision),
+            normalised_alike(model.generator, lambda: network.show(_sample(plan))),
+        ):
+            tiled(
+                network,
+                plan.volume.data,
+                tile=plan.tile,
+                overlap=plan.overlap,
+                batch_size=plan.settings.batch_size,
+                result=result,
+                progress=progress,
+            )
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        told = str(error)
+    else:
+        return None
+    smaller = plan.halved(model)
+    if smaller is None:
+        raise CryodenError(
+            f"{plan.name}: no memory on {device} for even one tile of {plan.network_tile} voxels ({told.split('.')[0]})"
+        )
+    _log.warning("out of memory with a tile of %d voxels: beginning again with %d", plan.tile, smaller.tile)
+    return smaller
+
+
+def _sample(plan: Plan) -> Iterator[Tensor]:
+    """Batches of tiles (B, 1, T, T, T) from all over the volume."""
+    tiles = list(plan.grid)
+    chosen = np.random.default_rng(0).permutation(len(tiles))[:_SAMPLE]
+    for first in range(0, len(chosen), plan.settings.batch_size):
+        batch = [plan.grid.cut(plan.volume.data, tiles[i]) for i in chosen[first : first + plan.settings.batch_size]]
+        yield torch.from_numpy(np.stack(batch)[:, None])
+
+
+class _Network:
+    """A model as a function of tiles as they are in the file."""
+
+    def __init__(self, plan: Plan, model: Denoiser, device: torch.device, precision: torch.dtype) -> None:
+        self.name, self.model = plan.name, model
+        self.device, self.precision = device, precision
+        self.sign = -1.0 if plan.contrast == "dark" else 1.0
+        self.flips = _FLIPS if plan.settings.augment else _FLIPS[:1]
+        statistics = torch.tensor([self.sign * plan.statistics.mean, plan.statistics.std], dtype=torch.float64)
+        mean, std = statistics.view(2, 1, 1, 1, 1, 1)
+        self.scale = Scale(mean, std) if model.standardize else None
+        self.ratio = plan.network_tile / plan.tile
+
+    @torch.no_grad()
+    def show(self, batches: Iterator[Tensor]) -> None:
+        """Runs the network on batches of tiles for its norms to see them, in one orientation."""
+        for cubes in batches:
+            self._generate(self._prepare(cubes))
+
+    def __call__(self, cubes: Tensor) -> Tensor:
+        """(B, 1, T, T, T) as in the file to density of bright protein in the network's unit, of the same shape."""
+        tiles = self._prepare(cubes)
+        density = torch.zeros_like(tiles)
+        for axes in self.flips:
+            density += self._generate(tiles.flip(axes)).flip(axes)
+        density /= len(self.flips)
+        if self.ratio != 1:
+            density = resample(density, cubes.shape[-1])
+        if not density.isfinite().all():
+            raise CryodenError(
+                f"{self.name}: the network gives NaN or infinite values; its training has failed: use another model"
+            )
+        return density
+
+    def _prepare(self, cubes: Tensor) -> Tensor:
+        tiles = self.sign * cubes
+        if self.scale is not None:
+            tiles = standardize(tiles, self.scale)
+        tiles = tiles.to(self.device)
+        if self.ratio != 1:
+            tiles = resample(tiles, round(tiles.shape[-1] * self.ratio))
+        if self.precision == torch.bfloat16:
+            tiles = tiles.to(memory_format=torch.channels_last_3d)
+        return tiles
+
+    def _generate(self, tiles: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            return self.model.density(tiles)
 
 
 @contextmanager
-def _evaluating(network: nn.Module, device: torch.device) -> Iterator[None]:
+def _evaluating(network: nn.Module, device: torch.device, precision: torch.dtype) -> Iterator[None]:
     """A network in evaluation mode on a device, and afterwards as and where it was."""
     training = network.training
     home = next((parameter.device for parameter in network.parameters()), device)
     try:
         network.to(device).eval()
+        if precision == torch.bfloat16:  # only there are channels last the faster layout
+            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack it
         yield
     finally:
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         network.to(home).train(training)

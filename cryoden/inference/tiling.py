@@ -1,5 +1,7 @@
 """Overlapping tiles: a function that takes small cubes, applied to a volume of any size without seams.
 
+Volume and result may be mapped from files: of both, no more than a few tiles are in memory at once.
+
 Tiles cover the volume on a regular grid and beyond its faces, where it is mirrored. Each voxel of the result
 is a weighted mean over the tiles that hold it. The weights of a voxel sum to 1, so the identity gives the
 volume back, and they fade towards a tile's faces, where a network misses its surroundings.
@@ -7,15 +9,22 @@ volume back, and they fade towards a tile's faces, where a network misses its su
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryoden.errors import CryodenError
+from cryoden.volume import release, sections
+
+_log = logging.getLogger(__name__)
 
 _FLOOR = 1e-6  # weight of a voxel at the face of a tile
 
@@ -58,7 +67,7 @@ class TileGrid:
         if not 0 <= self.overlap < self.tile:
             raise CryodenError(
                 f"tile {self.tile} and overlap {self.overlap} do not fit: the overlap must be at least 0 and "
-                "less than the tile; a quarter of the tile is a good choice"
+                "less than the tile; a third of the tile is a good choice"
             )
 
     def __len__(self) -> int:
@@ -71,27 +80,31 @@ class TileGrid:
             step = self.tile - self.overlap
             yield Tile((z, y, x), (first[0] + z * step, first[1] + y * step, first[2] + x * step))
 
-    def cut(self, volume: Tensor, tile: Tile) -> Tensor:
+    def cut(self, volume: NDArray[Any], tile: Tile) -> NDArray[np.float32]:
         """A tile's voxels, mirrored at the volume's faces.
 
         Args:
-            volume: (D, H, W), any unit.
+            volume: (D, H, W), any unit, real.
             tile: A tile of this grid.
 
         Returns:
             (T, T, T) with T = `self.tile`.
         """
         z, y, x = (
-            _mirror(torch.arange(start, start + self.tile), size)
+            _mirror(np.arange(start, start + self.tile), size)
             for start, size in zip(tile.start, self.shape, strict=True)
         )
-        return volume[z[:, None, None], y[None, :, None], x]
+        cube = np.empty((self.tile,) * 3, np.float32)
+        for place, section in zip(cube, z, strict=True):
+            place[...] = volume[section][np.ix_(y, x)]
+            release(volume)  # around each row of a tile, the system maps much that belongs to others
+        return cube
 
-    def blend(self, result: Tensor, tile: Tile, values: Tensor) -> None:
+    def blend(self, result: NDArray[np.float64], tile: Tile, values: NDArray[np.float32]) -> None:
         """Adds a tile's values, times their weights, to the volume of the result.
 
         Args:
-            result: (D, H, W) float64, changed in place.
+            result: (D, H, W), changed in place.
             tile: A tile of this grid.
             values: (T, T, T).
         """
@@ -99,9 +112,13 @@ class TileGrid:
         weighted = values * (z[:, None, None] * y[:, None] * x)
         low = [max(0, -start) for start in tile.start]
         high = [min(self.tile, size - start) for start, size in zip(tile.start, self.shape, strict=True)]
-        inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        place = tuple(slice(s + a, s + b) for s, a, b in zip(tile.start, low, high, strict=True))
-        result[place] += weighted[inside]
+        rows, columns = (slice(a, b) for a, b in zip(low[1:], high[1:], strict=True))
+        into_rows, into_columns = (
+            slice(s + a, s + b) for s, a, b in zip(tile.start[1:], low[1:], high[1:], strict=True)
+        )
+        for section in range(low[0], high[0]):
+            result[tile.start[0] + section, into_rows, into_columns] += weighted[section, rows, columns]
+            release(result)
 
     @property
     def _counts(self) -> tuple[int, int, int]:
@@ -121,82 +138,114 @@ class TileGrid:
         return z, y, x
 
     @cached_property
-    def _weights(self) -> tuple[Tensor, ...]:
-        """(count, T) float64 for each axis: weights of the tiles, which sum to 1 at each place of it."""
+    def _weights(self) -> tuple[NDArray[np.float64], ...]:
+        """(count, T) for each axis: weights of the tiles, which sum to 1 at each place of it."""
         step = self.tile - self.overlap
         profile = window(self.tile, self.overlap)
         normalised = []
         for count in self._counts:
-            total = torch.zeros(count * step + self.overlap, dtype=torch.float64)
+            total = np.zeros(count * step + self.overlap)
             for index in range(count):
                 total[index * step : index * step + self.tile] += profile
-            normalised.append(profile / total.unfold(0, self.tile, step))
+            normalised.append(profile / np.lib.stride_tricks.sliding_window_view(total, self.tile)[::step])
         return tuple(normalised)
 
 
-def window(tile: int, overlap: int) -> Tensor:
+def window(tile: int, overlap: int) -> NDArray[np.float64]:
     """Weights of a tile along one axis before they are normalised by those of its neighbours.
 
     Almost nothing over the outer quarter of the overlap, a squared sine over the middle half, 1 further
     inside: a network that sees no further than a quarter of the overlap leaves no trace of the tiles.
 
     Returns:
-        (tile,) float64, symmetric, positive.
+        (tile,), symmetric, positive.
     """
-    place = torch.arange(tile, dtype=torch.float64) + 0.5
-    depth = torch.minimum(place, tile - place)
-    ramp = (depth - overlap / 4) / (overlap / 2) if overlap else torch.ones_like(depth)
-    return torch.sin(torch.pi / 2 * ramp.clamp(0, 1)).square().clamp(min=_FLOOR)
+    place = np.arange(tile) + 0.5
+    depth = np.minimum(place, tile - place)
+    ramp = (depth - overlap / 4) / (overlap / 2) if overlap else np.ones_like(depth)
+    weights: NDArray[np.float64] = np.maximum(np.square(np.sin(np.pi / 2 * ramp.clip(0, 1))), _FLOOR)
+    return weights
 
 
 @torch.no_grad()
 def tiled(
     function: Callable[[Tensor], Tensor],
-    volume: Tensor,
+    volume: NDArray[Any],
     *,
     tile: int,
     overlap: int,
     batch_size: int = 1,
+    result: NDArray[np.float64] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
+) -> NDArray[np.float64]:
     """Applies a function to a volume tile by tile.
+
+    Where the function runs out of memory, it is given half as many tiles from then on.
 
     Args:
         function: Takes tiles (B, 1, T, T, T) float32 on the CPU, moves them where it likes, and returns
             values of the same shape, on any device.
-        volume: (D, H, W) on the CPU, any unit.
+        volume: (D, H, W), any unit, real; may be mapped from a file.
         tile: Edge T of a tile in voxels.
         overlap: Voxels shared by neighbouring tiles, less than `tile`.
         batch_size: Tiles B given to the function at once.
+        result: (D, H, W) to write to, mapped from a file where memory is short; by default a new array. In
+            float64, because a voxel may be the sum of thousands of tiles.
         progress: Called with the number of tiles done and their total after each batch.
 
     Returns:
-        (D, H, W) float32 on the CPU, in the unit of the function's output.
+        `result`, in the unit of the function's output.
 
     Raises:
         CryodenError: Tile, overlap or batch size is out of range.
+        RuntimeError: The function runs out of memory with a single tile.
     """
     if batch_size < 1:
         raise CryodenError(f"batch size {batch_size} is too small: at least 1 tile at once is needed")
     depth, height, width = volume.shape
     grid = TileGrid((depth, height, width), tile, overlap)
-    result = torch.zeros(volume.shape, dtype=torch.float64)  # a voxel may be the sum of thousands of tiles
-    every = list(grid)
-    for done in range(0, len(every), batch_size):
-        tiles = every[done : done + batch_size]
-        cubes = torch.stack([grid.cut(volume, each) for each in tiles])[:, None].float()
-        values = function(cubes).float().cpu()
+    if result is None:
+        result = np.empty(volume.shape, np.float64)
+    for section in sections(result):
+        section[...] = 0
+    tiles = list(grid)
+    done = 0
+    while done < len(tiles):
+        batch = tiles[done : done + batch_size]
+        cubes = torch.from_numpy(np.stack([grid.cut(volume, each) for each in batch])[:, None])
+        values = _unless_out_of_memory(function, cubes)
+        if values is None:
+            batch_size = max(1, len(batch) // 2)
+            _log.warning("out of memory with %d tiles of %d voxels at once; trying %d", len(batch), tile, batch_size)
+            continue
         if values.shape != cubes.shape:
             raise ValueError(f"the function returned shape {tuple(values.shape)} for {tuple(cubes.shape)}")
-        for each, value in zip(tiles, values[:, 0], strict=True):
+        for each, value in zip(batch, values[:, 0].numpy(), strict=True):
             grid.blend(result, each, value)
+        done += len(batch)
         if progress is not None:
-            progress(done + len(tiles), len(every))
-    return result.float()
+            progress(done, len(tiles))
+    return result
 
 
-def _mirror(index: Tensor, size: int) -> Tensor:
+def _unless_out_of_memory(function: Callable[[Tensor], Tensor], cubes: Tensor) -> Tensor | None:
+    """What the function makes of tiles, on the CPU; None if there is no memory for them, but for fewer."""
+    try:
+        return function(cubes).float().cpu()
+    except RuntimeError as error:
+        if len(cubes) == 1 or not out_of_memory(error):
+            raise
+    return None  # here, the traceback has let go of what the function had made
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised this because a device, or the machine, is out of memory."""
+    told = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in told or "can't allocate memory" in told
+
+
+def _mirror(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
     """Indices reflected into 0 … size - 1, as often as needed, without repeating the face."""
     period = max(1, 2 * (size - 1))
-    index = index.remainder(period)
-    return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
+    index = index % period
+    return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)

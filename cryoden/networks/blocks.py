@@ -62,10 +62,10 @@ class BatchNorm(nn.BatchNorm3d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         count = input.numel() / input.shape[1]
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked += 1
+        # As torch's own does, unseen by autograd: a norm that levels share is used again before its first gradient.
+        self.running_mean.data.lerp_(mean, self.momentum)
+        self.running_var.data.lerp_(variance * (count / (count - 1)), self.momentum)
+        self.num_batches_tracked += 1
         return normalised
 
 
@@ -132,10 +132,13 @@ class Block(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_channels, D, H, W) to (B, out_channels, D, H, W) or half of it, channels_last_3d."""
-        convolution, activation, norm = self
-        # A single volume of one channel is convolved by another routine, which forgets the layout.
-        features: Tensor = convolution(input).contiguous(memory_format=torch.channels_last_3d)
-        normalised: Tensor = norm(activation(features))
+        return self.finish(self[0](input))
+
+    def finish(self, features: Tensor) -> Tensor:
+        """Activate and normalise what the convolution gave."""
+        _, activation, norm = self
+        # A single small volume is convolved by another routine, which forgets the layout.
+        normalised: Tensor = norm(activation(features.contiguous(memory_format=torch.channels_last_3d)))
         return normalised
 
 
@@ -213,10 +216,9 @@ class MergeBlock(Block):
 
     def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]  # two volumes, not one
         """Decoded (B, C, D, H, W) and skip (B, S, D, H, W) to (B, out_channels, D, H, W)."""
-        convolution, activation, norm = self
+        convolution = self[0]
         assert isinstance(convolution, nn.Conv3d)
-        merged: Tensor = norm(activation(convolve_concatenated(decoded, skip, convolution.weight, convolution.bias)))
-        return merged
+        return self.finish(convolve_concatenated(decoded, skip, convolution.weight, convolution.bias))
 
 
 class UpsampleBlock(nn.Module):
@@ -237,10 +239,9 @@ class UpsampleBlock(nn.Module):
 
     def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:
         """Decoded (B, C, D, H, W) and skip (B, S, 2D, 2H, 2W) to (B, out_channels, 2D, 2H, 2W)."""
-        convolution, activation, norm = self.block
+        convolution = self.block[0]
         assert isinstance(convolution, nn.Conv3d)
-        merged: Tensor = norm(activation(convolve_upsampled(decoded, skip, convolution.weight, convolution.bias)))
-        return merged
+        return self.block.finish(convolve_upsampled(decoded, skip, convolution.weight, convolution.bias))
 
 
 def convolve_concatenated(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

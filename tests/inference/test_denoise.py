@@ -1,16 +1,21 @@
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
+import gemmi
 import mrcfile
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from cryoden import CompactUnetAE
 from cryoden.errors import CryodenError
-from cryoden.inference.denoise import choose_device, denoise_file, denoise_volume
-from cryoden.volume import Volume, read_volume, write_volume
+from cryoden.inference.denoise import choose_device, choose_precision, denoise, denoise_file, output_label
+from cryoden.inference.plan import Settings, make_plan
+from cryoden.inference.tiling import TileGrid
+from cryoden.volume import Volume, open_volume, read_volume, write_volume
 
 
 class Network(nn.Module):
@@ -26,7 +31,7 @@ class Network(nn.Module):
 
     def forward(self, volumes: Tensor) -> Tensor:
         self.boxes.add(tuple(volumes.shape[2:]))
-        denoised: Tensor = self.layers(volumes)
+        denoised: Tensor = self.layers(volumes.float())
         return denoised
 
 
@@ -38,11 +43,31 @@ class Function(nn.Module):
         self.function = function
 
     def forward(self, volumes: Tensor) -> Tensor:
-        return cast(Tensor, self.function(volumes))
+        denoised: Tensor = self.function(volumes)
+        return denoised
 
 
-def make_model(generator: nn.Module | None = None, standardize: bool = True, box: int | None = 16) -> Any:
-    return SimpleNamespace(generator=generator or Network(), standardize=standardize, box=box)
+class Model(SimpleNamespace):
+    """A Denoiser's part that denoising needs, around any module."""
+
+    def density(self, volumes: Tensor) -> Tensor:
+        density: Tensor = self.generator(volumes).float()
+        return density
+
+
+def make_model(
+    generator: nn.Module | None = None,
+    standardize: bool = True,
+    voxel_size: float | None = None,
+) -> Any:
+    return Model(generator=generator or Network(), standardize=standardize, voxel_size=voxel_size)
+
+
+def run(volume: Any, model: Any, **settings: Any) -> Any:
+    """Denoise exactly, whatever the processor; noise has no contrast."""
+    return denoise(
+        volume, model, **{"contrast": "bright", "precision": "float32", "device": "cpu", "tile": 16, **settings}
+    )
 
 
 def make_volume(a: float = 1.0, b: float = 0.0, shape: tuple[int, int, int] = (20, 24, 28)) -> Volume:
@@ -54,8 +79,8 @@ def make_volume(a: float = 1.0, b: float = 0.0, shape: tuple[int, int, int] = (2
 @pytest.mark.parametrize(("a", "b"), [(1.0, 5000.0), (1e-5, 0.0), (300.0, -40.0)])
 def test_follows_the_grey_scale_of_its_input(a, b, contrast):
     model = make_model()
-    expected = a * denoise_volume(make_volume(), model, contrast=contrast).data.astype(float) + b
-    denoised = denoise_volume(make_volume(a, b), model, contrast=contrast).data
+    expected = a * run(make_volume(), model, contrast=contrast).data.astype(float) + b
+    denoised = run(make_volume(a, b), model, contrast=contrast).data
     resolution = 2.0**-23 * (abs(b) + 5 * a)
     np.testing.assert_allclose(denoised, expected, atol=4 * resolution, rtol=0)
     assert denoised.std() > 0.01 * a
@@ -64,60 +89,58 @@ def test_follows_the_grey_scale_of_its_input(a, b, contrast):
 @pytest.mark.parametrize("contrast", ["bright", "dark"])
 def test_keeps_the_mean(contrast):
     volume = make_volume(3.0, 100.0)
-    denoised = denoise_volume(volume, make_model(), contrast=contrast)
+    denoised = run(volume, make_model(), contrast=contrast)
     assert denoised.data.mean(dtype=float) == pytest.approx(volume.data.mean(dtype=float), abs=1e-4)
 
 
 def test_dark_is_bright_upside_down():
     volume, model = make_volume(), make_model()
     inverted = Volume(-volume.data, 10.0)
-    np.testing.assert_allclose(
-        denoise_volume(volume, model, contrast="dark").data, -denoise_volume(inverted, model).data, atol=1e-6
-    )
-    assert np.abs(denoise_volume(volume, model).data - denoise_volume(volume, model, contrast="dark").data).max() > 0.1
+    np.testing.assert_allclose(run(volume, model, contrast="dark").data, -run(inverted, model).data, atol=1e-6)
+    assert np.abs(run(volume, model).data - run(volume, model, contrast="dark").data).max() > 0.1
 
 
 def test_statistics_are_those_of_the_whole_volume():
     """A network that returns what it sees gives the input back, also where one half is brighter by far."""
     data = make_volume(shape=(16, 16, 80)).data
     data[..., 40:] += 30
-    denoised = denoise_volume(Volume(data, 1.0), make_model(Function(lambda x: x)), tile=16)
+    denoised = run(Volume(data, 1.0), make_model(Function(lambda x: x)), tile=16)
     np.testing.assert_allclose(denoised.data, data, atol=1e-4)
 
 
 def test_without_standardize_the_network_sees_the_values_themselves():
     volume = make_volume(2.0, 7.0)
-    denoised = denoise_volume(volume, make_model(Function(lambda x: x + 1), standardize=False))
+    denoised = run(volume, make_model(Function(lambda x: x + 1), standardize=False))
     np.testing.assert_allclose(denoised.data, volume.data + 1, atol=1e-4)
-    dark = denoise_volume(volume, make_model(Function(lambda x: x + 1), standardize=False), contrast="dark")
+    dark = run(volume, make_model(Function(lambda x: x + 1), standardize=False), contrast="dark")
     np.testing.assert_allclose(dark.data, volume.data - 1, atol=1e-4)
 
 
-@pytest.mark.parametrize(("box", "multiple", "expected"), [(16, 4, 16), (None, 4, 64), (None, 24, 72), (20, 8, 24)])
-def test_default_tile(box, multiple, expected):
-    model = make_model(box=box)
+@pytest.mark.parametrize(("multiple", "expected"), [(1, 96), (16, 96), (40, 120)])
+def test_default_tile(multiple, expected):
+    model = make_model()
     model.generator.multiple = multiple
-    denoise_volume(make_volume(), model)
+    run(make_volume(), model, tile=None)
     assert model.generator.boxes == {(expected,) * 3}
 
 
 @pytest.mark.parametrize(
-    ("tile", "multiple", "overlap"), [(64, 1, 16), (64, 8, 16), (72, 24, 24), (24, 8, 8), (16, 8, 8), (16, 16, 4)]
+    ("tile", "multiple", "overlap"), [(96, 8, 32), (64, 1, 22), (64, 8, 24), (24, 8, 8), (16, 8, 8), (16, 16, 5)]
 )
 def test_default_overlap_steps_by_the_multiple(tile, multiple, overlap):
-    model = make_model(box=tile)
+    model = make_model()
     model.generator.multiple = multiple
     volume = make_volume(shape=(8, 8, 150))
-    expected = denoise_volume(volume, model, overlap=overlap).data
-    np.testing.assert_array_equal(denoise_volume(volume, model).data, expected)
-    other = denoise_volume(volume, model, overlap=overlap + 1).data
+    expected = run(volume, model, tile=tile, overlap=overlap).data
+    np.testing.assert_array_equal(run(volume, model, tile=tile).data, expected)
+    other = run(volume, model, tile=tile, overlap=overlap + 1).data
     assert not np.array_equal(other, expected)
 
 
 def test_place_and_input_are_kept():
     volume = make_volume()
     before = volume.data.copy()
-    denoised = denoise_volume(volume, make_model())
+    denoised = run(volume, make_model())
     assert (denoised.voxel_size, denoised.origin, denoised.nstart) == (10.0, (1.0, 2.0, 3.0), (4, 5, 6))
     assert denoised.data.shape == volume.data.shape
     assert denoised.data.dtype == np.float32
@@ -129,7 +152,7 @@ def test_model_is_used_in_evaluation_mode_and_left_as_it_was():
     state = {name: value.clone() for name, value in model.generator.state_dict().items()}
     modes = []
     model.generator.register_forward_hook(lambda module, *_: modes.append((module.training, torch.is_grad_enabled())))
-    denoise_volume(make_volume(), model)
+    run(make_volume(), model)
     assert set(modes) == {(False, False)}
     assert model.generator.training
     for name, value in model.generator.state_dict().items():
@@ -138,24 +161,219 @@ def test_model_is_used_in_evaluation_mode_and_left_as_it_was():
 
 def test_progress_reaches_the_end():
     counts: list[tuple[int, int]] = []
-    denoise_volume(make_volume(), make_model(), progress=lambda *count: counts.append(count), batch_size=3)
+    run(make_volume(), make_model(), progress=lambda *count: counts.append(count), batch_size=3)
     assert counts[-1][0] == counts[-1][1] > 1
 
 
 def test_constant_volume_is_refused():
     with pytest.raises(CryodenError, match=r"every voxel is 3, .*right file"):
-        denoise_volume(Volume(np.full((8, 8, 8), 3, np.float32), 1.0), make_model())
+        run(Volume(np.full((8, 8, 8), 3, np.float32), 1.0), make_model())
+
+
+def test_nan_is_refused():
+    volume = make_volume()
+    volume.data[1, 2, 3] = np.nan
+    with pytest.raises(CryodenError, match="the volume has 1 NaN or infinite voxels, the first at z 1, y 2, x 3"):
+        run(volume, make_model())
+
+
+@pytest.mark.parametrize("kind", [np.ndarray, torch.Tensor, Volume])
+def test_gives_back_the_kind_it_was_given(kind):
+    volume, model = make_volume(), make_model()
+    given = {np.ndarray: volume.data, torch.Tensor: torch.from_numpy(volume.data), Volume: volume}[kind]
+    denoised = run(given, model)
+    assert isinstance(denoised, kind)
+    values = denoised.data if kind is Volume else denoised
+    assert str(values.dtype).endswith("float32")
+    np.testing.assert_array_equal(np.asarray(values), run(volume, model).data)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64, np.float16])
+def test_arrays_of_other_types(dtype):
+    data = np.random.default_rng(0).integers(0, 100, (9, 10, 11)).astype(dtype)
+    denoised = run(data, make_model(Function(lambda x: x)))
+    np.testing.assert_allclose(denoised, data, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((3, 3)), np.zeros((1, 3, 3, 3)), np.zeros((3, 3, 3), complex)])
+def test_arrays_that_are_no_volumes(bad):
+    with pytest.raises(CryodenError, match=r"a volume is .D, H, W. real numbers; got shape"):
+        run(bad, make_model())
 
 
 @pytest.mark.parametrize("tile", [0, -4, 18])
 def test_tile_that_does_not_suit_the_network(tile):
     with pytest.raises(CryodenError, match=f"tile {tile} .*multiple of 4"):
-        denoise_volume(make_volume(), make_model(), tile=tile)
+        run(make_volume(), make_model(), tile=tile)
 
 
-def test_unknown_contrast():
-    with pytest.raises(CryodenError, match="'grey' is unknown; it is 'bright' or 'dark'"):
-        denoise_volume(make_volume(), make_model(), contrast=cast(Any, "grey"))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"contrast": "grey"}, "'grey' is unknown; it is 'auto', 'bright' or 'dark'"),
+        ({"voxel_size": 0.0}, "voxel size 0 is no length"),
+        ({"voxel_size": float("nan")}, "voxel size nan is no length"),
+        ({"batch_size": 0}, "batch size 0 is too small"),
+        ({"overlap": 16}, "overlap must be at least 0"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(CryodenError, match=message):
+        run(make_volume(), make_model(), **settings)
+
+
+def test_a_network_that_predicts_noise_leaves_the_rest():
+    """One that has learnt nothing yet predicts no noise at all."""
+    volume = make_volume(3.0, 100.0)
+    denoised = run(volume, CompactUnetAE(channels=4, residual=True))
+    np.testing.assert_allclose(denoised.data, volume.data, atol=1e-4)
+    np.testing.assert_allclose(run(volume, CompactUnetAE(channels=4)).data, 100, atol=0.2)
+
+
+class TestContrast:
+    def blobs(self, sign: float) -> Volume:
+        data = make_volume(shape=(24, 24, 24)).data.copy()
+        data[4:8, 4:8, 4:8] += 5 * sign
+        return Volume(data, 10.0)
+
+    @pytest.mark.parametrize(("sign", "expected"), [(1, "bright"), (-1, "dark")])
+    def test_is_told_from_the_voxels(self, sign, expected):
+        volume, model = self.blobs(sign), make_model()
+        found = run(volume, model, contrast="auto").data
+        np.testing.assert_array_equal(found, run(volume, model, contrast=expected).data)
+
+    def test_doubt_is_an_error_with_a_way_out(self):
+        with pytest.raises(CryodenError, match=r"cannot tell whether .* \(skewness .* --contrast dark"):
+            run(make_volume(), make_model(), contrast="auto")
+
+
+class TestVoxelSize:
+    @pytest.mark.parametrize("voxel_size", [9.5, 10.0, 10.9])
+    def test_near_that_of_the_training_is_taken(self, voxel_size):
+        volume = Volume(make_volume().data, voxel_size)
+        assert run(volume, make_model(voxel_size=10.0)).voxel_size == voxel_size
+
+    @pytest.mark.parametrize("voxel_size", [5.0, 8.5, 11.5, 40.0])
+    def test_far_from_it_is_refused(self, voxel_size):
+        with pytest.raises(CryodenError, match=rf"are {voxel_size:g} Å.* trained at 10 Å; .*--rescale.*--voxel-size"):
+            run(Volume(make_volume().data, voxel_size), make_model(voxel_size=10.0))
+
+    def test_unknown_is_refused_unless_stated(self):
+        volume = Volume(make_volume().data, 0.0)
+        with pytest.raises(CryodenError, match="no voxel size; state it with --voxel-size"):
+            run(volume, make_model())
+        assert run(volume, make_model(voxel_size=10.0), voxel_size=10.5).voxel_size == 10.5
+        with pytest.raises(CryodenError, match="voxels are 20 Å"):
+            run(make_volume(), make_model(voxel_size=10.0), voxel_size=20.0)
+
+    def test_too_far_to_rescale(self):
+        with pytest.raises(CryodenError, match="voxels of 2 Å are too far from the model's 10 Å"):
+            run(Volume(make_volume().data, 2.0), make_model(voxel_size=10.0), rescale=True)
+        with pytest.raises(CryodenError, match="does not say what it was trained at"):
+            run(make_volume(), make_model(), rescale=True)
+
+    @pytest.mark.parametrize("voxel_size", [13.1, 16.0, 25.0])
+    def test_rescaled_to_finer_voxels_and_back_is_the_identity(self, voxel_size):
+        volume = Volume(make_volume(shape=(18, 30, 41)).data, voxel_size)
+        model = make_model(Function(lambda x: x), voxel_size=10.0)
+        denoised = run(volume, model, rescale=True, tile=32)
+        np.testing.assert_allclose(denoised.data, volume.data, atol=1e-4)
+        assert denoised.voxel_size == voxel_size
+
+    def test_rescaled_the_network_sees_its_own_voxel_size(self):
+        """A wave of 80 Å takes 8 voxels of 10 Å, whatever the file's voxels are."""
+        seen = []
+
+        def network(tiles: Tensor) -> Tensor:
+            seen.append(tiles)
+            return tiles
+
+        voxel_size = 6.4
+        x = np.arange(200) * voxel_size
+        data = np.broadcast_to(np.sin(2 * np.pi / 80 * x), (20, 20, 200)).astype(np.float32)
+        model = make_model(Function(network), voxel_size=10.0)
+        denoised = run(Volume(data, voxel_size), model, rescale=True, tile=32)
+        tile = torch.cat(seen)[2, 0]  # far from the mirrored faces
+        assert tile.shape == (32, 32, 32)
+        power = torch.fft.rfft(tile[16, 16]).abs()
+        assert power.argmax() == 4
+        middle = slice(12, -12)
+        np.testing.assert_allclose(denoised.data[..., middle], data[..., middle], atol=0.02)
+
+    def test_rescaled_to_coarser_voxels_fine_detail_is_gone(self):
+        volume = Volume(make_volume(shape=(32, 32, 32)).data, 5.0)
+        denoised = run(volume, make_model(Function(lambda x: x), voxel_size=10.0), rescale=True)
+        assert denoised.data.std() == pytest.approx(volume.data.std() * (1 / 2) ** 1.5, rel=0.1)
+
+
+class TestAugment:
+    def test_follows_flips(self):
+        volume, model = make_volume(shape=(16, 16, 16)), make_model()
+        settings = {"tile": 16, "overlap": 0}
+        flipped = Volume(volume.data[:, ::-1].copy(), 10.0)
+        before, after = (run(each, model, **settings).data for each in (volume, flipped))
+        assert np.abs(before[:, ::-1] - after).max() > 0.1
+        before, after = (run(each, model, augment=True, **settings).data for each in (volume, flipped))
+        np.testing.assert_allclose(before[:, ::-1], after, atol=1e-5)
+
+    def test_is_the_mean_over_all_eight(self):
+        volume = make_volume(shape=(16, 16, 16))
+        model = make_model(Function(lambda x: torch.cat([x[..., :8] * 8, x[..., 8:] * 0], dim=-1)), standardize=False)
+        denoised = run(volume, model, augment=True, tile=16, overlap=0)
+        np.testing.assert_allclose(denoised.data, volume.data * 4, atol=1e-5)
+
+
+class TestMemory:
+    def test_one_tile_that_does_not_fit_is_halved(self, caplog):
+        seen = []
+
+        def network(tiles: Tensor) -> Tensor:
+            seen.append(tuple(tiles.shape))
+            if tiles.numel() > 32**3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+            return tiles
+
+        volume = make_volume(shape=(40, 70, 70))
+        denoised = run(volume, make_model(Function(network)), tile=64, batch_size=4)
+        np.testing.assert_allclose(denoised.data, volume.data, atol=1e-5)
+        assert [shape[0] for shape in seen[:3]] == [4, 2, 1]
+        assert {shape[2] for shape in seen[3:]} == {32}
+        assert "beginning again with 32" in caplog.text
+
+    def test_nothing_smaller_is_left(self):
+        def network(tiles: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+        with pytest.raises(CryodenError, match=r"no memory on cpu for even one tile of 16 voxels \(CUDA out of"):
+            run(make_volume(), make_model(Function(network)), tile=64)
+
+
+def test_bfloat16_changes_little():
+    """The network's own rounding only: statistics, blending and grey scale stay exact."""
+    volume, model = make_volume(3.0, 5000.0), make_model()
+    exact, rounded = (run(volume, model, precision=kind).data for kind in ("float32", "bfloat16"))
+    assert 0 < (exact - rounded).std() < 0.01 * exact.std()
+    np.testing.assert_allclose(exact.mean(dtype=float), rounded.mean(dtype=float), atol=1e-4)
+    for parameter in model.generator.parameters():
+        assert parameter.is_contiguous()
+    assert choose_precision(torch.device("cpu")) in (torch.bfloat16, torch.float32)
+
+
+def test_plan_in_words():
+    plan = make_plan(make_volume(), make_model(), Settings(contrast="dark", tile=16))
+    assert plan.describe() == ("28 × 24 × 20 voxels (x, y, z) of 10 Å, protein dark (as stated), 36 tiles of 16 voxels")
+
+
+def test_label_names_the_weights():
+    model = make_model()
+    label = output_label(model, Settings(augment=True), "dark")
+    assert label.startswith("cryoden ")
+    assert label.endswith(", augmented, dark")
+    assert len(label) <= 80
+    assert label == output_label(make_model(), Settings(augment=True), "dark")
+    with torch.no_grad():
+        next(model.generator.parameters()).add_(1)
+    assert label != output_label(model, Settings(augment=True), "dark")
 
 
 def test_device_is_one_that_works():
@@ -167,7 +385,7 @@ def test_device_is_one_that_works():
 @pytest.mark.gpu
 def test_same_on_the_gpu_as_on_the_cpu():
     model = make_model()
-    cpu, gpu = (denoise_volume(make_volume(3.0, 5000.0), model, device=device).data for device in ("cpu", "cuda"))
+    cpu, gpu = (run(make_volume(3.0, 5000.0), model, device=device).data for device in ("cpu", "cuda"))
     np.testing.assert_allclose(cpu, gpu, atol=0.02)  # TF32
     assert {parameter.device.type for parameter in model.generator.parameters()} == {"cpu"}
 
@@ -177,41 +395,105 @@ class TestFile:
         write_volume(folder / "in.mrc", make_volume(2.0, 50.0))
         return folder / "in.mrc"
 
+    def denoise(self, source: Path, target: Path, model: Any, **arguments: Any) -> Volume:
+        return denoise_file(
+            source,
+            target,
+            model,
+            **{"contrast": "bright", "precision": "float32", "device": "cpu", "tile": 16, **arguments},
+        )
+
     def test_denoises(self, tmp_path):
         source, model = self.source(tmp_path), make_model()
-        denoised = denoise_file(source, tmp_path / "out.mrc", model)
+        denoised = self.denoise(source, tmp_path / "out.mrc", model)
         written = read_volume(tmp_path / "out.mrc")
         np.testing.assert_array_equal(written.data, denoised.data)
-        np.testing.assert_array_equal(written.data, denoise_volume(read_volume(source), model).data)
+        np.testing.assert_array_equal(written.data, run(read_volume(source), model).data)
         assert (written.voxel_size, written.origin, written.nstart) == (10.0, (1.0, 2.0, 3.0), (4, 5, 6))
         assert mrcfile.validate(tmp_path / "out.mrc")
         with mrcfile.open(tmp_path / "out.mrc") as mrc:
-            assert mrc.get_labels()[-1].startswith("cryoden ")
-            assert "Network" in mrc.get_labels()[-1]
+            assert mrc.get_labels()[-1] == output_label(model, Settings(), "bright")
+        ccp4 = gemmi.read_ccp4_map(str(tmp_path / "out.mrc"))
+        assert ccp4.grid.unit_cell.parameters == pytest.approx((280, 240, 200, 90, 90, 90))
+        np.testing.assert_array_equal(np.array(ccp4.grid).transpose(2, 1, 0), written.data)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mrc", "out.mrc"]
 
-    def test_arguments_arrive(self, tmp_path):
+    @pytest.mark.parametrize("dtype", [np.int8, ">i2", np.uint16, np.float16])
+    @pytest.mark.filterwarnings("ignore:overflow")
+    def test_other_modes_come_back_as_floats(self, tmp_path, dtype):
+        data = np.random.default_rng(0).integers(0, 100, (9, 10, 11)).astype(dtype)
+        with mrcfile.new(tmp_path / "in.mrc") as mrc:
+            mrc.set_data(data)
+            mrc.voxel_size = 10.0
+        denoised = self.denoise(tmp_path / "in.mrc", tmp_path / "out.mrc", make_model(Function(lambda x: x)))
+        np.testing.assert_allclose(denoised.data, data.astype(float), atol=1e-4)
+        self.denoise(tmp_path / "in.mrc", tmp_path / "half.mrc", make_model(Function(lambda x: x)), float16=True)
+        with mrcfile.open(tmp_path / "half.mrc") as mrc:
+            assert mrc.header.mode == 12
+            np.testing.assert_allclose(mrc.data.astype(float), data.astype(float), atol=0.05)
+
+    def test_compressed(self, tmp_path):
+        write_volume(tmp_path / "in.mrc.gz", make_volume())
+        denoised = self.denoise(tmp_path / "in.mrc.gz", tmp_path / "out.mrc.bz2", make_model(Function(lambda x: x)))
+        np.testing.assert_allclose(denoised.data, make_volume().data, atol=1e-5)
+
+    def test_stated_voxel_size_is_written(self, tmp_path):
+        write_volume(tmp_path / "in.mrc", Volume(make_volume().data, 0.0))
+        self.denoise(tmp_path / "in.mrc", tmp_path / "out.mrc", make_model(), voxel_size=13.48)
+        assert read_volume(tmp_path / "out.mrc").voxel_size == pytest.approx(13.48)
+
+    def test_settings_arrive(self, tmp_path):
         source, model = self.source(tmp_path), make_model()
-        arguments = {"contrast": "dark", "tile": 12, "overlap": 5, "batch_size": 2, "device": "cpu"}
-        denoised = denoise_file(source, tmp_path / "out.mrc", model, **arguments)
+        settings = {"contrast": "dark", "tile": 12, "overlap": 5, "batch_size": 2}
+        denoised = self.denoise(source, tmp_path / "out.mrc", model, **settings)
         assert model.generator.boxes == {(12, 12, 12)}
-        np.testing.assert_array_equal(denoised.data, denoise_volume(read_volume(source), model, **arguments).data)
+        np.testing.assert_array_equal(denoised.data, run(read_volume(source), model, **settings).data)
 
-    def test_output_is_checked_before_the_work(self, tmp_path):
+    def test_output_is_checked_before_the_work(self, tmp_path, monkeypatch):
         source = self.source(tmp_path)
         fail = make_model(Function(lambda x: pytest.fail("the network ran")))
         with pytest.raises(CryodenError, match=r"in\.mrc exists"):
-            denoise_file(source, source, fail)
+            self.denoise(source, source, fail)
         with pytest.raises(CryodenError, match="create it first"):
-            denoise_file(source, tmp_path / "missing" / "out.mrc", fail)
+            self.denoise(source, tmp_path / "missing" / "out.mrc", fail)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=20 * 24 * 28 * 12 - 1))
+        with pytest.raises(CryodenError, match=r"cannot write .*out\.mrc: 0\.0 GB are needed"):
+            self.denoise(source, tmp_path / "out.mrc", fail)
 
     def test_overwrites_if_asked(self, tmp_path):
         source = self.source(tmp_path)
-        denoised = denoise_file(source, source, make_model(), overwrite=True)
+        denoised = self.denoise(source, source, make_model(), overwrite=True)
         np.testing.assert_array_equal(read_volume(source).data, denoised.data)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     def test_network_that_gives_nan_writes_nothing(self, tmp_path, bad):
         source = self.source(tmp_path)
         with pytest.raises(CryodenError, match=r"in\.mrc: the network gives NaN or infinite"):
-            denoise_file(source, tmp_path / "out.mrc", make_model(Function(lambda x: torch.where(x > 3, bad, x))))
+            self.denoise(source, tmp_path / "out.mrc", make_model(Function(lambda x: torch.where(x > 3, bad, x))))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mrc"]
+
+    def test_interruption_writes_nothing(self, tmp_path):
+        def interrupt(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            self.denoise(self.source(tmp_path), tmp_path / "out.mrc", make_model(), progress=interrupt)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mrc"]
+
+    def test_voxels_are_mapped_in_and_out(self, tmp_path, monkeypatch):
+        """Neither the input nor the result is ever an array in memory."""
+        seen = []
+
+        def watch(grid, result, *arguments, blend=TileGrid.blend):
+            seen.append(type(result))
+            blend(grid, result, *arguments)
+
+        monkeypatch.setattr(TileGrid, "blend", watch)
+        denoised = self.denoise(self.source(tmp_path), tmp_path / "out.mrc", make_model())
+        assert set(seen) == {np.memmap}
+        assert isinstance(denoised.data, np.memmap)
+        assert isinstance(open_volume(tmp_path / "in.mrc").data, np.memmap)
+
+    def test_preview(self, tmp_path):
+        self.denoise(self.source(tmp_path), tmp_path / "out.mrc", make_model(), preview=True)
+        assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")

@@ -374,6 +374,16 @@ def test_batch_norm_of_channels_last_volumes(shape: tuple[int, ...], dtype: torc
     )
 
 
+def test_batch_norm_shared_by_volumes_of_either_layout() -> None:
+    norm = BatchNorm(4)
+    volumes = torch.randn(2, 4, 3, 3, 3, requires_grad=True)
+    once = norm(volumes)
+    twice = norm(volumes.contiguous(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(once, twice)
+    (once.square() + twice).sum().backward()
+    assert norm.num_batches_tracked == 2
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_blocks_are_channels_last_whatever_they_get(batch: int) -> None:
     features = Block(1, 4, kernel=3)(torch.randn(batch, 1, 8, 8, 8))

@@ -1,0 +1,160 @@
+"""The tool `cryoden denoise`. Its signature and docstring are its help."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from cryoden.checkpoint import find_checkpoint, load_denoiser
+from cryoden.console import quiet
+from cryoden.errors import CryodenError
+from cryoden.inference.denoise import choose_device, choose_precision
+from cryoden.inference.distribute import spread
+from cryoden.inference.jobs import Job, find_files, half_jobs, single_jobs
+from cryoden.inference.plan import Settings
+from cryoden.inference.runner import Runner
+from cryoden.inference.star import star_jobs, write_star
+
+
+def denoise(
+    inputs: list[str],
+    *,
+    model: str,
+    output: str | None = None,
+    contrast: Literal["auto", "bright", "dark"] = "auto",
+    voxel_size: float | None = None,
+    rescale: bool = False,
+    augment: bool = False,
+    halves: bool = False,
+    float16: bool = False,
+    preview: bool = False,
+    tile: int | None = None,
+    overlap: int | None = None,
+    batch_size: int = 1,
+    devices: int = 1,
+    nodes: int = 1,
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> Iterator[str]:
+    """Denoise tomograms of any size; place, voxel size, grey scale and sign are kept.
+
+    One tomogram: cryoden denoise IN.mrc OUT.mrc --model RUN.
+    Many: cryoden denoise FILES --output FOLDER --model RUN, where FILES are files, folders, patterns in quotes, or a
+    RELION 5 tomograms.star. Results that this model made before are skipped.
+
+    Args:
+        inputs: IN.mrc OUT.mrc; or, with --output, any number of files, folders, 'patterns*' or one tomograms.star.
+        model: a run's folder, a checkpoint (.ckpt) or weights (.safetensors).
+        output: the folder for the results.
+        contrast: what protein looks like in the input, and will in the output; auto tells from the voxels.
+        voxel_size: angstrom, where the header has none or a wrong one.
+        rescale: resample to the voxel size the model was trained at, and the result back.
+        augment: average over 8 orientations; 8 times slower.
+        halves: pair half tomograms by name (_EVN/_ODD, _half1/_half2, even/ and odd/), denoise both and average.
+        float16: write mode 12, half the size, instead of mode 2.
+        preview: also write a picture of slices before and after.
+        tile: voxels along each side of the tiles that the network sees; by default 96.
+        overlap: voxels that neighbouring tiles share; by default a third of a tile.
+        batch_size: tiles that the network sees at once.
+        devices: GPUs, or processes on a machine without, that share the tomograms.
+        nodes: machines that share the tomograms, started by the cluster as for a training.
+        dry_run: only print what would be done.
+        overwrite: replace existing results.
+
+    Yields:
+        What it runs on and what it wrote.
+
+    Raises:
+        CryodenError: the input cannot be used, or some of the tomograms could not be denoised.
+    """
+    if devices < 1 or nodes < 1:
+        raise CryodenError(f"devices {devices}, nodes {nodes}: each must be at least 1")
+    settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size)
+    device, reason = choose_device()
+    denoiser = load_denoiser(model)
+    jobs, star = _jobs(inputs, output, halves)
+    first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0  # others run all this, too
+    if first:
+        precision = "bfloat16" if choose_precision(device) == torch.bfloat16 else "float32"
+        many = "" if devices * nodes == 1 else f", {devices * nodes} processes"
+        yield f"model {find_checkpoint(model)} on {device} ({reason}), in {precision}{many}"
+        if len(jobs) > 1 or halves:
+            yield from (f"  {' + '.join(map(str, job.inputs))} -> {job.average or job.outputs[0]}" for job in jobs)
+    runner = Runner(denoiser, settings, device, overwrite, float16, preview, make_folders=output is not None)
+    if dry_run:
+        failed = yield from _one_by_one(runner, jobs, dry_run=True)
+    elif devices * nodes == 1:
+        failed = yield from _one_by_one(runner, jobs)
+    else:
+        failed = _together(runner, jobs, devices, nodes)
+    if failed and first:
+        rest = "" if failed == len(jobs) else "; the rest are done" if not dry_run else "; the rest could be done"
+        raise CryodenError(f"{failed} of {len(jobs)} tomograms failed, as told above{rest}")
+    if star is not None and first and not dry_run:
+        assert output is not None
+        target = Path(output) / star.name
+        write_star(star, target, jobs)
+        yield f"wrote {target}"
+
+
+def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list[Job], Path | None]:
+    """What is to be done, and the star file it came from."""
+    if output is None:
+        if len(inputs) != 2 or halves:
+            names = f"{len(inputs)} name{'s' * (len(inputs) > 1)}{' and --halves' * halves}"
+            raise CryodenError(
+                f"{names} without --output: give IN.mrc OUT.mrc, or any number of files with --output FOLDER"
+            )
+        path, result = map(Path, inputs)
+        return [Job(str(path), (path,), (result,))], None
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise CryodenError(f"--output {folder} is a file; with --output all names are input, and this is their folder")
+    stars = [Path(word) for word in inputs if word.endswith(".star")]
+    if stars:
+        if len(inputs) > 1:
+            raise CryodenError(f"{stars[0]} stands for all its tomograms: give it alone")
+        jobs = star_jobs(stars[0], folder)
+    elif halves:
+        jobs, others = half_jobs(find_files(inputs), folder)
+        for path in others:
+            print(f"{path}: no half, left out", file=sys.stderr)
+    else:
+        jobs = single_jobs(find_files(inputs), folder)
+    return jobs, stars[0] if stars else None
+
+
+def _one_by_one(runner: Runner, jobs: Sequence[Job], *, dry_run: bool = False) -> Generator[str, None, int]:
+    failed = 0
+    for job in jobs:
+        try:
+            yield from runner.dry_run(job) if dry_run else runner.run(job)
+        except CryodenError as error:
+            if len(jobs) == 1:
+                raise
+            print(f"cryoden: error: {error}", file=sys.stderr)
+            failed += 1
+    return failed
+
+
+def _together(runner: Runner, jobs: Sequence[Job], devices: int, nodes: int) -> int:
+    quiet()
+
+    def work(job: Job, device: torch.device) -> bool:
+        try:
+            for line in replace(runner, device=device).run(job):
+                print(line, flush=True)
+        except CryodenError as error:
+            print(f"cryoden: error: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
+
+    return spread(
+        jobs, work, accelerator="gpu" if runner.device.type == "cuda" else "cpu", devices=devices, nodes=nodes
+    )

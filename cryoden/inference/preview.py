@@ -1,0 +1,78 @@
+"""A picture of what denoising did to a tomogram: before, after, and what was taken away."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from cryoden.evaluation.figures import save_figure
+from cryoden.volume import Volume, release
+
+_PLANES = (("xy", "z"), ("xz", "y"), ("yz", "x"))
+_BAR_NM = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+def write_preview(path: Path, before: Volume, after: Volume, title: str) -> None:
+    """Writes central slices before and after, and their difference, as PNG.
+
+    Before and difference share the width of their grey scale: structure that can be seen in the difference was removed.
+
+    Args:
+        path: The picture.
+        before: The tomogram; of a mapped one only the three slices are read.
+        after: The same, denoised.
+        title: Above it all.
+    """
+    save_figure(_figure(before, after, title), path)
+
+
+def _figure(before: Volume, after: Volume, title: str) -> Figure:
+    slices = [[_slice(volume, axis) for axis in range(3)] for volume in (before, after)]
+    slices.append([a - b for a, b in zip(*slices, strict=True)])
+    limits = [np.percentile(np.concatenate([image.ravel() for image in images]), (0.5, 99.5)) for images in slices[:2]]
+    half = (limits[0][1] - limits[0][0]) / 2
+    limits.append(np.array([-half, half]))
+    depth, height, width = before.data.shape
+    ratios = np.array([height, depth, height]) / np.array([width, width, depth])
+    figure = Figure(figsize=(10, 0.8 + 3.1 * float(np.clip(ratios, 0.15, 1.5).sum())), layout="constrained")
+    axes = figure.subplots(3, 3, height_ratios=np.clip(ratios, 0.15, 1.5))
+    names = ("before", "after", "before - after")
+    for column, (name, images, (low, high)) in enumerate(zip(names, slices, limits, strict=True)):
+        for row, (plane, across) in enumerate(_PLANES):
+            axis = axes[row, column]
+            shown = axis.imshow(images[row], cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if column == 0:
+                axis.set_ylabel(f"{plane}, middle of {across}", fontsize=9)
+        axes[0, column].set_title(name, fontsize=11)
+        figure.colorbar(shown, ax=axes[:, column], location="bottom", shrink=0.7, aspect=30)
+    _scale_bar(axes[0, 0], width, before.voxel_size)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _slice(volume: Volume, axis: int) -> NDArray[np.float64]:
+    """The central slice across an axis; yz is turned so that z is across and y stays vertical."""
+    image: NDArray[np.float64] = np.take(volume.data, volume.data.shape[axis] // 2, axis=axis).astype(np.float64)
+    release(volume.data)
+    return image.T if axis == 2 else image
+
+
+def _scale_bar(axis: Axes, width: int, voxel_size: float) -> None:
+    """A bar of about a quarter of the width, with its length in nm, on a ground of its own."""
+    length = max((step for step in _BAR_NM if step < width * voxel_size / 30), default=_BAR_NM[0])
+    start, end = 0.06 * width, 0.06 * width + 10 * length / voxel_size
+    axis.plot([start, end], [0.06 * width] * 2, color="white", linewidth=3, solid_capstyle="butt")
+    axis.text(
+        (start + end) / 2,
+        0.08 * width,
+        f"{length} nm",
+        color="white",
+        ha="center",
+        va="bottom",
+        fontsize=9,
+        bbox={"facecolor": "black", "alpha": 0.5, "linewidth": 0, "pad": 1},
+    )

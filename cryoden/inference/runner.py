@@ -1,0 +1,176 @@
+"""Many tomograms one after another: what is done is skipped, and what fails does not stop the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cryoden.errors import CryodenError
+from cryoden.inference import denoise as engine
+from cryoden.inference.halves import average, check_halves, correlation, fsc_table, refuse_copies
+from cryoden.inference.jobs import Job
+from cryoden.inference.memory import peak_memory
+from cryoden.inference.plan import Plan, Settings
+from cryoden.modules.denoiser import Denoiser
+from cryoden.volume import Volume, check_output, open_volume, write_volume
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """How all tomograms of a run are denoised.
+
+    Attributes:
+        model: The trained model.
+        settings: The same for all.
+        device: Where the network runs.
+        overwrite: Replace existing results.
+        float16: Write mode 12.
+        preview: Write a picture beside each result.
+        make_folders: Make the folders of the results where they are missing.
+    """
+
+    model: Denoiser
+    settings: Settings
+    device: torch.device
+    overwrite: bool = False
+    float16: bool = False
+    preview: bool = False
+    make_folders: bool = False
+
+    def run(self, job: Job) -> Iterator[str]:
+        """Denoises one tomogram, or its two halves and their average.
+
+        Yields:
+            Lines that tell what was done.
+
+        Raises:
+            CryodenError: It cannot be done; what exists is as it was.
+        """
+        results = [path for path in (*job.outputs, job.average) if path is not None]
+        if not self.overwrite and all(self._is_done(path, job.inputs[0]) for path in results):
+            yield f"{job.name}: done already, {results[-1]}"
+            return
+        plans = self._plan(job)
+        for path, output, plan in zip(job.inputs, job.outputs, plans, strict=True):
+            if not self.overwrite and self._is_done(output, path):
+                continue
+            yield f"{path}: {plan.describe()}"
+            if self.make_folders:
+                output.parent.mkdir(parents=True, exist_ok=True)
+            with _progress(path.name) as progress:
+                engine.write_denoised(
+                    plan,
+                    output,
+                    self.model,
+                    overwrite=self.overwrite,
+                    float16=self.float16,
+                    preview=self.preview,
+                    device=self.device,
+                    progress=progress,
+                )
+            yield f"wrote {output}" + (f" and {output.with_suffix('.png')}" if self.preview else "")
+        if job.average is not None:
+            yield from self._finish_halves(job, plans)
+
+    def dry_run(self, job: Job) -> Iterator[str]:
+        """What `run` would do, in lines; nothing is written.
+
+        Raises:
+            CryodenError: It could not be done.
+        """
+        results = [path for path in (*job.outputs, job.average) if path is not None]
+        if not self.overwrite and all(self._is_done(path, job.inputs[0]) for path in results):
+            yield f"{job.name}: done already, {results[-1]}"
+            return
+        for path, output, plan in zip(job.inputs, job.outputs, self._plan(job), strict=True):
+            memory = peak_memory(self.model.generator, plan.settings.batch_size, plan.network_tile)
+            yield f"{path} -> {output}"
+            yield f"  {plan.describe()}; {memory / 1e9:.2g} GB of memory for the network on {self.device}"
+        if job.average is not None:
+            yield f"  and their average -> {job.average}"
+
+    def _plan(self, job: Job) -> list[Plan]:
+        """A plan for each input; two halves must suit each other."""
+        if len(job.inputs) == 2:
+            check_halves(open_volume(job.inputs[0]), open_volume(job.inputs[1]), job.inputs)
+        plans = []
+        for path, output in zip(job.inputs, job.outputs, strict=True):
+            place, overwrite = output, self.overwrite or self._is_done(output, path)
+            if self.make_folders and not output.parent.is_dir():  # room and rights are those of the nearest folder
+                folder = next(each for each in output.absolute().parents if each.is_dir())
+                place, overwrite = folder / output.name, True
+            plans.append(
+                engine.plan_file(path, place, self.model, self.settings, overwrite=overwrite, float16=self.float16)
+            )
+        if len({plan.contrast for plan in plans}) == 2:
+            raise CryodenError(
+                f"{job.inputs[0]} seems {plans[0].contrast} and {job.inputs[1]} {plans[1].contrast}: look at them, and "
+                "give --contrast bright or --contrast dark"
+            )
+        if job.average is not None:
+            refuse_copies(correlation(plans[0].volume.data, plans[1].volume.data), job.inputs)
+        return plans
+
+    def _finish_halves(self, job: Job, plans: list[Plan]) -> Iterator[str]:
+        assert job.average is not None
+        first, second = (open_volume(path) for path in job.outputs)
+        size = first.data.size * (8 + (2 if self.float16 else 4))
+        check_output(job.average, overwrite=self.overwrite or self._is_done(job.average, job.inputs[0]), size=size)
+        with engine.scratch(job.average.parent, first.data.shape) as result:
+            average(first.data, second.data, result)
+            label = engine.output_label(self.model, self.settings, f"{plans[0].contrast}, mean of halves")
+            write_volume(
+                job.average,
+                replace(plans[0].volume, data=result),
+                overwrite=True,
+                label=label,
+                dtype=np.float16 if self.float16 else np.float32,
+            )
+        yield f"wrote {job.average}, the average of the two"
+        raw, denoised = (correlation(a.data, b.data) for a, b in ((plans[0].volume, plans[1].volume), (first, second)))
+        yield from fsc_table(raw, denoised, plans[0].volume)
+
+    def _is_done(self, output: Path, source: Path) -> bool:
+        """Whether a result exists that this very model made, in this very way, of a volume of this shape."""
+        if not output.is_file():
+            return False
+        try:
+            done, given = open_volume(output), open_volume(source)
+        except CryodenError:
+            return False
+        return done.data.shape == given.data.shape and self._made(done)
+
+    def _made(self, volume: Volume) -> bool:
+        """Whether the last label of a file is one of this model's, whatever the version and the contrast."""
+        assert volume.header is not None
+        labels = [bytes(label).decode("ascii", "replace") for label in volume.header.label if label.strip()]
+        made = engine.output_label(self.model, self.settings).partition(": ")[2]
+        told = labels[-1].partition(": ")[2] if labels else ""
+        contrasts = ("bright", "dark") if self.settings.contrast == "auto" else (self.settings.contrast,)
+        return any(told.removesuffix(", mean of halves") == f"{made}, {contrast}" for contrast in contrasts)
+
+
+class _Speed(ProgressColumn):
+    """Tiles per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.2f} tiles/s")
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[engine.Progress]:
+    """A bar on a terminal, with tiles per second and the time left; elsewhere nothing."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} tiles"))
+    console = Console(stderr=True)
+    with Progress(*columns, _Speed(), TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

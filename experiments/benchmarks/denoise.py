@@ -1,0 +1,77 @@
+"""Memory and speed of denoising files: peak memory at several sizes, and voxels a second.
+
+    python experiments/benchmarks/denoise.py memory [D H W ...]
+    python experiments/benchmarks/denoise.py speed
+
+Networks have random weights: neither memory nor speed depends on them.
+"""
+
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoden import Denoiser, Volume, write_volume
+from cryoden.inference.denoise import choose_device, denoise_file
+from cryoden.inference.memory import peak_memory
+from cryoden.networks.autoencoder import SimpleAutoEncoder
+from cryoden.networks.base import DenoisingNetwork
+from cryoden.networks.upsample_unet import UpsampleUnet
+from cryoden.volume import sections
+
+_SIZES = ((256, 256, 256), (512, 512, 512), (512, 1024, 1024))
+
+
+def megabytes() -> float:
+    """Peak of this process's memory so far, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def denoise_once(shape: tuple[int, ...], network: DenoisingNetwork, folder: Path) -> None:
+    """Print a line on one volume of noise, written as float16."""
+    source = folder / "in.mrc"
+    noise = np.memmap(folder / "noise", np.int8, mode="w+", shape=shape)
+    rng = np.random.default_rng(0)
+    for section in sections(noise):
+        section[:] = rng.integers(-100, 100, section.shape)
+    write_volume(source, Volume(noise, 10.0), dtype=np.float16)
+    before = megabytes()
+    started, worked = time.perf_counter(), time.process_time()
+    denoise_file(source, folder / "out.mrc", Denoiser(network), contrast="bright")
+    seconds, work = time.perf_counter() - started, time.process_time() - worked
+    voxels = math.prod(shape)
+    print(
+        f"{type(network).__name__}, {' x '.join(map(str, shape))}: {voxels / 1e6:.0f} million voxels, "
+        f"peak {megabytes():.0f} MB (of it {before:.0f} before), {seconds:.0f} s, {work:.0f} s of CPU, "
+        f"{voxels / work:.3g} voxels a CPU second",
+        flush=True,
+    )
+
+
+def main(what: str, *numbers: str) -> None:
+    """Print a line a measurement; each runs in a process of its own."""
+    if what == "one":
+        name, *edges = numbers
+        network = SimpleAutoEncoder() if name == "simple" else UpsampleUnet()
+        with tempfile.TemporaryDirectory() as folder:
+            denoise_once(tuple(map(int, edges)), network, Path(folder))
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {choose_device()[1]}")
+    for network in (SimpleAutoEncoder(), UpsampleUnet()):
+        print(f"{type(network).__name__}: {peak_memory(network, 1, 96) / 1e6:.0f} MB of tensors for a tile of 96^3")
+    if what == "memory":
+        given = [tuple(map(int, numbers[i : i + 3])) for i in range(0, len(numbers), 3)]
+        runs = [("simple", shape) for shape in given or _SIZES]
+    else:
+        runs = [("simple", (192, 192, 192)), ("upsample", (96, 160, 160))]
+    for name, shape in runs:
+        subprocess.run([sys.executable, __file__, "one", name, *map(str, shape)], check=True)
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,267 @@
+"""`cryoden denoise` as a user meets it: words in, files and lines out."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+import torch
+
+from cryoden import CompactUnetAE, Volume, export_weights, open_volume, read_volume, write_volume
+from cryoden.cli import main
+
+Command = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small network that does something, as if trained at 10 Å."""
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    network = CompactUnetAE(channels=4, levels=2)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.generator.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    network.voxel_size = 10.0
+    export_weights(network, path)
+    return str(path)
+
+
+@pytest.fixture
+def denoise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Command:
+    """Runs the command in an empty folder; gives the exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> int:
+        try:
+            main(["denoise", "--tile=16", "--model", model, *words])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return call
+
+
+def tomogram(seed: int = 0, sign: float = 1.0, shape: tuple[int, int, int] = (20, 24, 28)) -> np.ndarray:
+    """Noise with a few particles."""
+    data = np.random.default_rng(seed).normal(size=shape)
+    data[4:9, 5:10, 5:10] += 6
+    data[10:15, 14:19, 16:21] += 6
+    return (100 + 10 * sign * data).astype(np.float32)
+
+
+def write(name: str, data: np.ndarray | None = None, voxel_size: float = 10.0) -> Path:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    write_volume(name, Volume(tomogram() if data is None else data, voxel_size), overwrite=True)
+    return Path(name)
+
+
+def listing(folder: str = ".") -> set[str]:
+    return {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()}
+
+
+class TestOneTomogram:
+    def test_sign_and_grey_scale_come_back(self, denoise, capfd):
+        results = []
+        for sign, word in ((1, "bright"), (-1, "dark")):
+            data = tomogram(sign=sign)
+            write("in.mrc", data)
+            assert denoise("in.mrc", f"{word}.mrc") == 0
+            told = capfd.readouterr().out
+            assert re.search(rf"in\.mrc: 28 × 24 × 20 voxels .* of 10 Å, protein {word} \(skewness [+-]", told)
+            assert "on cpu (the CPU" in told
+            assert f"wrote {word}.mrc" in told
+            denoised = read_volume(f"{word}.mrc").data
+            assert denoised.mean(dtype=float) == pytest.approx(data.mean(dtype=float), abs=1e-3)
+            results.append(sign * (denoised - denoised.mean(dtype=float)))
+        np.testing.assert_allclose(results[0], results[1], atol=1e-3)
+
+    def test_every_option_at_once(self, denoise):
+        write("in.mrc", voxel_size=0.0)
+        words = ["--contrast=dark", "--voxel-size", "16", "--rescale", "--augment", "--float16", "--preview"]
+        assert denoise("in.mrc", "out.mrc", *words, "--overlap=4", "--batch-size=2") == 0
+        assert listing() == {"in.mrc", "out.mrc", "out.png"}
+        with mrcfile.open("out.mrc") as mrc:
+            assert (mrc.header.mode, mrc.voxel_size.x) == (12, 16)
+            assert mrc.get_labels()[-1].endswith(", augmented, rescaled, dark")
+
+    def test_existing_results_are_kept_unless_asked(self, denoise, capfd):
+        write("in.mrc")
+        write("out.mrc", tomogram(1))
+        before = Path("out.mrc").read_bytes()
+        assert denoise("in.mrc", "out.mrc") == 2
+        assert "out.mrc exists; choose another name or allow overwriting (--overwrite)" in capfd.readouterr().err
+        assert Path("out.mrc").read_bytes() == before
+        assert denoise("in.mrc", "out.mrc", "--overwrite") == 0
+        assert Path("out.mrc").read_bytes() != before
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (
+                ["in.mrc"],
+                r"1 name without --output: give IN\.mrc OUT\.mrc, or any number of files with --output FOLDER",
+            ),
+            (["in.mrc", "b.mrc", "c.mrc"], "3 names without --output"),
+            (["in.mrc", "out.mrc", "--halves"], "2 names and --halves without --output"),
+            (["in.mrc", "nowhere/out.mrc"], "there is no folder nowhere; create it first"),
+            (["loud.mrc", "out.mrc", "--float16"], r"loud\.mrc: has values up to .*, and float16 ends at 65504"),
+            (["missing.star", "--output=out"], r"cannot read missing\.star: there is no such file"),
+            (["missing.mrc", "out.mrc"], r"cannot read missing\.mrc: No such file"),
+            (["in.mrc", "out.mrc", "--tile=18"], "tile 18 does not suit the network: take a multiple of 4"),
+            (["in.mrc", "out.mrc", "--voxel-size=20"], r"in\.mrc: its voxels are 20 Å, .* --rescale"),
+            (["in.mrc", "out.mrc", "--devices=0"], "devices 0, nodes 1: each must be at least 1"),
+            (["in.mrc", "--output=in.mrc"], r"--output in\.mrc is a file"),
+            (["a.star", "in.mrc", "--output=out"], r"a\.star stands for all its tomograms: give it alone"),
+            (["nowhere*", "--output=out"], r"nowhere\*: no file has such a name"),
+        ],
+    )
+    def test_bad_words_get_one_line(self, denoise, capfd, words, message):
+        write("in.mrc")
+        write("loud.mrc", tomogram() * 1e4)
+        assert denoise(*words) == 2
+        told = capfd.readouterr().err.strip()
+        assert re.search(f"^cryoden: error: .*{message}", told), told
+        assert "\n" not in told
+        assert listing() == {"in.mrc", "loud.mrc"}
+
+
+class TestMany:
+    def test_a_failing_file_does_not_stop_the_rest_and_a_rerun_skips_what_is_done(self, denoise, capfd):
+        write("data/a.mrc")
+        write("data/b.mrc", np.full((20, 20, 20), 3, np.float32))
+        write("data/c.rec", tomogram(2))
+        Path("data/d.mrc").write_bytes(b"not a volume")
+        assert denoise("data", "--output", "out") == 2
+        told = capfd.readouterr()
+        assert listing("out") == {"a.mrc", "c.mrc"}
+        assert re.search(r"error: data/b\.mrc: every voxel is 3", told.err)
+        assert re.search(r"error: data/d\.mrc is not an MRC file", told.err)
+        assert told.err.endswith("cryoden: error: 2 of 4 tomograms failed, as told above; the rest are done\n")
+        stamps = {name: Path("out", name).stat().st_mtime_ns for name in ("a.mrc", "c.mrc")}
+        write("data/b.mrc", tomogram(3))
+        Path("data/d.mrc").unlink()
+        assert denoise("data/*.[mr]*", "--output", "out") == 0
+        assert "data/a.mrc: done already, out/a.mrc" in capfd.readouterr().out
+        assert listing("out") == {"a.mrc", "b.mrc", "c.mrc"}
+        assert {name: Path("out", name).stat().st_mtime_ns for name in stamps} == stamps
+
+    @pytest.mark.parametrize("spoil", ["other settings", "another shape", "truncated", "someone else's"])
+    def test_only_its_own_valid_results_are_skipped(self, denoise, capfd, spoil):
+        write("a.mrc")
+        assert denoise("a.mrc", "--output", "out") == 0
+        words = ["--augment"] if spoil == "other settings" else []
+        if spoil == "another shape":
+            write("a.mrc", tomogram(shape=(21, 24, 28)))
+        elif spoil == "truncated":
+            Path("out/a.mrc").write_bytes(Path("out/a.mrc").read_bytes()[:-1])
+        elif spoil == "someone else's":
+            write("out/a.mrc")
+        assert denoise("a.mrc", "--output", "out", *words) == 2
+        assert "out/a.mrc exists" in capfd.readouterr().err
+
+    def test_dry_run_tells_all_and_writes_nothing(self, denoise, capfd):
+        write("data/a.mrc", tomogram(sign=-1))
+        write("data/b.mrc", voxel_size=0.0)
+        assert denoise("data", "--output", "out/deep", "--dry-run") == 2
+        told = capfd.readouterr()
+        assert "data/a.mrc -> out/deep/a.mrc\n" in told.out
+        assert re.search(
+            r"  28 × 24 × 20 voxels .* of 10 Å, protein dark .*, 36 tiles of 16 voxels; \S+ GB of memory for", told.out
+        )
+        assert "data/b.mrc: its header has no voxel size; state it with --voxel-size" in told.err
+        assert listing() == {"data/a.mrc", "data/b.mrc"}
+
+
+class TestHalves:
+    def test_both_and_their_average_and_what_they_agree_on(self, denoise, capfd):
+        for name in ("T1_EVN.mrc", "T1_ODD.mrc", "T1.mrc"):
+            write(f"data/{name}", tomogram(len(name) + ("ODD" in name)))
+        assert denoise("data", "--output", "out", "--halves") == 0
+        told = capfd.readouterr()
+        assert "data/T1_EVN.mrc + data/T1_ODD.mrc -> out/T1.mrc" in told.out
+        assert "FSC between the halves       raw  denoised" in told.out
+        assert "data/T1.mrc: no half, left out" in told.err
+        first, second, mean = (read_volume(f"out/T1{half}.mrc") for half in ("_EVN", "_ODD", ""))
+        np.testing.assert_allclose(mean.data, (first.data + second.data) / 2, atol=1e-4)
+        assert mean.voxel_size == 10
+        assert denoise("data", "--output", "out", "--halves") == 0
+        assert "done already, out/T1.mrc" in capfd.readouterr().out
+        Path("out/T1.mrc").unlink()
+        stamp = Path("out/T1_EVN.mrc").stat().st_mtime_ns
+        assert denoise("data", "--output", "out", "--halves") == 0
+        assert Path("out/T1.mrc").exists()
+        assert Path("out/T1_EVN.mrc").stat().st_mtime_ns == stamp
+
+    def test_doubt_stops_before_anything_is_written(self, denoise, capfd):
+        write("T1_EVN.mrc")
+        write("T1_ODD.mrc", tomogram(shape=(20, 24, 29)))
+        assert denoise("T1_EVN.mrc", "T1_ODD.mrc", "--output", "out", "--halves") == 2
+        assert "are no two halves: their shape" in capfd.readouterr().err
+        write("T1_ODD.mrc")
+        assert denoise("T1_EVN.mrc", "T1_ODD.mrc", "--output", "out", "--halves") == 2
+        assert "hold the same voxels" in capfd.readouterr().err
+        write("T1_ODD.mrc", tomogram(1, sign=-1))
+        assert denoise("T1_EVN.mrc", "T1_ODD.mrc", "--output", "out", "--halves") == 2
+        assert "T1_EVN.mrc seems bright and T1_ODD.mrc dark" in capfd.readouterr().err
+        assert listing("out") == set()
+
+    def test_star_file(self, denoise):
+        write("half1.mrc")
+        write("half2.mrc", tomogram(1))
+        columns = ("Name", "ReconstructedTomogramHalf1", "ReconstructedTomogramHalf2")
+        head = "".join(f"_rlnTomo{name} #{i + 1}\n" for i, name in enumerate(columns))
+        Path("tomograms.star").write_text(f"data_global\n\nloop_\n{head}TS_1 half1.mrc half2.mrc\n")
+        assert denoise("tomograms.star", "--output", "out") == 0
+        assert listing("out") == {"TS_1.mrc", "TS_1_half1.mrc", "TS_1_half2.mrc", "tomograms.star"}
+        table = starfile.read("out/tomograms.star")
+        assert list(table["rlnTomoReconstructedTomogramDenoised"]) == ["out/TS_1.mrc"]
+
+
+def spawn(*words: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "cryoden", "denoise", *words]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_two_processes_give_the_same_files_as_one(denoise, capfd, model):
+    for number in range(3):
+        write(f"data/{number}.mrc", tomogram(number))
+    write("data/bad.mrc", np.zeros((20, 20, 20), np.float32))
+    assert denoise("data", "--output", "one") == 2
+    process = spawn("data", "--output", "two", "--devices", "2", "--model", model, "--tile=16")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 2, err
+    assert out.count("model ") == 1
+    assert "2 processes" in out
+    assert err.count("every voxel is 0") == 1
+    assert "1 of 4 tomograms failed, as told above; the rest are done" in err
+    assert listing("two") == listing("one") == {"0.mrc", "1.mrc", "2.mrc"}
+    for name in listing("one"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_stopped_half_way_nothing_is_left_and_a_rerun_is_clean(denoise, model, number, code):
+    write("in.mrc", tomogram(shape=(48, 160, 160)))
+    words = ("in.mrc", "out.mrc", "--model", model, "--tile=16", "--overlap=8")
+    process = spawn(*words)
+    assert process.stdout is not None
+    assert "model" in process.stdout.readline()
+    assert "voxels" in process.stdout.readline()
+    time.sleep(1)
+    assert process.poll() is None, "it was done before it could be stopped"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert listing() == {"in.mrc"}
+    write("in.mrc")
+    assert denoise("in.mrc", "out.mrc") == 0
+    assert open_volume("out.mrc").data.shape == (20, 24, 28)

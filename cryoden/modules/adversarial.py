@@ -28,7 +28,6 @@ class Adversarial(Denoiser):
             or several with their weights, such as {mse: 1.0, ssim: 0.2}.
         reconstruction_weight: its weight; the adversarial loss has weight 1.
         feature_matching: weight of a loss on the discriminator's features of denoised and clean volumes.
-        discriminator_steps: optimizer steps of the discriminator on each batch.
         generator_steps: optimizer steps of the generator on each batch.
         critic_warmup_steps: batches at the start on which the discriminator learns alone.
         accumulate: batches whose gradients are summed for one step; then each player takes one step a batch.
@@ -46,7 +45,6 @@ class Adversarial(Denoiser):
         reconstruction_loss: LossMixture = "mse",
         reconstruction_weight: float = 10.0,
         feature_matching: float = 0.0,
-        discriminator_steps: int = 1,
         generator_steps: int = 1,
         critic_warmup_steps: int = 0,
         accumulate: int = 1,
@@ -58,21 +56,10 @@ class Adversarial(Denoiser):
         super().__init__(generator, **kwargs)
         self.automatic_optimization = False
         make_loss(reconstruction_loss)  # refuse it now, not in the first step
-        if min(discriminator_steps, generator_steps, accumulate) < 1:
-            raise CryodenError(
-                f"steps on each batch: got {discriminator_steps} of the discriminator, {generator_steps} of the "
-                f"generator, accumulate {accumulate}; each must be at least 1"
-            )
-        if accumulate > 1 and max(discriminator_steps, generator_steps) > 1:
-            raise CryodenError(
-                f"accumulate: got {accumulate} batches for a step, and more than one step on a batch; choose one: "
-                "accumulate 1, or one step of each player"
-            )
         self.discriminator = discriminator
         self.reconstruction_loss = reconstruction_loss
         self.reconstruction_weight = reconstruction_weight
         self.feature_matching = feature_matching
-        self.discriminator_steps = discriminator_steps
         self.generator_steps = generator_steps
         self.critic_warmup_steps = critic_warmup_steps
         self.accumulate = accumulate
@@ -80,6 +67,20 @@ class Adversarial(Denoiser):
         self.discriminator_learning_rate = discriminator_learning_rate
         self.betas = betas
         self.balance: dict[str, Tensor] = {}
+
+    def _set_steps(self, discriminator_steps: int) -> None:
+        """Each system has its own name for the discriminator's optimizer steps on each batch."""
+        if min(discriminator_steps, self.generator_steps, self.accumulate) < 1:
+            raise CryodenError(
+                f"steps on each batch: got {discriminator_steps} of the discriminator, {self.generator_steps} of the "
+                f"generator, accumulate {self.accumulate}; each must be at least 1"
+            )
+        if self.accumulate > 1 and max(discriminator_steps, self.generator_steps) > 1:
+            raise CryodenError(
+                f"accumulate: got {self.accumulate} batches for a step, and more than one step on a batch; choose one: "
+                "accumulate 1, or one step of each player"
+            )
+        self.discriminator_steps = discriminator_steps
 
     def setup(self, stage: str) -> None:
         """Check what Lightning would only complain of in the first step, in its own words."""

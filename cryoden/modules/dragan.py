@@ -20,6 +20,7 @@ class DRAGAN(Adversarial):
     Args:
         generator: the denoising network.
         discriminator: gives raw logits, positive for "clean"; without batch normalisation.
+        discriminator_steps: optimizer steps of the discriminator on each batch.
         penalty_weight: of the gradient penalty, the paper's lambda.
         perturbation: the largest noise added to clean volumes where the slope is measured, in units of the clean
             volumes' standard deviation.
@@ -31,11 +32,13 @@ class DRAGAN(Adversarial):
         generator: DenoisingNetwork,
         discriminator: DiscriminatorNetwork,
         *,
+        discriminator_steps: int = 1,
         penalty_weight: float = 10.0,
         perturbation: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
+        self._set_steps(discriminator_steps)
         refuse_batch_norm(discriminator)
         self.penalty_weight = penalty_weight
         self.perturbation = perturbation

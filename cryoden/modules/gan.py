@@ -19,6 +19,7 @@ class GAN(Adversarial):
     Args:
         generator: the denoising network.
         discriminator: gives raw logits, positive for "clean".
+        discriminator_steps: optimizer steps of the discriminator on each batch.
         label_smoothing: the discriminator is taught 1 - label_smoothing for clean volumes: it never grows certain.
         instance_noise: standard deviation of noise added to what the discriminator compares, in units of the degraded
             volume's standard deviation; it falls linearly to zero over the training (Sønderby et al. 2017,
@@ -31,11 +32,13 @@ class GAN(Adversarial):
         generator: DenoisingNetwork,
         discriminator: DiscriminatorNetwork,
         *,
+        discriminator_steps: int = 1,
         label_smoothing: float = 0.1,
         instance_noise: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
+        self._set_steps(discriminator_steps)
         self.label_smoothing = label_smoothing
         self.instance_noise = instance_noise
 

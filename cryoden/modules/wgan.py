@@ -40,10 +40,10 @@ class WGAN(Adversarial):
         super().__init__(
             generator,
             critic,
-            discriminator_steps=n_critic,
             discriminator_learning_rate=discriminator_learning_rate,
             **kwargs,
         )
+        self._set_steps(n_critic)
         if not weight_clip > 0:
             raise CryodenError(f"weight_clip: got {weight_clip}; it must be above 0")
         self.weight_clip = weight_clip
@@ -105,11 +105,11 @@ class WGANGP(Adversarial):
         super().__init__(
             generator,
             critic,
-            discriminator_steps=n_critic,
             discriminator_learning_rate=discriminator_learning_rate,
             betas=betas,
             **kwargs,
         )
+        self._set_steps(n_critic)
         refuse_batch_norm(critic)
         self.penalty_weight = penalty_weight
 

@@ -99,7 +99,8 @@ def load_denoiser(run: Path | str) -> Denoiser:
             f"model {path}: its weights do not fit its description (written by cryoden {record.get('version')}): "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
-    model.voxel_size = record.get("voxel_size")
+    model.system = record["system"]
+    model.voxel_size = record["voxel_size"]
     return model.eval()
 
 

@@ -1,5 +1,6 @@
 """The data of the thesis's experiments, as files to lay over a system's, or to compare on."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def test_a_system_trains_on_it_and_is_tested_on_it(
             assert trained[key] == small.get(key, value), key
     steps = [step["class_path"] for step in trained.get("degradation") or []]
     assert steps == [f"cryoden.{step['class_path']}" for step in arguments.get("degradation", [])]
-    module, _ = load_data(tmp_path / "runs/simple_ae/version_0/config.yaml")
+    module, described = load_data(tmp_path / "runs/simple_ae/version_0/config.yaml")
+    assert json.loads(json.dumps(described))["init_args"] == trained  # goes into results.json as it is
     assert experiment_of(module) == EXPECTED[name]
     assert module.test_dataset[0, 0]["clean"].shape == (1, 32, 32, 32)

@@ -76,6 +76,11 @@ class VolumeDataModule(LightningDataModule, ABC):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
+        if len(sampler) == 0:
+            raise CryodenError(
+                f"{len(dataset)} volumes to {('train on', 'validate on', 'test on')[split]} are too few for "
+                f"{sampler.num_replicas} processes, which need one each: ask for more volumes or fewer devices"
+            )
         return ResumableLoader(
             dataset,
             sampler,

@@ -1,5 +1,6 @@
 """The tool `compare`: runs in; tables, figures, numbers and one page of verdict out."""
 
+import copy
 import csv
 import hashlib
 import json
@@ -232,7 +233,7 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(VolumeDataModule, "data", required=True)
     try:
-        module = parser.instantiate(parser.parse_object({"data": described})).data
+        module = parser.instantiate(parser.parse_object({"data": copy.deepcopy(described)})).data
     except ArgumentError as error:
         raise CryodenError(f"data {path}: {' '.join(str(error).split())[:400]}") from error
     except ValueError as error:  # jsonargparse wraps what the class says of its arguments

@@ -148,7 +148,7 @@ CAPTIONS = {
     "fsc": "Fourier shell correlation with the clean volume: median over volumes; shaded: 5th to 95th percentile of "
     "the models (figures 19 and 20). Everywhere, where the tilt series measured, and in the missing wedge.",
     "particles": "NRMSE of each particle's volumes: median, quartiles, and 5th to 95th percentile.",
-    "slices": "Central slices of the same volume by all methods, one grey scale (figures 10, 12 and 14 to 16).",
+    "slices": "Slices of the same volume by all methods, one grey scale (figures 10, 12 and 14 to 16).",
     "sensitivity": "Median NRMSE, 5th to 95th percentile of the models; the filters are at their best at each point.",
 }
 
@@ -276,7 +276,7 @@ def training_figure(comparison: Comparison) -> Figure:
 
 
 def overview_figure(example: Example, voxel_size: float) -> Figure:
-    """The same volume by all methods: the central xy and xz slices."""
+    """The same volume by all methods: the xy and xz slices through most of its density."""
     names = list(example.volumes)
     top = float(np.quantile(example.volumes["clean"], 0.9995)) or 1.0
     figure = Figure(figsize=(1.75 * len(names), 4.2), layout="constrained")
@@ -285,7 +285,7 @@ def overview_figure(example: Example, voxel_size: float) -> Figure:
         volume = example.volumes[name]
         for row, axis_number in enumerate((0, 1)):
             axis = axes[row, column]
-            image = np.take(volume, volume.shape[axis_number] // 2, axis=axis_number)
+            image = np.take(volume, example.densest(axis_number), axis=axis_number)
             axis.imshow(image, cmap="gray", vmin=-0.35 * top, vmax=top, origin="lower", interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])

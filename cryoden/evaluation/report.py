@@ -89,6 +89,7 @@ def _example(example: Example) -> dict[str, Any]:
     return {
         "title": f"{example.title}: {example.entry}, item {example.index}",
         "depth": depth,
+        "first": example.densest(0),
         "height": height,
         "width": width,
         "columns": math.ceil(math.sqrt(depth)),

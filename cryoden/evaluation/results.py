@@ -63,6 +63,11 @@ class Example:
     index: int
     volumes: dict[str, NDArray[np.float32]]
 
+    def densest(self, axis: int) -> int:
+        """Where across an axis (0, 1, 2: z, y, x) the slice with most of the clean volume's density lies."""
+        others = tuple(other for other in range(3) if other != axis)
+        return int(self.volumes["clean"].sum(axis=others).argmax())
+
 
 @dataclass(frozen=True)
 class Sweep:

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,8 @@ def _table(rows: Mapping[str, Scores], columns: Mapping[str, _Column], title: st
             low, median, high = (float(v) * factor for v in percentiles(scores[name]))
             # one space, so that a narrow terminal breaks the line there
             cells.append(f"{median:.{digits}f} [{low:.{digits}f},{high:.{digits}f}]")
-        table.add_row(method, *cells)
+        # a long name of a system breaks before its kind: CompactUnet AE
+        table.add_row(re.sub(r"(?<=[a-z])(?=[A-Z]{2,}$)", " ", method) if len(method) > 12 else method, *cells)
     return table
 
 

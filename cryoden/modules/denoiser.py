@@ -73,6 +73,7 @@ class Denoiser(LightningModule):
         self.warmup_steps = warmup_steps
         self.cosine = cosine
         self.safeguard = Safeguard(gradient_clip, rollback=nonfinite == "rollback")
+        self.system = type(self).__name__  # a loaded checkpoint keeps the name of what trained it
         self.voxel_size: float | None = None
         self.seed = torch.initial_seed()
         self.val_metrics = quality_metrics("val/")
@@ -230,7 +231,7 @@ class Denoiser(LightningModule):
         """All that is needed, beside the weights, to build this model again for denoising; plain values."""
         return {
             "version": cryoden.__version__,
-            "system": type(self).__name__,
+            "system": self.system,
             "network": network_record(self.generator),
             "standardize": self.standardize,
             "residual": self.residual,

@@ -62,10 +62,10 @@ class BatchNorm(nn.BatchNorm3d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         count = input.numel() / input.shape[1]
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked += 1
+        # As torch's own does, unseen by autograd: a norm that levels share is used again before its first gradient.
+        self.running_mean.data.lerp_(mean, self.momentum)
+        self.running_var.data.lerp_(variance * (count / (count - 1)), self.momentum)
+        self.num_batches_tracked += 1
         return normalised
 
 
@@ -126,9 +126,20 @@ class Block(nn.Sequential):
     ) -> None:
         super().__init__(
             nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             make_norm(norm, out_channels),
         )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in_channels, D, H, W) to (B, out_channels, D, H, W) or half of it, channels_last_3d."""
+        return self.finish(self[0](input))
+
+    def finish(self, features: Tensor) -> Tensor:
+        """Activate and normalise what the convolution gave."""
+        _, activation, norm = self
+        # A single small volume is convolved by another routine, which forgets the layout.
+        normalised: Tensor = norm(activation(features.contiguous(memory_format=torch.channels_last_3d)))
+        return normalised
 
 
 class UpBlock(nn.Sequential):
@@ -141,7 +152,7 @@ class UpBlock(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
-        super().__init__(doubling(in_channels, out_channels), nn.ReLU(), make_norm(norm, out_channels))
+        super().__init__(doubling(in_channels, out_channels), nn.ReLU(inplace=True), make_norm(norm, out_channels))
 
 
 def doubling(in_channels: int, out_channels: int) -> nn.ConvTranspose3d:
@@ -205,10 +216,9 @@ class MergeBlock(Block):
 
     def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]  # two volumes, not one
         """Decoded (B, C, D, H, W) and skip (B, S, D, H, W) to (B, out_channels, D, H, W)."""
-        convolution, activation, norm = self
+        convolution = self[0]
         assert isinstance(convolution, nn.Conv3d)
-        merged: Tensor = norm(activation(convolve_concatenated(decoded, skip, convolution.weight, convolution.bias)))
-        return merged
+        return self.finish(convolve_concatenated(decoded, skip, convolution.weight, convolution.bias))
 
 
 class UpsampleBlock(nn.Module):
@@ -229,10 +239,9 @@ class UpsampleBlock(nn.Module):
 
     def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:
         """Decoded (B, C, D, H, W) and skip (B, S, 2D, 2H, 2W) to (B, out_channels, 2D, 2H, 2W)."""
-        convolution, activation, norm = self.block
+        convolution = self.block[0]
         assert isinstance(convolution, nn.Conv3d)
-        merged: Tensor = norm(activation(convolve_upsampled(decoded, skip, convolution.weight, convolution.bias)))
-        return merged
+        return self.block.finish(convolve_upsampled(decoded, skip, convolution.weight, convolution.bias))
 
 
 def convolve_concatenated(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -252,7 +261,8 @@ def convolve_concatenated(decoded: Tensor, skip: Tensor, weight: Tensor, bias: T
         (B, O, D, H, W).
     """
     channels = decoded.shape[1]
-    return F.conv3d(decoded, weight[:, :channels], bias, padding=1) + F.conv3d(skip, weight[:, channels:], padding=1)
+    from_decoded = F.conv3d(decoded, weight[:, :channels], bias, padding=1)
+    return from_decoded.add_(F.conv3d(skip, weight[:, channels:], padding=1))
 
 
 def convolve_upsampled(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -274,7 +284,7 @@ def convolve_upsampled(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tens
     """
     channels = decoded.shape[1]
     upsampled = F.conv_transpose3d(decoded, _upsampling_kernel(weight[:, :channels]), stride=2, padding=1)
-    return F.conv3d(skip, weight[:, channels:], bias, padding=1) + upsampled
+    return F.conv3d(skip, weight[:, channels:], bias, padding=1).add_(upsampled)
 
 
 def _upsampling_kernel(weight: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -102,3 +104,13 @@ def test_ranks_share_the_items(particles: dict, world_size: int) -> None:
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(CryodenError, match=message):
         ParticleDataModule(**{"entries": ["phantom:1", "phantom:2"], **SMALL, **arguments})
+
+
+def test_more_processes_than_volumes_are_refused() -> None:
+    data = ParticleDataModule(["phantom:1"], copies=5, box=16, voxel_size=20, num_workers=0)
+    data.setup()
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2)
+    data.trainer.strategy = SimpleNamespace(root_device=SimpleNamespace(type="cpu"))
+    assert len(data.train_dataloader().sampler) == 2
+    with pytest.raises(CryodenError, match="1 volumes to validate on are too few for 2 processes"):
+        data.val_dataloader()

@@ -77,6 +77,7 @@ def test_the_slider_moves_through_the_volume(browser, comparison: Path) -> None:
     assert names[-1] == "clean"
     assert {"SimpleAE", "CompactUnetAE"} < set(names)
     slider = browser.find_element(By.ID, "z")
+    assert pixels(browser, "clean").std() > 5  # it opens where there is something to see
     seen = {}
     for z in (16, 0, 12):
         script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"

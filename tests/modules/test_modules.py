@@ -75,13 +75,16 @@ def test_checkpoints_of_python_users(system, data, tmp_path: Path) -> None:
     torch.load(path, weights_only=True)
     loaded = load_denoiser(path)
     assert type(loaded) is Denoiser
+    assert loaded.system == type(model).__name__
     assert loaded.voxel_size == 10
     volume = torch.randn(1, 1, 32, 32, 32)
     with torch.no_grad():
         expected = model.eval()(volume)
         torch.testing.assert_close(loaded(volume), expected)
         export_weights(loaded, tmp_path / "a.safetensors")
-        torch.testing.assert_close(load_denoiser(tmp_path / "a.safetensors")(volume), expected)
+        exported = load_denoiser(tmp_path / "a.safetensors")
+        assert exported.record() == model.record()
+        torch.testing.assert_close(exported(volume), expected)
         again = type(model).load_from_checkpoint(path, weights_only=True).eval()
         torch.testing.assert_close(again(volume), expected)
     with pytest.raises(CryodenError, match="exists already"):

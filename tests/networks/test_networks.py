@@ -328,7 +328,7 @@ def test_features_and_their_gradients_stay_channels_last(kind: type[DenoisingNet
         seen.append((name, features.is_contiguous(memory_format=torch.channels_last_3d)))
 
     for name, layer in network.named_modules():
-        if isinstance(layer, nn.BatchNorm3d) and not name.startswith("first"):
+        if isinstance(layer, nn.BatchNorm3d):
             layer.register_forward_hook(lambda _, inputs, output, name=name: check(name, output))
             layer.register_full_backward_hook(lambda _, to_input, to_output, name=name: check(name, to_output[0]))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
@@ -372,6 +372,22 @@ def test_batch_norm_of_channels_last_volumes(shape: tuple[int, ...], dtype: torc
     torch.testing.assert_close(
         ours.eval()(volumes).double(), theirs.eval()(plain), rtol=10 * tolerance, atol=10 * tolerance
     )
+
+
+def test_batch_norm_shared_by_volumes_of_either_layout() -> None:
+    norm = BatchNorm(4)
+    volumes = torch.randn(2, 4, 3, 3, 3, requires_grad=True)
+    once = norm(volumes)
+    twice = norm(volumes.contiguous(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(once, twice)
+    (once.square() + twice).sum().backward()
+    assert norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_blocks_are_channels_last_whatever_they_get(batch: int) -> None:
+    features = Block(1, 4, kernel=3)(torch.randn(batch, 1, 8, 8, 8))
+    assert features.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_batch_norm_of_a_single_voxel_is_refused_as_by_torch() -> None:

@@ -1,0 +1,51 @@
+"""Peak memory of one training step of UpsampleUnet48, ours against the plain form; each in a process of its own."""
+
+import argparse
+import multiprocessing
+import resource
+
+import torch
+import torch.nn.functional as F
+from networks import PLAIN
+from timing import hardware
+
+from cryoden.networks.upsample_unet import UpsampleUnet
+
+GIB = 2**30
+
+
+def peak(plain: bool, half: bool, batch: int, box: int, device: str) -> float:
+    """GiB that a step adds to what the process, its network and its batch hold."""
+    network = UpsampleUnet().to(device)
+    volumes, clean = torch.rand(2, batch, 1, box, box, box, device=device)
+    before = held(device)
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        denoised = PLAIN[UpsampleUnet](network, volumes) if plain else network(volumes)
+    F.mse_loss(denoised.float(), clean).backward()
+    return (held(device) - before) / GIB
+
+
+def held(device: str) -> int:
+    """The most bytes held so far: on a GPU, or by this process (ru_maxrss counts KiB on Linux)."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Print a line per form."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--box", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    print(hardware(arguments.device), f"batch of {arguments.batch} at {arguments.box}^3", sep="\n")
+    context = multiprocessing.get_context("spawn")
+    for name, plain, half in (("plain, float32", True, False), ("float32", False, False), ("bf16", False, True)):
+        with context.Pool(1) as pool:
+            added = pool.apply(peak, (plain, half, arguments.batch, arguments.box, arguments.device))
+        print(f"{name:15s} {added:6.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -151,10 +151,11 @@ class TestOpen:
         release(data)
         assert mapped_bytes(tmp_path / "a") == 0
         most = 0
-        for section in sections(data):
+        for z, section in enumerate(sections(data)):
             assert (section == 1).all()
-            most = max(most, mapped_bytes(tmp_path / "a"))
-        assert most < data.nbytes / 8
+            if z % 16 == 15:
+                most = max(most, mapped_bytes(tmp_path / "a"))
+        assert 0 < most < data.nbytes / 8
         release(np.zeros(3))
 
 

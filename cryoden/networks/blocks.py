@@ -110,6 +110,37 @@ def make_vector_norm(norm: NormName, features: int) -> nn.Module:
     return nn.BatchNorm1d(features) if norm == "batch" else nn.GroupNorm(1, features)
 
 
+class Convolution(nn.Conv3d):
+    """`nn.Conv3d`, but in float32 for tiny volumes under a CPU's autocast.
+
+    There oneDNN's bfloat16 gradient of the weights is garbage where the output is two voxels wide (kernels of 3 to 5,
+    any number of channels; seen with torch 2.13 on a CPU with avx512_bf16): at the bottom of a network, where float32
+    costs nothing.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, in_channels, D, H, W) to (B, out_channels, ...)."""
+        if not _tiny_under_autocast(input):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float())
+
+
+class TransposedConvolution(nn.ConvTranspose3d):
+    """`nn.ConvTranspose3d`, with the care of `Convolution`."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, in_channels, D, H, W) to (B, out_channels, ...)."""
+        if not _tiny_under_autocast(input):
+            return super().forward(input, output_size)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float(), output_size)
+
+
+def _tiny_under_autocast(volumes: Tensor) -> bool:
+    return volumes.device.type == "cpu" and torch.is_autocast_enabled("cpu") and min(volumes.shape[2:]) <= 4
+
+
 class Block(nn.Sequential):
     """Convolution, ReLU, normalisation, in the thesis's order.
 
@@ -125,7 +156,7 @@ class Block(nn.Sequential):
         self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, norm: NormName = "batch"
     ) -> None:
         super().__init__(
-            nn.Conv3d(in_channels, out_channels, kernel, stride, kernel // 2),
+            Convolution(in_channels, out_channels, kernel, stride, kernel // 2),
             nn.ReLU(inplace=True),
             make_norm(norm, out_channels),
         )
@@ -155,7 +186,7 @@ class UpBlock(nn.Sequential):
         super().__init__(doubling(in_channels, out_channels), nn.ReLU(inplace=True), make_norm(norm, out_channels))
 
 
-def doubling(in_channels: int, out_channels: int) -> nn.ConvTranspose3d:
+def doubling(in_channels: int, out_channels: int) -> TransposedConvolution:
     """The thesis's transposed convolution: kernel 5, stride 2, exactly twice the box.
 
     Args:
@@ -165,7 +196,7 @@ def doubling(in_channels: int, out_channels: int) -> nn.ConvTranspose3d:
     Returns:
         The layer.
     """
-    return nn.ConvTranspose3d(in_channels, out_channels, 5, 2, padding=2, output_padding=1)
+    return TransposedConvolution(in_channels, out_channels, 5, 2, padding=2, output_padding=1)
 
 
 def start_at(bias: float, last: nn.Conv3d | nn.ConvTranspose3d) -> None:

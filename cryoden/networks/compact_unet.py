@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cryoden.networks.base import DenoisingNetwork
-from cryoden.networks.blocks import NormName, make_norm
+from cryoden.networks.blocks import Convolution, NormName, make_norm
 
 
 def _convolution(in_channels: int, out_channels: int, norm: NormName) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(in_channels, out_channels, 3, padding=1, bias=False),
+        Convolution(in_channels, out_channels, 3, padding=1, bias=False),
         make_norm(norm, out_channels),
         nn.LeakyReLU(0.1, inplace=True),
     )

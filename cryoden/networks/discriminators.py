@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
 from cryoden.networks.base import DiscriminatorNetwork
-from cryoden.networks.blocks import NormName, make_norm, make_vector_norm
+from cryoden.networks.blocks import Convolution, NormName, make_norm, make_vector_norm
 
 
 class SimpleDiscriminator(DiscriminatorNetwork):
@@ -34,7 +34,7 @@ class SimpleDiscriminator(DiscriminatorNetwork):
         features = [last * (box // 16) ** 3, 8 * last, last, 8]
         self.stages = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv3d(a, b, 5, 2, padding=2), nn.LeakyReLU(0.2), make_norm(norm, b))
+                nn.Sequential(Convolution(a, b, 5, 2, padding=2), nn.LeakyReLU(0.2), make_norm(norm, b))
                 for a, b in pairwise(widths)
             )
         )
@@ -67,11 +67,11 @@ class Pix2PixDiscriminator(DiscriminatorNetwork):
         self.channels = channels
         widths = [2, *(channels * 2**level for level in range(4))]
         self.stages = nn.Sequential(
-            *(nn.Sequential(nn.Conv3d(a, b, 4, 2, padding=1), nn.LeakyReLU(0.2)) for a, b in pairwise(widths))
+            *(nn.Sequential(Convolution(a, b, 4, 2, padding=1), nn.LeakyReLU(0.2)) for a, b in pairwise(widths))
         )
         # One voxel of zeros before each axis, and only there, makes one logit for each voxel that the stages leave.
         self.judgement = nn.Sequential(
-            nn.ConstantPad3d((1, 0, 1, 0, 1, 0), 0.0), nn.Conv3d(widths[-1], 1, 4, padding=1, bias=False)
+            nn.ConstantPad3d((1, 0, 1, 0, 1, 0), 0.0), Convolution(widths[-1], 1, 4, padding=1, bias=False)
         )
 
     def features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
@@ -101,7 +101,7 @@ class DraganDiscriminator(DiscriminatorNetwork):
         self.box = box
         widths = [2, *(channels * 2**level for level in range(4))]
         self.stages = nn.Sequential(
-            *(nn.Sequential(nn.Conv3d(a, b, 5, 2, padding=2), nn.LeakyReLU(0.2)) for a, b in pairwise(widths))
+            *(nn.Sequential(Convolution(a, b, 5, 2, padding=2), nn.LeakyReLU(0.2)) for a, b in pairwise(widths))
         )
         self.judgement = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * (box // 16) ** 3, 1))
 

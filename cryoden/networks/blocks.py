@@ -1,6 +1,8 @@
 """The pieces that the networks are made of."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -110,35 +112,41 @@ def make_vector_norm(norm: NormName, features: int) -> nn.Module:
     return nn.BatchNorm1d(features) if norm == "batch" else nn.GroupNorm(1, features)
 
 
-class Convolution(nn.Conv3d):
-    """`nn.Conv3d`, but in float32 for tiny volumes under a CPU's autocast.
+def carefully(convolve: Callable[..., Tensor], *volumes: Tensor) -> Tensor:
+    """`convolve(*volumes)`, but in float32 for tiny volumes under a CPU's autocast.
 
     There oneDNN's bfloat16 gradient of the weights is garbage where the output is two voxels wide (kernels of 3 to 5,
     any number of channels; seen with torch 2.13 on a CPU with avx512_bf16): at the bottom of a network, where float32
     costs nothing.
+
+    Args:
+        convolve: Takes the volumes.
+        volumes: Each (B, C, D, H, W).
+
+    Returns:
+        (B, O, ...).
     """
+    on_cpu = volumes[0].device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if not on_cpu or min(size for each in volumes for size in each.shape[2:]) > 4:
+        return convolve(*volumes)
+    with torch.autocast("cpu", enabled=False):
+        return convolve(*(each.float() for each in volumes))
+
+
+class Convolution(nn.Conv3d):
+    """`nn.Conv3d`, `carefully`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_channels, D, H, W) to (B, out_channels, ...)."""
-        if not _tiny_under_autocast(input):
-            return super().forward(input)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(input.float())
+        return carefully(super().forward, input)
 
 
 class TransposedConvolution(nn.ConvTranspose3d):
-    """`nn.ConvTranspose3d`, with the care of `Convolution`."""
+    """`nn.ConvTranspose3d`, `carefully`."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, in_channels, D, H, W) to (B, out_channels, ...)."""
-        if not _tiny_under_autocast(input):
-            return super().forward(input, output_size)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(input.float(), output_size)
-
-
-def _tiny_under_autocast(volumes: Tensor) -> bool:
-    return volumes.device.type == "cpu" and torch.is_autocast_enabled("cpu") and min(volumes.shape[2:]) <= 4
+        return carefully(partial(super().forward, output_size=output_size), input)
 
 
 class Block(nn.Sequential):
@@ -249,7 +257,9 @@ class MergeBlock(Block):
         """Decoded (B, C, D, H, W) and skip (B, S, D, H, W) to (B, out_channels, D, H, W)."""
         convolution = self[0]
         assert isinstance(convolution, nn.Conv3d)
-        return self.finish(convolve_concatenated(decoded, skip, convolution.weight, convolution.bias))
+        return self.finish(
+            carefully(partial(convolve_concatenated, weight=convolution.weight, bias=convolution.bias), decoded, skip)
+        )
 
 
 class UpsampleBlock(nn.Module):
@@ -272,7 +282,9 @@ class UpsampleBlock(nn.Module):
         """Decoded (B, C, D, H, W) and skip (B, S, 2D, 2H, 2W) to (B, out_channels, 2D, 2H, 2W)."""
         convolution = self.block[0]
         assert isinstance(convolution, nn.Conv3d)
-        return self.block.finish(convolve_upsampled(decoded, skip, convolution.weight, convolution.bias))
+        return self.block.finish(
+            carefully(partial(convolve_upsampled, weight=convolution.weight, bias=convolution.bias), decoded, skip)
+        )
 
 
 def convolve_concatenated(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

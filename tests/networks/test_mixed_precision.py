@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cryoden.networks.autoencoder import SimpleAutoEncoder
-from cryoden.networks.blocks import Convolution, TransposedConvolution
+from cryoden.networks.blocks import Convolution, MergeBlock, TransposedConvolution, UpsampleBlock
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.discriminators import DraganDiscriminator, Pix2PixDiscriminator, SimpleDiscriminator
 from cryoden.networks.original_unet import OriginalUnet
@@ -41,6 +41,21 @@ def test_a_tiny_volume_has_the_right_gradient(layer: nn.Module, size: int) -> No
     torch.manual_seed(0)
     volumes = torch.randn(2, 8, size, size, size).contiguous(memory_format=torch.channels_last_3d)
     ((expected,), (found,)) = (list(each.values()) for each in gradients(layer, volumes))
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("kind", [MergeBlock, UpsampleBlock])
+def test_a_tiny_split_convolution_has_the_right_gradient(
+    kind: type[MergeBlock | UpsampleBlock], size: int, batch: int
+) -> None:
+    torch.manual_seed(0)
+    block = kind(16, 16, 16)
+    (block if kind is MergeBlock else block.block)[2] = nn.Identity()  # what is normalised has a constant mean square
+    decoded = torch.randn(batch, 16, size, size, size)
+    skip = torch.randn(batch, 16, *[size * (2 if kind is UpsampleBlock else 1)] * 3)
+    ((expected,), (found,)) = (list(each.values()) for each in gradients(block, decoded, skip))
     assert (found - expected).norm() < 0.05 * expected.norm()
 
 

@@ -9,7 +9,9 @@ from cryoden.networks.base import DenoisingNetwork, constructor_arguments
 from cryoden.networks.blocks import (
     BatchNorm,
     Block,
+    Convolution,
     MergeBlock,
+    TransposedConvolution,
     UpBlock,
     UpsampleBlock,
     convolve_concatenated,
@@ -140,8 +142,8 @@ def test_levels_share_weights_as_in_the_thesis() -> None:
 
 
 def test_blocks_activate_before_they_normalise() -> None:
-    assert [type(layer) for layer in Block(2, 3, kernel=5)] == [nn.Conv3d, nn.ReLU, BatchNorm]
-    assert [type(layer) for layer in UpBlock(2, 3)] == [nn.ConvTranspose3d, nn.ReLU, BatchNorm]
+    assert [type(layer) for layer in Block(2, 3, kernel=5)] == [Convolution, nn.ReLU, BatchNorm]
+    assert [type(layer) for layer in UpBlock(2, 3)] == [TransposedConvolution, nn.ReLU, BatchNorm]
 
 
 def test_only_the_strided_decoder_leaves_a_checkerboard() -> None:

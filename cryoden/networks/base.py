@@ -25,7 +25,7 @@ def constructor_arguments(module: nn.Module) -> dict[str, Any]:
     Examples:
         >>> from cryoden.networks.upsample_unet import UpsampleUnet
         >>> constructor_arguments(UpsampleUnet(channels=8))
-        {'channels': 8, 'norm': 'batch'}
+        {'channels': 8, 'norm': 'batch', 'nonnegative': True}
     """
     return {name: getattr(module, name) for name in inspect.signature(type(module)).parameters}
 

@@ -48,8 +48,7 @@ class GAN(Adversarial):
         denoised = self._generate(batch)
 
         for optimizer in self._discriminator_turns():
-            real = self._features(degraded, clean)[-1]
-            fake = self._features(degraded, denoised.detach())[-1]
+            real, fake = self._judge(degraded, clean), self._judge(degraded, denoised.detach())
             loss = (cross_entropy(real, 1 - self.label_smoothing) + cross_entropy(fake, 0)) / 2
             self._optimize(optimizer, {"discriminator": loss})
 

@@ -59,8 +59,8 @@ def denoise(
         halves: pair half tomograms by name (_EVN/_ODD, _half1/_half2, even/ and odd/), denoise both and average.
         float16: write mode 12, half the size, instead of mode 2.
         preview: also write a picture of slices before and after.
-        tile: voxels along each side of the tiles that the network sees; by default 96.
-        overlap: voxels that neighbouring tiles share; by default a third of a tile.
+        tile: largest edge, in voxels, of the tiles that the network sees; by default what 3 GB hold, at most 256.
+        overlap: voxels that neighbouring tiles share; by default 32, or a third of `tile`.
         batch_size: tiles that the network sees at once.
         devices: GPUs, or processes on a machine without, that share the tomograms.
         nodes: machines that share the tomograms, started by the cluster as for a training.

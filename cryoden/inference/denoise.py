@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import combinations
@@ -27,7 +28,7 @@ from cryoden.inference.normalisation import normalised_alike
 from cryoden.inference.plan import Plan, Settings, make_plan
 from cryoden.inference.preview import write_preview
 from cryoden.inference.resampling import resample
-from cryoden.inference.tiling import out_of_memory, tiled
+from cryoden.inference.tiling import TileGrid, out_of_memory, tell, tiled
 from cryoden.scaling import Scale, standardize
 from cryoden.volume import Volume, check_output, measure, open_volume, sections, write_volume
 
@@ -41,7 +42,7 @@ AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
 _FLIPS = [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
 _SCRATCH = np.dtype(np.float64)
-_SAMPLE = 32  # tiles that tell what the norms of a network are going to see
+_SAMPLE, _SAMPLE_EDGE = 32, 96  # tiles, and their edge, that tell what the norms of a network are going to see
 
 
 def denoise(
@@ -249,13 +250,16 @@ def _attempt(
         network = _Network(plan, model, device, precision)
         with (
             _evaluating(model.generator, device, precision),
-            normalised_alike(model.generator, lambda: network.show(_sample(plan))),
+            # a single tile's own statistics are those of the whole
+            normalised_alike(model.generator, lambda: network.show(_sample(plan, model.generator.multiple)))
+            if len(plan.grid) > 1
+            else nullcontext(),
         ):
             tiled(
                 network,
                 plan.volume.data,
-                tile=plan.tile,
-                overlap=plan.overlap,
+                tile=plan.grid.tile,
+                overlap=plan.grid.overlap,
                 batch_size=plan.settings.batch_size,
                 result=result,
                 progress=progress,
@@ -269,19 +273,25 @@ def _attempt(
     smaller = plan.halved(model)
     if smaller is None:
         raise CryodenError(
-            f"{plan.name}: no memory on {device} for even one tile of {plan.network_tile} voxels ({told.split('.')[0]})"
+            f"{plan.name}: no memory on {device} for even one tile of {tell(plan.network_tile)} voxels "
+            f"({told.split('.')[0]})"
         )
-    _log.warning("out of memory with a tile of %d voxels: beginning again with %d", plan.tile, smaller.tile)
+    _log.warning(
+        "out of memory with a tile of %s voxels: beginning again with %s",
+        tell(plan.grid.tile),
+        tell(smaller.grid.tile),
+    )
     return smaller
 
 
-def _sample(plan: Plan) -> Iterator[Tensor]:
-    """Batches of tiles (B, 1, T, T, T) from all over the volume."""
-    tiles = list(plan.grid)
-    chosen = np.random.default_rng(0).permutation(len(tiles))[:_SAMPLE]
-    for first in range(0, len(chosen), plan.settings.batch_size):
-        batch = [plan.grid.cut(plan.volume.data, tiles[i]) for i in chosen[first : first + plan.settings.batch_size]]
-        yield torch.from_numpy(np.stack(batch)[:, None])
+def _sample(plan: Plan, multiple: int) -> Iterator[Tensor]:
+    """Tiles (1, 1, D, H, W) from all over the volume, no larger than they need be to tell of it."""
+    smaller = [min(edge, math.ceil(_SAMPLE_EDGE / multiple) * multiple) for edge in plan.network_tile]
+    z, y, x = (round(edge * plan.ratio) for edge in smaller)
+    grid = TileGrid(plan.grid.shape, (z, y, x), plan.grid.overlap)
+    tiles = list(grid)
+    for i in np.random.default_rng(0).permutation(len(tiles))[:_SAMPLE]:
+        yield torch.from_numpy(grid.cut(plan.volume.data, tiles[i])[None, None])
 
 
 class _Network:
@@ -295,36 +305,37 @@ class _Network:
         statistics = torch.tensor([self.sign * plan.statistics.mean, plan.statistics.std], dtype=torch.float64)
         mean, std = statistics.view(2, 1, 1, 1, 1, 1)
         self.scale = Scale(mean, std) if model.standardize else None
-        self.ratio = plan.network_tile / plan.tile
+        self.ratio = plan.ratio
 
     @torch.no_grad()
     def show(self, batches: Iterator[Tensor]) -> None:
         """Runs the network on batches of tiles for its norms to see them, in one orientation."""
-        for cubes in batches:
-            self._generate(self._prepare(cubes))
+        for boxes in batches:
+            self._generate(self._prepare(boxes))
 
-    def __call__(self, cubes: Tensor) -> Tensor:
-        """(B, 1, T, T, T) as in the file to density of bright protein in the network's unit, of the same shape."""
-        tiles = self._prepare(cubes)
+    def __call__(self, boxes: Tensor) -> Tensor:
+        """(B, 1, D, H, W) as in the file to density of bright protein in the network's unit, of the same shape."""
+        tiles = self._prepare(boxes)
         density = torch.zeros_like(tiles)
         for axes in self.flips:
             density += self._generate(tiles.flip(axes)).flip(axes)
         density /= len(self.flips)
-        if self.ratio != 1:
-            density = resample(density, cubes.shape[-1])
+        if density.shape != boxes.shape:
+            density = resample(density, boxes.shape[2:])
         if not density.isfinite().all():
             raise CryodenError(
                 f"{self.name}: the network gives NaN or infinite values; its training has failed: use another model"
             )
         return density
 
-    def _prepare(self, cubes: Tensor) -> Tensor:
-        tiles = self.sign * cubes
+    def _prepare(self, boxes: Tensor) -> Tensor:
+        tiles = self.sign * boxes
         if self.scale is not None:
             tiles = standardize(tiles, self.scale)
         tiles = tiles.to(self.device)
         if self.ratio != 1:
-            tiles = resample(tiles, round(tiles.shape[-1] * self.ratio))
+            multiple = self.model.generator.multiple
+            tiles = resample(tiles, [round(edge / self.ratio / multiple) * multiple for edge in tiles.shape[2:]])
         if self.precision == torch.bfloat16:
             tiles = tiles.to(memory_format=torch.channels_last_3d)
         return tiles

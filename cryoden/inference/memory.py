@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-def peak_memory(network: nn.Module, batch_size: int, tile: int) -> int:
+def peak_memory(network: nn.Module, batch_size: int, tile: tuple[int, int, int]) -> int:
     """Bytes of the tensors that live at once while a network denoises, in float32; torch's own needs come on top.
 
     Args:
         network: In evaluation mode, or not.
         batch_size: Tiles at once.
-        tile: Their edge in voxels.
+        tile: Their edges in voxels.
     """
     shadow = copy.deepcopy(network).to("meta").eval()
     with torch.no_grad(), _Watch() as watch:
-        shadow(torch.empty(batch_size, 1, tile, tile, tile, device="meta"))
+        shadow(torch.empty(batch_size, 1, *tile, device="meta"))
     weights = sum(tensor.nbytes for tensor in shadow.state_dict().values())
     return int(watch.peak + weights)
 

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Literal
 
 from cryoden.errors import CryodenError
 from cryoden.inference.contrast import Contrast, detect_contrast
-from cryoden.inference.tiling import TileGrid
+from cryoden.inference.memory import peak_memory
+from cryoden.inference.tiling import TileGrid, fit_tile, tell
 from cryoden.volume import Statistics, Volume, measure
 
 if TYPE_CHECKING:
     from cryoden.modules.denoiser import Denoiser
 
-_TILE = 96
+_MEMORY = 3e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
+_OVERLAP = 32
+_MEASURED = 64  # edge of the tile that tells how much memory a network needs, and the smallest that is chosen
+_LARGEST = 256  # edge of a tile; beyond it, little is left to gain
 _SMALLEST = 16
 _SAME_SIZE = 0.1  # a network hardly notices voxels that are larger or smaller by this share of their size
 _EXACT_SIZE = 0.01
@@ -32,8 +36,9 @@ class Settings:
         rescale: Resample tiles to the voxel size of the model's training, and the result back.
         augment: Denoise each tile in the 8 orientations that flips make and average the results: all flips keep the
             beam and the tilt axis in place. Takes 8 times as long.
-        tile: Edge of a tile in the network's voxels, a multiple of `model.generator.multiple`; by default about 96.
-        overlap: The network's voxels shared by neighbouring tiles; by default about a third of a tile. Networks that
+        tile: Largest edge of a tile in the network's voxels, a multiple of `model.generator.multiple`; by default what
+            the network takes in 3 GB of float32, half of that in bfloat16, and at most 256.
+        overlap: The network's voxels shared by neighbouring tiles; by default 32 or a third of `tile`. Networks that
             halve their volumes leave least of a grid where `tile - overlap` is a multiple of
             `model.generator.multiple`: then all tiles are halved at the same voxels.
         batch_size: Tiles denoised at once: more are faster on a GPU and need more of its memory.
@@ -68,9 +73,9 @@ class Plan:
         statistics: Of its voxels.
         contrast: Of its protein.
         skewness: What the contrast was told from; None where it was stated.
-        network_tile: Edge of the tiles the network sees, in its own voxels.
-        tile: The same edge in the volume's voxels.
-        overlap: In the volume's voxels.
+        network_tile: Edges (z, y, x) of the tiles the network sees, in its own voxels.
+        grid: The tiles that cover the volume, in its voxels.
+        ratio: How many of the volume's voxels make one of the network's, along an edge.
         settings: What was asked for.
     """
 
@@ -79,40 +84,31 @@ class Plan:
     statistics: Statistics
     contrast: Contrast
     skewness: float | None
-    network_tile: int
-    tile: int
-    overlap: int
+    network_tile: tuple[int, int, int]
+    grid: TileGrid
+    ratio: float
     settings: Settings
-
-    @property
-    def grid(self) -> TileGrid:
-        """The tiles that cover the volume."""
-        depth, height, width = self.volume.data.shape
-        return TileGrid((depth, height, width), self.tile, self.overlap)
 
     def halved(self, model: Denoiser) -> Plan | None:
         """The same with tiles of half the edge, one at once; None if the network takes no smaller ones."""
         multiple = model.generator.multiple
-        network_tile = self.network_tile // 2 // multiple * multiple
-        if network_tile < max(multiple, _SMALLEST):
+        largest = max(self.network_tile) // 2 // multiple * multiple
+        if largest < max(multiple, _SMALLEST):
             return None
-        ratio = self.tile / self.network_tile
-        return replace(
-            self,
-            network_tile=network_tile,
-            tile=round(network_tile * ratio),
-            overlap=round(_overlap_for(network_tile, multiple) * ratio),
-            settings=replace(self.settings, batch_size=1),
-        )
+        settings = replace(self.settings, batch_size=1, tile=largest, overlap=None)
+        network_tile, grid = _tiles(self.grid.shape, model, settings, self.ratio)
+        return replace(self, network_tile=network_tile, grid=grid, settings=settings)
 
     def describe(self) -> str:
         """The plan in a line, for people to read."""
-        shape = " × ".join(map(str, reversed(self.volume.data.shape)))
+        shape = tell(self.grid.shape)
         told = "as stated" if self.skewness is None else f"skewness {self.skewness:+.2f}"
-        resampled = f", resampled to {self.network_tile} for the network" if self.tile != self.network_tile else ""
+        resampled = (
+            f", resampled to {tell(self.network_tile)} for the network" if self.grid.tile != self.network_tile else ""
+        )
         return (
             f"{shape} voxels (x, y, z) of {self.volume.voxel_size:.4g} Å, protein {self.contrast} ({told}), "
-            f"{len(self.grid)} tile{'s' * (len(self.grid) > 1)} of {self.tile} voxels{resampled}"
+            f"{len(self.grid)} tile{'s' * (len(self.grid) > 1)} of {tell(self.grid.tile)} voxels{resampled}"
         )
 
 
@@ -133,15 +129,8 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
     """
     voxel_size = settings.voxel_size or volume.voxel_size
     ratio = _ratio(voxel_size, model.voxel_size, settings.rescale, name)
-    multiple = model.generator.multiple
-    network_tile = math.ceil(_TILE / multiple) * multiple if settings.tile is None else settings.tile
-    if network_tile < 1 or network_tile % multiple:
-        raise CryodenError(f"tile {network_tile} does not suit the network: take a multiple of {multiple}")
-    overlap = _overlap_for(network_tile, multiple) if settings.overlap is None else settings.overlap
-    tile = round(network_tile * ratio)
-    overlap = round(overlap * ratio)
     depth, height, width = volume.data.shape
-    TileGrid((depth, height, width), tile, overlap)
+    network_tile, grid = _tiles((depth, height, width), model, settings, ratio)
     statistics = measure(volume.data)
     statistics.require_finite(name)
     if statistics.minimum == statistics.maximum:
@@ -158,7 +147,7 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
                 "give --contrast bright or --contrast dark"
             )
     volume = replace(volume, voxel_size=voxel_size)
-    return Plan(name, volume, statistics, contrast, skewness, network_tile, tile, overlap, settings)
+    return Plan(name, volume, statistics, contrast, skewness, network_tile, grid, ratio, settings)
 
 
 def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -> float:
@@ -185,7 +174,40 @@ def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -
     return 1.0
 
 
+def _tiles(
+    shape: tuple[int, int, int], model: Denoiser, settings: Settings, ratio: float
+) -> tuple[tuple[int, int, int], TileGrid]:
+    """Edges of a tile in the network's voxels, and the grid of the same tiles in the volume's.
+
+    Of all tiles for which there is memory, those with the fewest voxels to compute: large, so that little is computed
+    twice, but no larger than a thin volume needs.
+    """
+    multiple = model.generator.multiple
+    largest, smallest = (math.ceil(edge / multiple) * multiple for edge in (_LARGEST, _MEASURED))
+    if settings.tile is not None:
+        if settings.tile < 1 or settings.tile % multiple:
+            raise CryodenError(f"tile {settings.tile} does not suit the network: take a multiple of {multiple}")
+        largest = smallest = settings.tile
+    overlap = _overlap_for(largest, multiple) if settings.overlap is None else settings.overlap
+    if not 0 <= overlap < largest:
+        raise CryodenError(
+            f"tile {largest} and overlap {overlap} do not fit: the overlap must be at least 0 and less than the "
+            "tile; a third of the tile is a good choice"
+        )
+    depth, height, width = (math.ceil(size / ratio) for size in shape)
+    covers = []
+    for edge in range(largest, max(smallest - 1, overlap), -multiple):
+        network_tile = fit_tile((depth, height, width), edge, overlap, multiple)
+        z, y, x = (round(each * ratio) for each in network_tile)
+        covers.append((network_tile, TileGrid(shape, (z, y, x), round(overlap * ratio))))
+    if len(covers) == 1:
+        return covers[0]
+    needed = peak_memory(model.generator, settings.batch_size, (smallest,) * 3) / smallest**3
+    fitting = [each for each in covers if math.prod(each[0]) * needed <= _MEMORY]
+    return min(fitting or covers[-1:], key=lambda each: math.prod(each[0]) * len(each[1]))
+
+
 def _overlap_for(tile: int, multiple: int) -> int:
-    """About a third of a tile, such that the steps between tiles are multiples, if a tile has room for it."""
-    overlap = math.ceil(tile / (3 * multiple)) * multiple
+    """About 32, or a third of a tile, such that the steps between tiles are multiples, if a tile has room for it."""
+    overlap = math.ceil(min(_OVERLAP, tile / 3) / multiple) * multiple
     return overlap if overlap < tile else tile // 3

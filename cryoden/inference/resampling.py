@@ -1,6 +1,7 @@
-"""Cubes resampled to another number of voxels: what a network trained at another voxel size needs."""
+"""Tiles resampled to another number of voxels: what a network trained at another voxel size needs."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -26,18 +27,18 @@ def resampling_matrix(size: int, new_size: int) -> Tensor:
     return (backward.T @ forward * math.sqrt(new_size / size)).float()
 
 
-def resample(volumes: Tensor, new_size: int) -> Tensor:
-    """Resamples the three axes of cubes.
+def resample(volumes: Tensor, shape: Sequence[int]) -> Tensor:
+    """Resamples all three axes.
 
     Args:
-        volumes: (B, C, N, N, N), any unit.
-        new_size: Voxels M over the same length.
+        volumes: (B, C, D, H, W), any unit.
+        shape: Voxels of the three axes afterwards, over the same lengths.
 
     Returns:
-        (B, C, M, M, M).
+        (B, C, *shape).
     """
-    matrix = resampling_matrix(volumes.shape[-1], new_size).to(volumes.device)
-    for axis in (2, 3, 4):
+    for axis, size in zip((2, 3, 4), shape, strict=True):
+        matrix = resampling_matrix(volumes.shape[axis], size).to(volumes.device)
         volumes = (volumes.transpose(axis, -1) @ matrix.T).transpose(axis, -1)
     return volumes.contiguous()
 

@@ -1,4 +1,4 @@
-"""Overlapping tiles: a function that takes small cubes, applied to a volume of any size without seams.
+"""Overlapping tiles: a function that takes small boxes, applied to a volume of any size without seams.
 
 Volume and result may be mapped from files: of both, no more than a few tiles are in memory at once.
 
@@ -10,6 +10,7 @@ volume back, and they fade towards a tile's faces, where a network misses its su
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,7 @@ _FLOOR = 1e-6  # weight of a voxel at the face of a tile
 
 @dataclass(frozen=True)
 class Tile:
-    """One cube of a grid.
+    """One box of a grid.
 
     Attributes:
         index: Place in the grid, along z, y, x.
@@ -48,25 +49,25 @@ class TileGrid:
 
     Attributes:
         shape: (D, H, W) of the volume in voxels; each may be smaller than a tile.
-        tile: Edge of a tile in voxels.
-        overlap: Voxels shared by neighbours, less than `tile`. The outer quarter of it counts almost nothing;
-            the middle half is blended.
+        tile: Edges of a tile in voxels, z, y, x.
+        overlap: Voxels shared by neighbours, less than any edge of `tile`. The outer quarter of it counts almost
+            nothing; the middle half is blended.
 
     Examples:
-        >>> len(TileGrid((100, 60, 20), tile=64, overlap=16))
+        >>> len(TileGrid((100, 60, 20), tile=(64, 64, 40), overlap=16))
         6
     """
 
     shape: tuple[int, int, int]
-    tile: int
+    tile: tuple[int, int, int]
     overlap: int
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
             raise CryodenError(f"cannot tile a volume of shape {self.shape}: it has no voxels")
-        if not 0 <= self.overlap < self.tile:
+        if not 0 <= self.overlap < min(self.tile):
             raise CryodenError(
-                f"tile {self.tile} and overlap {self.overlap} do not fit: the overlap must be at least 0 and "
+                f"tile {min(self.tile)} and overlap {self.overlap} do not fit: the overlap must be at least 0 and "
                 "less than the tile; a third of the tile is a good choice"
             )
 
@@ -76,9 +77,8 @@ class TileGrid:
 
     def __iter__(self) -> Iterator[Tile]:
         for z, y, x in product(*map(range, self._counts)):
-            first = self._first
-            step = self.tile - self.overlap
-            yield Tile((z, y, x), (first[0] + z * step, first[1] + y * step, first[2] + x * step))
+            first, step = self._first, self._steps
+            yield Tile((z, y, x), (first[0] + z * step[0], first[1] + y * step[1], first[2] + x * step[2]))
 
     def cut(self, volume: NDArray[Any], tile: Tile) -> NDArray[np.float32]:
         """A tile's voxels, mirrored at the volume's faces.
@@ -88,17 +88,17 @@ class TileGrid:
             tile: A tile of this grid.
 
         Returns:
-            (T, T, T) with T = `self.tile`.
+            `self.tile`.
         """
         z, y, x = (
-            _mirror(np.arange(start, start + self.tile), size)
-            for start, size in zip(tile.start, self.shape, strict=True)
+            _mirror(np.arange(start, start + edge), size)
+            for start, edge, size in zip(tile.start, self.tile, self.shape, strict=True)
         )
-        cube = np.empty((self.tile,) * 3, np.float32)
-        for place, section in zip(cube, z, strict=True):
+        box = np.empty(self.tile, np.float32)
+        for place, section in zip(box, z, strict=True):
             place[...] = volume[section][np.ix_(y, x)]
             release(volume)  # around each row of a tile, the system maps much that belongs to others
-        return cube
+        return box
 
     def blend(self, result: NDArray[np.float64], tile: Tile, values: NDArray[np.float32]) -> None:
         """Adds a tile's values, times their weights, to the volume of the result.
@@ -106,12 +106,12 @@ class TileGrid:
         Args:
             result: (D, H, W), changed in place.
             tile: A tile of this grid.
-            values: (T, T, T).
+            values: `self.tile`.
         """
         z, y, x = (weights[index] for weights, index in zip(self._weights, tile.index, strict=True))
         weighted = values * (z[:, None, None] * y[:, None] * x)
         low = [max(0, -start) for start in tile.start]
-        high = [min(self.tile, size - start) for start, size in zip(tile.start, self.shape, strict=True)]
+        high = [min(edge, size - start) for start, edge, size in zip(tile.start, self.tile, self.shape, strict=True)]
         rows, columns = (slice(a, b) for a, b in zip(low[1:], high[1:], strict=True))
         into_rows, into_columns = (
             slice(s + a, s + b) for s, a, b in zip(tile.start[1:], low[1:], high[1:], strict=True)
@@ -121,34 +121,67 @@ class TileGrid:
             release(result)
 
     @property
+    def _steps(self) -> tuple[int, int, int]:
+        z, y, x = (edge - self.overlap for edge in self.tile)
+        return z, y, x
+
+    @property
     def _counts(self) -> tuple[int, int, int]:
         """Tiles along z, y, x; the grid reaches at least half an overlap beyond each face of the volume."""
-        step = self.tile - self.overlap
-        reach = 2 * (self.overlap // 2) - self.overlap
-        depth, height, width = (max(1, -(-(size + reach) // step)) for size in self.shape)
-        return depth, height, width
+        z, y, x = (-(-_covered(size, self.overlap) // step) for size, step in zip(self.shape, self._steps, strict=True))
+        return z, y, x
 
     @cached_property
     def _first(self) -> tuple[int, int, int]:
         """Start of the first tile along z, y, x: the grid reaches equally far beyond both faces."""
-        step = self.tile - self.overlap
         z, y, x = (
-            -((count * step + self.overlap - size) // 2) for count, size in zip(self._counts, self.shape, strict=True)
+            -((count * step + self.overlap - size) // 2)
+            for count, step, size in zip(self._counts, self._steps, self.shape, strict=True)
         )
         return z, y, x
 
     @cached_property
     def _weights(self) -> tuple[NDArray[np.float64], ...]:
-        """(count, T) for each axis: weights of the tiles, which sum to 1 at each place of it."""
-        step = self.tile - self.overlap
-        profile = window(self.tile, self.overlap)
+        """(count, edge) for each axis: weights of the tiles, which sum to 1 at each place of it."""
         normalised = []
-        for count in self._counts:
+        for count, step, edge in zip(self._counts, self._steps, self.tile, strict=True):
+            profile = window(edge, self.overlap)
             total = np.zeros(count * step + self.overlap)
             for index in range(count):
-                total[index * step : index * step + self.tile] += profile
-            normalised.append(profile / np.lib.stride_tricks.sliding_window_view(total, self.tile)[::step])
+                total[index * step : index * step + edge] += profile
+            normalised.append(profile / np.lib.stride_tricks.sliding_window_view(total, edge)[::step])
         return tuple(normalised)
+
+
+def _covered(size: int, overlap: int) -> int:
+    """What the steps of the tiles along an axis must add up to, to reach half an overlap beyond both ends."""
+    return max(1, size + 2 * (overlap // 2) - overlap)
+
+
+def fit_tile(shape: tuple[int, int, int], largest: int, overlap: int, multiple: int) -> tuple[int, int, int]:
+    """The smallest tile that covers a volume in no more tiles than one with the largest edges would.
+
+    Args:
+        shape: (D, H, W) of the volume in voxels.
+        largest: What no edge may exceed; a multiple of `multiple`.
+        overlap: Voxels shared by neighbours.
+        multiple: What each edge must be a multiple of.
+
+    Returns:
+        Edges along z, y, x: short along the short axes of a volume.
+
+    Examples:
+        >>> fit_tile((60, 200, 1000), largest=128, overlap=32, multiple=8)
+        (96, 104, 128)
+    """
+
+    def edge(size: int) -> int:
+        covered = _covered(size, overlap)
+        step = math.ceil(covered / math.ceil(covered / (largest - overlap)))
+        return math.ceil((step + overlap) / multiple) * multiple
+
+    z, y, x = map(edge, shape)
+    return z, y, x
 
 
 def window(tile: int, overlap: int) -> NDArray[np.float64]:
@@ -172,7 +205,7 @@ def tiled(
     function: Callable[[Tensor], Tensor],
     volume: NDArray[Any],
     *,
-    tile: int,
+    tile: tuple[int, int, int],
     overlap: int,
     batch_size: int = 1,
     result: NDArray[np.float64] | None = None,
@@ -183,11 +216,11 @@ def tiled(
     Where the function runs out of memory, it is given half as many tiles from then on.
 
     Args:
-        function: Takes tiles (B, 1, T, T, T) float32 on the CPU, moves them where it likes, and returns
+        function: Takes tiles (B, 1, *tile) float32 on the CPU, moves them where it likes, and returns
             values of the same shape, on any device.
         volume: (D, H, W), any unit, real; may be mapped from a file.
-        tile: Edge T of a tile in voxels.
-        overlap: Voxels shared by neighbouring tiles, less than `tile`.
+        tile: Edges of a tile in voxels, z, y, x.
+        overlap: Voxels shared by neighbouring tiles, less than any edge.
         batch_size: Tiles B given to the function at once.
         result: (D, H, W) to write to, mapped from a file where memory is short; by default a new array. In
             float64, because a voxel may be the sum of thousands of tiles.
@@ -212,14 +245,16 @@ def tiled(
     done = 0
     while done < len(tiles):
         batch = tiles[done : done + batch_size]
-        cubes = torch.from_numpy(np.stack([grid.cut(volume, each) for each in batch])[:, None])
-        values = _unless_out_of_memory(function, cubes)
+        boxes = torch.from_numpy(np.stack([grid.cut(volume, each) for each in batch])[:, None])
+        values = _unless_out_of_memory(function, boxes)
         if values is None:
             batch_size = max(1, len(batch) // 2)
-            _log.warning("out of memory with %d tiles of %d voxels at once; trying %d", len(batch), tile, batch_size)
+            _log.warning(
+                "out of memory with %d tiles of %s voxels at once; trying %d", len(batch), tell(tile), batch_size
+            )
             continue
-        if values.shape != cubes.shape:
-            raise ValueError(f"the function returned shape {tuple(values.shape)} for {tuple(cubes.shape)}")
+        if values.shape != boxes.shape:
+            raise ValueError(f"the function returned shape {tuple(values.shape)} for {tuple(boxes.shape)}")
         for each, value in zip(batch, values[:, 0].numpy(), strict=True):
             grid.blend(result, each, value)
         done += len(batch)
@@ -228,12 +263,17 @@ def tiled(
     return result
 
 
-def _unless_out_of_memory(function: Callable[[Tensor], Tensor], cubes: Tensor) -> Tensor | None:
+def tell(edges: tuple[int, int, int]) -> str:
+    """Edges along z, y, x for people to read: x first, as the field does."""
+    return " × ".join(map(str, reversed(edges)))
+
+
+def _unless_out_of_memory(function: Callable[[Tensor], Tensor], boxes: Tensor) -> Tensor | None:
     """What the function makes of tiles, on the CPU; None if there is no memory for them, but for fewer."""
     try:
-        return function(cubes).float().cpu()
+        return function(boxes).float().cpu()
     except RuntimeError as error:
-        if len(cubes) == 1 or not out_of_memory(error):
+        if len(boxes) == 1 or not out_of_memory(error):
             raise
     return None  # here, the traceback has let go of what the function had made
 

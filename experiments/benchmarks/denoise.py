@@ -19,7 +19,6 @@ import torch
 
 from cryoden import Denoiser, Volume, write_volume
 from cryoden.inference.denoise import choose_device, denoise_file
-from cryoden.inference.memory import peak_memory
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.upsample_unet import UpsampleUnet
@@ -49,7 +48,7 @@ def denoise_once(shape: tuple[int, ...], network: DenoisingNetwork, folder: Path
     print(
         f"{type(network).__name__}, {' x '.join(map(str, shape))}: {voxels / 1e6:.0f} million voxels, "
         f"peak {megabytes():.0f} MB (of it {before:.0f} before), {seconds:.0f} s, {work:.0f} s of CPU, "
-        f"{voxels / work:.3g} voxels a CPU second",
+        f"{voxels / seconds:.3g} voxels a second, {voxels / work:.3g} a CPU second",
         flush=True,
     )
 
@@ -63,13 +62,11 @@ def main(what: str, *numbers: str) -> None:
             denoise_once(tuple(map(int, edges)), network, Path(folder))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {choose_device()[1]}")
-    for network in (SimpleAutoEncoder(), UpsampleUnet()):
-        print(f"{type(network).__name__}: {peak_memory(network, 1, 96) / 1e6:.0f} MB of tensors for a tile of 96^3")
     if what == "memory":
         given = [tuple(map(int, numbers[i : i + 3])) for i in range(0, len(numbers), 3)]
         runs = [("simple", shape) for shape in given or _SIZES]
     else:
-        runs = [("simple", (192, 192, 192)), ("upsample", (96, 160, 160))]
+        runs = [("simple", (192, 192, 192)), ("upsample", (128, 192, 192))]
     for name, shape in runs:
         subprocess.run([sys.executable, __file__, "one", name, *map(str, shape)], check=True)
 

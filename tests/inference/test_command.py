@@ -173,7 +173,8 @@ class TestMany:
         told = capfd.readouterr()
         assert "data/a.mrc -> out/deep/a.mrc\n" in told.out
         assert re.search(
-            r"  28 × 24 × 20 voxels .* of 10 Å, protein dark .*, 36 tiles of 16 voxels; \S+ GB of memory for", told.out
+            r"  28 × 24 × 20 voxels .* of 10 Å, protein dark .*, 36 tiles of 16 × 16 × 16 voxels; \S+ GB of memory for",
+            told.out,
         )
         assert "data/b.mrc: its header has no voxel size; state it with --voxel-size" in told.err
         assert listing() == {"data/a.mrc", "data/b.mrc"}

@@ -16,12 +16,12 @@ def test_scipy_agrees(size, new_size):
     np.testing.assert_allclose(resampling_matrix(size, new_size).numpy() @ values, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "new_size"), [(8, 13), (49, 64), (16, 16)])
-def test_to_more_voxels_and_back_is_the_identity(size, new_size):
-    volumes = torch.randn(2, 1, size, size, size, generator=torch.Generator().manual_seed(0))
-    finer = resample(volumes, new_size)
-    assert finer.shape == (2, 1, new_size, new_size, new_size)
-    torch.testing.assert_close(resample(finer, size), volumes, atol=1e-5, rtol=0)
+@pytest.mark.parametrize(("shape", "new_shape"), [((8, 9, 10), (13, 9, 20)), ((49, 4, 5), (64, 5, 8))])
+def test_to_more_voxels_and_back_is_the_identity(shape, new_shape):
+    volumes = torch.randn(2, 1, *shape, generator=torch.Generator().manual_seed(0))
+    finer = resample(volumes, new_shape)
+    assert finer.shape == (2, 1, *new_shape)
+    torch.testing.assert_close(resample(finer, shape), volumes, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "new_size"), [(8, 13), (64, 49)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
-from cryoden.inference.tiling import Tile, TileGrid, tiled, window
+from cryoden.inference.tiling import Tile, TileGrid, fit_tile, tiled, window
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -20,10 +20,10 @@ def uniform(*shape: int) -> np.ndarray:
 
 
 @st.composite
-def tilings(draw: st.DrawFn) -> tuple[tuple[int, int, int], int, int]:
+def tilings(draw: st.DrawFn) -> tuple[tuple[int, int, int], tuple[int, int, int], int]:
     shape = draw(st.tuples(*[st.integers(1, 23)] * 3))
-    tile = draw(st.integers(1, 16))
-    overlap = draw(st.integers(0, tile - 1))
+    tile = draw(st.tuples(*[st.integers(1, 16)] * 3))
+    overlap = draw(st.integers(0, min(tile) - 1))
     assume(len(TileGrid(shape, tile, overlap)) <= 400)
     return shape, tile, overlap
 
@@ -39,7 +39,12 @@ def test_identity_gives_the_volume_back(tiling, batch_size):
 
 @pytest.mark.parametrize(
     ("shape", "tile", "overlap"),
-    [((97, 64, 31), 64, 16), ((36, 206, 94), 64, 32), ((1, 5, 70), 64, 63), ((8, 8, 8), 64, 0)],
+    [
+        ((97, 64, 31), (64, 64, 64), 16),
+        ((36, 206, 94), (72, 128, 126), 32),
+        ((1, 5, 70), (64, 64, 64), 63),
+        ((8, 8, 8), (64, 8, 16), 0),
+    ],
 )
 def test_identity_at_real_tiles(shape, tile, overlap):
     volume = uniform(*shape)
@@ -53,14 +58,29 @@ def test_every_voxel_lies_half_an_overlap_inside_a_tile(tiling):
     grid = TileGrid(shape, tile, overlap)
     for axis, size in enumerate(shape):
         starts = sorted({each.start[axis] for each in grid})
-        assert all(b - a == tile - overlap for a, b in pairwise(starts))
+        assert all(b - a == tile[axis] - overlap for a, b in pairwise(starts))
         assert starts[0] <= -(overlap // 2)
-        assert starts[-1] + tile >= size + overlap // 2
-        assert all(-tile < start < size for start in starts)
+        assert starts[-1] + tile[axis] >= size + overlap // 2
+        assert all(-tile[axis] < start < size for start in starts)
+
+
+@given(st.tuples(*[st.integers(1, 400)] * 3), st.integers(2, 12), st.integers(0, 24), st.sampled_from([1, 4, 8, 16]))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_a_fitted_tile_covers_in_as_many_tiles_and_is_no_larger_than_it_must_be(shape, steps, overlap, multiple):
+    largest = overlap // multiple * multiple + steps * multiple
+    tile = fit_tile(shape, largest, overlap, multiple)
+    assert max(tile) <= largest
+    assert not any(edge % multiple for edge in tile)
+    assert len(TileGrid(shape, tile, overlap)) == len(TileGrid(shape, (largest,) * 3, overlap))
+    for axis in range(3):
+        smaller = [*tile]
+        smaller[axis] -= multiple
+        if smaller[axis] > overlap:
+            assert len(TileGrid(shape, tuple(smaller), overlap)) > len(TileGrid(shape, tile, overlap))
 
 
 def test_padding_mirrors_as_often_as_needed():
-    grid = TileGrid((1, 2, 3), tile=10, overlap=0)
+    grid = TileGrid((1, 2, 3), tile=(10, 10, 10), overlap=0)
     volume = np.arange(6).reshape(1, 2, 3)
     cube = grid.cut(volume, Tile((0, 0, 0), (-4, -4, -4)))
     assert cube[0, 4].tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0, 1]
@@ -95,7 +115,10 @@ class Smoother(nn.Module):
         return denoised
 
 
-@pytest.mark.parametrize(("radius", "tile", "overlap"), [(2, 16, 8), (3, 24, 12), (4, 32, 16), (1, 20, 6)])
+@pytest.mark.parametrize(
+    ("radius", "tile", "overlap"),
+    [(2, (16, 16, 16), 8), (3, (24, 20, 28), 12), (4, (32, 32, 24), 16), (1, (20, 50, 10), 6)],
+)
 def test_no_seams(radius, tile, overlap):
     """The receptive field 2 r + 1 is smaller than the overlap, so the grid leaves no trace."""
     network = Smoother(radius)
@@ -112,8 +135,8 @@ def test_no_seams(radius, tile, overlap):
 def test_seam_test_sees_seams():
     network = Smoother(2)
     volume = noise(40, 40, 40)
-    first = tiled(network, volume, tile=16, overlap=0)
-    shifted = tiled(network, volume[5:], tile=16, overlap=0)
+    first = tiled(network, volume, tile=(16, 16, 16), overlap=0)
+    shifted = tiled(network, volume[5:], tile=(16, 16, 16), overlap=0)
     assert np.abs((first[5:] - shifted)[2:-2]).max() > 0.1 * first.std()
 
 
@@ -126,8 +149,8 @@ def test_progress_and_batches():
         return tiles
 
     volume = noise(20, 12, 12)
-    tiled(function, volume, tile=8, overlap=2, batch_size=5, progress=lambda *count: seen.append(count))
-    total = len(TileGrid((20, 12, 12), 8, 2))
+    tiled(function, volume, tile=(8, 8, 8), overlap=2, batch_size=5, progress=lambda *count: seen.append(count))
+    total = len(TileGrid((20, 12, 12), (8, 8, 8), 2))
     assert sum(sizes) == total
     assert set(sizes[:-1]) == {5}
     assert seen == [(min(5 * (i + 1), total), total) for i in range(len(sizes))]
@@ -136,18 +159,18 @@ def test_progress_and_batches():
 @pytest.mark.parametrize(("tile", "overlap", "batch_size"), [(8, 8, 1), (8, -1, 1), (0, 0, 1), (8, 2, 0)])
 def test_arguments_out_of_range(tile, overlap, batch_size):
     with pytest.raises(CryodenError, match=r"overlap must be|batch size 0"):
-        tiled(lambda x: x, noise(9, 9, 9), tile=tile, overlap=overlap, batch_size=batch_size)
+        tiled(lambda x: x, noise(9, 9, 9), tile=(tile, 9, 9), overlap=overlap, batch_size=batch_size)
 
 
 def test_function_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"returned shape \(1, 1, 4, 4, 4\)"):
-        tiled(lambda x: x[..., ::2, ::2, ::2], noise(9, 9, 9), tile=8, overlap=2)
+        tiled(lambda x: x[..., ::2, ::2, ::2], noise(9, 9, 9), tile=(8, 8, 8), overlap=2)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, ">i2", np.uint16, ">f4", np.float16])
 def test_every_type_of_voxel_and_reduced_precision(dtype):
     volume = np.random.default_rng(0).integers(0, 100, (9, 10, 11)).astype(dtype)
-    result = tiled(lambda x: x.bfloat16(), volume, tile=8, overlap=4)
+    result = tiled(lambda x: x.bfloat16(), volume, tile=(8, 8, 8), overlap=4)
     assert result.dtype == np.float64
     np.testing.assert_allclose(result, volume.astype(float), atol=1e-4, rtol=0)
 
@@ -159,9 +182,9 @@ def test_mapped_files_give_the_same(tmp_path):
     mapped[:] = volume
     result = np.memmap(tmp_path / "out", np.float64, mode="w+", shape=volume.shape)
     result[:] = 7
-    returned = tiled(network, mapped, tile=16, overlap=4, result=result)
+    returned = tiled(network, mapped, tile=(16, 16, 16), overlap=4, result=result)
     assert returned is result
-    np.testing.assert_array_equal(result, tiled(network, volume, tile=16, overlap=4))
+    np.testing.assert_array_equal(result, tiled(network, volume, tile=(16, 16, 16), overlap=4))
 
 
 @pytest.mark.parametrize(
@@ -177,11 +200,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on(error, caplog):
         return tiles * 3
 
     volume = noise(20, 20, 20)
-    result = tiled(function, volume, tile=8, overlap=2, batch_size=11)
+    result = tiled(function, volume, tile=(8, 8, 8), overlap=2, batch_size=11)
     np.testing.assert_allclose(result, volume * 3, atol=1e-5)
     assert sizes[:3] == [11, 5, 2]
     assert set(sizes[3:-1]) == {2}
-    assert "out of memory with 11 tiles of 8 voxels at once; trying 5" in caplog.text
+    assert "out of memory with 11 tiles of 8 × 8 × 8 voxels at once; trying 5" in caplog.text
 
 
 def test_out_of_memory_with_one_tile_and_other_errors_are_raised():
@@ -189,6 +212,6 @@ def test_out_of_memory_with_one_tile_and_other_errors_are_raised():
         raise RuntimeError("out of memory" if len(tiles) == 1 else "a bug")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        tiled(function, noise(9, 9, 9), tile=8, overlap=2, batch_size=1)
+        tiled(function, noise(9, 9, 9), tile=(8, 8, 8), overlap=2, batch_size=1)
     with pytest.raises(RuntimeError, match="a bug"):
-        tiled(function, noise(9, 9, 9), tile=8, overlap=2, batch_size=2)
+        tiled(function, noise(9, 9, 9), tile=(8, 8, 8), overlap=2, batch_size=2)

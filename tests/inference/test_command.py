@@ -1,7 +1,10 @@
 """`cryoden denoise` as a user meets it: words in, files and lines out."""
 
+import contextlib
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ import torch
 
 from cryoden import CompactUnetAE, Volume, export_weights, open_volume, read_volume, write_volume
 from cryoden.cli import main
+from cryoden.inference.tiling import TileGrid
 
 Command = Callable[..., int]
 
@@ -225,20 +229,35 @@ class TestHalves:
         assert list(table["rlnTomoReconstructedTomogramDenoised"]) == ["out/TS_1.mrc"]
 
 
-def spawn(*words: str) -> subprocess.Popen[str]:
+def spawn(*words: str, **environment: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
     command = [sys.executable, "-m", "cryoden", "denoise", *words]
-    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe, env={**os.environ, **environment})
 
 
-def test_two_processes_give_the_same_files_as_one(denoise, capfd, model):
+def free_port() -> str:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_two_processes_give_the_same_files_as_one(denoise, capfd, model, machines):
+    """Started by Lightning on one machine, or by a cluster on two, which are played by this one."""
     for number in range(3):
         write(f"data/{number}.mrc", tomogram(number))
     write("data/bad.mrc", np.zeros((20, 20, 20), np.float32))
     assert denoise("data", "--output", "one") == 2
-    process = spawn("data", "--output", "two", "--devices", "2", "--model", model, "--tile=16")
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 2, err
+    shared = ("data", "--output", "two", "--model", model, "--tile=16")
+    if machines == 1:
+        processes = [spawn(*shared, "--devices=2")]
+    else:
+        cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        processes = [spawn(*shared, "--nodes=2", **cluster, NODE_RANK=str(rank)) for rank in range(2)]
+    told = [process.communicate(timeout=200) for process in processes]
+    out, err = ("".join(texts) for texts in zip(*told, strict=True))
+    assert processes[0].returncode == 2, err
     assert out.count("model ") == 1
     assert "2 processes" in out
     assert err.count("every voxel is 0") == 1
@@ -246,6 +265,28 @@ def test_two_processes_give_the_same_files_as_one(denoise, capfd, model):
     assert listing("two") == listing("one") == {"0.mrc", "1.mrc", "2.mrc"}
     for name in listing("one"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_terminal_shows_tiles_their_rate_and_the_time_left(model, tmp_path, monkeypatch):
+    import pty
+
+    monkeypatch.chdir(tmp_path)
+    write("in.mrc", tomogram(shape=(40, 64, 64)))
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cryoden", "denoise", "in.mrc", "out.mrc", "--model", model, "--tile=16"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "COLUMNS": "100"})
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal is told
+        while piece := os.read(ours, 65536):
+            shown += piece
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    tiles = len(TileGrid((40, 64, 64), (16, 16, 16), 8))
+    assert f"{tiles}/{tiles} tiles" in text
+    assert re.search(r"\d+\.\d\d tiles/s .*\d:\d\d:\d\d", text)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])

@@ -2,8 +2,8 @@
 
 Densities are those of electron scattering (`scattering_density`), so a particle of twice another's density is twice as
 bright. They are seen above vitreous ice, which is 0. What is no particle is set in units of what bulk protein is above
-ice, from scattering factors (Peng et al. 1996) and mass densities: protein of 1.35 g/cm³ has 0.166 Å^-2, ice of 0.93 g/cm³
-0.095, gold of 19.3 g/cm³ 0.62, and vacuum 0.
+ice, from scattering factors (Peng et al. 1996) and mass densities: protein of 1.35 g/cm³ has 0.166 Å^-2, ice of 0.93
+g/cm³ 0.095, gold of 19.3 g/cm³ 0.62, and vacuum 0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,6 +76,22 @@ class SceneVolume:
         return np.array(numbers, np.int32)[self.labels]
 
 
+def placements_within(placements: Sequence[Placement], part: Sequence[slice]) -> list[Placement]:
+    """Those of a scene whose centres lie in a box that is cut from it, with their positions in the box.
+
+    Args:
+        placements: of the scene.
+        part: the box's place along z, y, x.
+    """
+    corner = np.array([cut.start for cut in part])
+    end = np.array([cut.stop for cut in part])
+    return [
+        placement._replace(position=placement.position - corner)
+        for placement in placements
+        if (placement.position >= corner).all() and (placement.position < end).all()
+    ]
+
+
 class _Object(NamedTuple):
     """Something to be placed: its density on a cube of its own, with its centre on voxel box // 2."""
 
@@ -102,8 +118,8 @@ class Scene:
         occupancy: the share of the ice's volume that particles are to fill, a number or a range; less is filled where
             there is no room. It counts visible density: 1.3 (at 6 Å per voxel) to 1.8 times (at 10 Å) the volume of
             the molecules.
-        abundance: how frequent each particle is relative to the others, in their order or by name; by default all
-            are equally frequent. Particles that are not named are left out.
+        abundance: how frequent each particle is relative to the others, in their order or by name; 1 for those that
+            are not named.
         vesicles: how many, a number or a range: closed lipid bilayers, spheres and ellipsoids, with two layers of head
             groups 40 Å apart.
         vesicle_diameter: Å, a number or a range; the longest one, between the middles of the membrane.
@@ -246,13 +262,13 @@ class Scene:
             unknown = [name for name in self.abundance if name not in names]
             if unknown:
                 raise CryodenError(f"abundance: no particle {unknown[0]}; there are {', '.join(names)}")
-            weights = [self.abundance.get(name, 0.0) for name in names]
+            weights = [self.abundance.get(name, 1.0) for name in names]
         else:
             weights = [1.0] * len(names) if self.abundance is None else list(self.abundance)
         if len(weights) != len(names):
             raise CryodenError(
                 f"abundance: got {len(weights)} numbers for {len(names)} particles ({', '.join(names)}); "
-                "give one for each, or name those that are meant"
+                "give one for each, or names with numbers"
             )
         if min(weights) < 0 or not sum(weights) > 0:
             raise CryodenError(f"abundance: got {weights}; allowed are numbers from 0 up, one at least above 0")

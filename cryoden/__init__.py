@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cryoden.data.datamodule import ParticleDataModule
     from cryoden.data.pairs import PairDataModule
     from cryoden.data.scenes import SceneDataModule
+    from cryoden.data.shrec import ShrecDataModule
     from cryoden.errors import CryodenError
     from cryoden.inference.denoise import denoise, denoise_file
     from cryoden.modules.autoencoder import Autoencoder
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
     from cryoden.modules.wgan import WGAN, WGANGP
     from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
+    from cryoden.simulation.scene import Scene
     from cryoden.volume import Volume, open_volume, read_volume, write_volume
 
 # Where each public name lives. Loaded on first use, so that `import cryoden` stays light.
@@ -44,7 +46,9 @@ _HOMES = {
     "PairDataModule": "data.pairs",
     "ParticleDataModule": "data.datamodule",
     "SaltAndPepper": "simulation.degradation",
+    "Scene": "simulation.scene",
     "SceneDataModule": "data.scenes",
+    "ShrecDataModule": "data.shrec",
     "SimpleAE": "modules.recipes",
     "UnetAE": "modules.recipes",
     "UpsampleUnetAE": "modules.recipes",
@@ -77,7 +81,9 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "PairDataModule",
     "ParticleDataModule",
     "SaltAndPepper",
+    "Scene",
     "SceneDataModule",
+    "ShrecDataModule",
     "SimpleAE",
     "UnetAE",
     "UpsampleUnetAE",

@@ -173,6 +173,7 @@ def _lightning(args: list[str] | None) -> None:
     import cryoden.data.datamodule
     import cryoden.data.pairs
     import cryoden.data.scenes
+    import cryoden.data.shrec
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
     from cryoden.callbacks import Balance, Report, SaveConfig
     from cryoden.checkpoint import read_checkpoint

@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from cryoden.cli import main
 from cryoden.commands import simulate
 from cryoden.evaluation.compare import experiment_of, load_data
+from cryoden.particles import load_particle
+from cryoden.simulation.scene import Scene
+from tests.data.test_shrec import build
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 EXPECTED = {
@@ -20,6 +24,8 @@ EXPECTED = {
     "scene_several_6A": "multiple-particles",
     "scene_several_10A": "multiple-particles",
     "realistic": "realistic",
+    "shrec": "realistic",
+    "crowded": "multiple-particles",
 }
 
 
@@ -34,9 +40,17 @@ def test_a_system_trains_on_it_and_is_tested_on_it(
     if name == "realistic":
         list(simulate(["phantom:1"], "pairs", copies=2, box=32, voxel_size=10.0, resolution=20.0))
         small["boxes"] = 2
+    elif name == "shrec":
+        particles = [load_particle("phantom:1")]
+        scene = Scene((24, 48, 48), 10.0, 20.0, particles, count=8)
+        made = [scene.make(torch.Generator().manual_seed(seed)) for seed in range(2)]
+        build(tmp_path / arguments["folder"], made, "reconstruction model")
+        small["boxes"] = 2
     else:
         small |= {"voxel_size": 10.0, "resolution": 20.0, "val_fraction": 0.4, "entries": ["phantom:1", "phantom:2"]}
-        small["scenes" if "scene" in name else "copies"] = 4
+        small["scenes" if "scene" in name or name == "crowded" else "copies"] = 4
+    if name == "crowded":
+        small |= {"shape": [40, 32, 48], "crops": 1, "vesicle_diameter": [90.0, 150.0], "vesicles": 1}
     if "holdout" in arguments:
         small["holdout"] = ["phantom:3"]
     assert set(arguments) <= {*arguments, *small}

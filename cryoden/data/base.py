@@ -9,6 +9,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import Batch, EpochSampler, ResumableLoader, VolumeDataset, collate
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle, is_archive_entry, load_particle
@@ -33,7 +34,11 @@ class VolumeDataModule(LightningDataModule, ABC):
         batch_size: volumes per batch and process.
         num_workers: processes that make volumes; by default one fewer than there are cores, at most 8.
         seed: of everything random here.
+        cache: a folder in which volumes are kept, once they are made.
     """
+
+    fresh: bool
+    """Whether training volumes are drawn anew each epoch."""
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class VolumeDataModule(LightningDataModule, ABC):
         batch_size: int,
         num_workers: int | None,
         seed: int,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         check_above_zero(batch_size=batch_size)
@@ -51,10 +57,26 @@ class VolumeDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = min((os.cpu_count() or 1) - 1, 8) if num_workers is None else num_workers
         self.seed = seed
+        self.cache = Path(cache).expanduser() if cache else None
 
     @abstractmethod
     def _dataset(self, split: int) -> VolumeDataset:
         """The volumes of TRAIN, VALIDATION or TEST."""
+
+    def _randomness(self, split: int) -> dict[str, Any]:
+        """The seed of a split, and what is drawn anew and degraded where."""
+        return {
+            "seed": (self.seed, split),
+            "fresh": self.fresh and split == TRAIN,
+            "degrade": split != TRAIN,
+        }
+
+    def _kept(self, dataset: VolumeDataset) -> VolumeDataset:
+        """The same volumes, from the cache where there is one: what is kept is degraded too."""
+        if self.cache is None:
+            return dataset
+        dataset.fresh, dataset.degrade = False, True
+        return CachedDataset(dataset, self.cache)
 
     @property
     def val_dataset(self) -> VolumeDataset:
@@ -163,7 +185,11 @@ class Particles:
 
     def of(self, split: int) -> list[Particle]:
         """The particles of a split."""
-        return [self.loaded[entry] for entry in (self.training if split == TRAIN else self.evaluation)]
+        return [self.loaded[entry] for entry in self.entries_of(split)]
+
+    def entries_of(self, split: int) -> list[str]:
+        """What the user calls the particles of a split."""
+        return self.training if split == TRAIN else self.evaluation
 
 
 def split_copies(copies: int, val_fraction: float, what: str) -> dict[int, int]:

@@ -1,7 +1,7 @@
 """Simulated particles, each alone in its box, for Lightning."""
 
-from cryoden.data.base import TRAIN, Particles, VolumeDataModule, check_above_zero, split_copies
-from cryoden.data.dataset import ParticleDataset
+from cryoden.data.base import Particles, VolumeDataModule, check_above_zero, split_copies
+from cryoden.data.dataset import ParticleDataset, VolumeDataset
 from cryoden.simulation.degradation import Degradation, default_degradation
 
 THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1", "3d2f", "4d8q")
@@ -23,6 +23,8 @@ class ParticleDataModule(VolumeDataModule):
         copies: volumes per particle, training and validation together.
         val_fraction: the share of copies that validate; as many again, in other orientations, test.
         fresh: new orientations and noise each epoch; false repeats those of the first epoch, as the thesis did.
+        cache: a folder in which volumes are kept for this and later trainings. They are those of the first epoch for
+            ever, clean and degraded, as with fresh: false.
         box: voxels along each side.
         voxel_size: angstrom.
         resolution: angstrom; the simulated density holds no finer detail.
@@ -43,6 +45,7 @@ class ParticleDataModule(VolumeDataModule):
         copies: int = 100,
         val_fraction: float = 0.2,
         fresh: bool = True,
+        cache: str | None = None,
         box: int = 64,
         voxel_size: float = 6.0,
         resolution: float = 12.0,
@@ -61,6 +64,7 @@ class ParticleDataModule(VolumeDataModule):
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,
+            cache=cache,
         )
         self.save_hyperparameters()
         check_above_zero(box=box, voxel_size=voxel_size, resolution=resolution)
@@ -80,15 +84,14 @@ class ParticleDataModule(VolumeDataModule):
         """Read the particles and check that each fits the box."""
         self.particles.load(self.box, self.voxel_size, self.resolution)
 
-    def _dataset(self, split: int) -> ParticleDataset:
-        return ParticleDataset(
+    def _dataset(self, split: int) -> VolumeDataset:
+        dataset = ParticleDataset(
             self.particles.of(split),
             self.copies[split],
             self.degradation,
             box=self.box,
             voxel_size=self.voxel_size,
             resolution=self.resolution,
-            seed=(self.seed, split),
-            fresh=self.fresh and split == TRAIN,
-            degrade=split != TRAIN,
+            **self._randomness(split),
         )
+        return self._kept(dataset)

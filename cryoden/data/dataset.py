@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from cryoden.particles import Particle
@@ -54,6 +55,26 @@ class VolumeDataset(Dataset[Batch], ABC):
         if self.degrade and "degraded" not in item:
             item["degraded"] = apply_all(self.degradation, item["clean"][None], [item["parameters"]])[0]
         return item
+
+
+def random_box(volume: NDArray[np.float32], box: int, generator: torch.Generator) -> tuple[slice, ...]:
+    """Draw where to cut a box that shows something: one of nothing but background cannot be scored.
+
+    Args:
+        volume: (D, H, W), clean; at least as large as the box.
+        box: voxels along each side.
+        generator: where the randomness comes from.
+
+    Returns:
+        The box's place along z, y, x.
+    """
+    room = [size - box + 1 for size in volume.shape]
+    for _ in range(100):
+        corner = [int(torch.randint(n, (), generator=generator)) for n in room]
+        part = tuple(slice(c, c + box) for c in corner)
+        if volume[part].max() > 0.1:
+            break
+    return part
 
 
 class ParticleDataset(VolumeDataset):

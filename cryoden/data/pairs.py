@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from cryoden.data.base import TRAIN, VolumeDataModule, check_above_zero
-from cryoden.data.dataset import Batch, VolumeDataset
+from cryoden.data.dataset import Batch, VolumeDataset, random_box
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import MissingWedge
 from cryoden.volume import read_volume
 
 _CLEAN, _DEGRADED = "_clean.mrc", "_degraded.mrc"
-_RECONSTRUCTION = "reconstruction.mrc"
-_GRANDMODELS = ("grandmodel_noisefree.mrc", "grandmodel.mrc")  # SHREC 2020 has both, and the first is the density
 _CHANCE = 5  # standard deviations: a lower correlation is that of volumes that show different things
 _SHIFTS = range(-3, 4)  # sections by which a slab may lie off the middle of its reconstruction
 
@@ -39,29 +37,21 @@ class Pair:
 
 
 def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """The pairs of a folder: name → (degraded, clean).
+    """The pairs of a folder, NAME_degraded.mrc and NAME_clean.mrc as `cryoden simulate` writes them.
 
-    Either files NAME_degraded.mrc and NAME_clean.mrc, as `cryoden simulate` writes them, or a SHREC data set: folders
-    model_0, model_1 and so on with reconstruction.mrc and grandmodel.mrc (grandmodel_noisefree.mrc in 2020).
+    Returns:
+        Name → (degraded, clean).
 
     Raises:
         CryodenError: there are none, or one lacks its partner.
     """
-    if not folder.is_dir():
-        raise CryodenError(f"folder {folder}: no such folder; name one with NAME_degraded.mrc and NAME_clean.mrc files")
     found = {}
     for degraded in sorted(folder.glob(f"*{_DEGRADED}")):
         name = degraded.name.removesuffix(_DEGRADED)
         found[name] = degraded, folder / f"{name}{_CLEAN}"
-    for model in sorted(path for path in folder.glob("model_*") if path.is_dir()):
-        models = [model / name for name in _GRANDMODELS]
-        clean = next((path for path in models if path.is_file()), models[-1])
-        found[model.name] = model / _RECONSTRUCTION, clean
     if not found:
-        raise CryodenError(
-            f"folder {folder}: no pairs; they are NAME_degraded.mrc beside NAME_clean.mrc, or SHREC's model_0, "
-            f"model_1 ... with {_RECONSTRUCTION} and {_GRANDMODELS[-1]}"
-        )
+        shrec = "; a SHREC data set is read by ShrecDataModule" if any(folder.glob("model_*")) else ""
+        raise CryodenError(f"folder {folder}: no pairs; they are NAME_degraded.mrc beside NAME_clean.mrc{shrec}")
     for name, paths in found.items():
         for path in paths:
             if not path.is_file():
@@ -74,8 +64,8 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
 
     The clean volume is shifted and divided so that its background (the median) is 0 and its maximum 1. The degraded
     one is shifted and scaled, and inverted where its particles are dark, so that it equals what was measured of the
-    clean one plus what is uncorrelated with that. A reconstruction with more sections than its model, as in SHREC's
-    data, is cut to the slab that fits best, at most three sections off the middle.
+    clean one plus what is uncorrelated with that. Where one has more sections than the other, as SHREC's
+    reconstructions have, it is cut to the slab that fits best, at most three sections off the middle.
 
     Args:
         name: what tables call it.
@@ -98,7 +88,7 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
     if truth.voxel_size <= 0:
         raise CryodenError(f"{clean}: no voxel size in the header; write it there")
     b = truth.data - np.median(truth.data)
-    a = _slab(noisy.data, b, f"pair {name}: {degraded.name} and {clean.name}")
+    a, b = _same_slab(noisy.data, b, f"pair {name}: {degraded.name} and {clean.name}")
     b /= b.max()
     a -= a.mean()
     centred = b - b.mean()
@@ -117,19 +107,26 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
     return Pair(name, a + b.mean(), b, truth.voxel_size)
 
 
-def _slab(noisy: NDArray[np.float32], truth: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-    """The sections of a reconstruction that its model describes."""
-    more = noisy.shape[0] - truth.shape[0]
-    if noisy.shape[1:] != truth.shape[1:] or more < 0:
+def _same_slab(
+    noisy: NDArray[np.float32], truth: NDArray[np.float32], what: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The sections that both describe."""
+    if noisy.shape[1:] != truth.shape[1:]:
         raise CryodenError(
             f"{what} have {noisy.shape} and {truth.shape} voxels (z, y, x); they must show the same volume"
         )
-    starts = [more // 2 + shift for shift in _SHIFTS if 0 <= more // 2 + shift <= more] if more else [0]
-    slabs = [noisy[start : start + truth.shape[0]] for start in starts]
+    more = noisy.shape[0] - truth.shape[0]
+    if more == 0:
+        return noisy, truth
+    thick, thin = (noisy, truth) if more > 0 else (truth, noisy)
+    more = abs(more)
+    starts = [more // 2 + shift for shift in _SHIFTS if 0 <= more // 2 + shift <= more]
+    slabs = [thick[start : start + thin.shape[0]] for start in starts]
     # without the mean, which says nothing of where the slab lies
-    centred = truth - truth.mean()
-    match = [abs(float(np.vdot(slab, centred))) / float(slab.std()) for slab in slabs]
-    return slabs[int(np.argmax(match))].copy()
+    centred = thin - thin.mean()
+    match = [abs(float(np.vdot(slab, centred))) / (float(slab.std()) or 1.0) for slab in slabs]
+    slab = slabs[int(np.argmax(match))].copy()
+    return (slab, thin) if thick is noisy else (thin, slab)
 
 
 class PairDataset(VolumeDataset):
@@ -154,25 +151,27 @@ class PairDataset(VolumeDataset):
     def make(self, index: int, generator: torch.Generator) -> Batch:
         """Cut a box that shows something."""
         pair = self.pairs[index // self.boxes]
-        room = [size - self.box + 1 for size in pair.clean.shape]
-        for _ in range(100):  # a box of nothing but background cannot be scored
-            corner = [int(torch.randint(n, (), generator=generator)) for n in room]
-            part = tuple(slice(c, c + self.box) for c in corner)
-            if pair.clean[part].max() > 0.1:
-                break
-        volumes = {kind: torch.from_numpy(getattr(pair, kind)[part].copy())[None] for kind in ("clean", "degraded")}
-        return {**volumes, "entry": pair.name}
+        return {**cut_pair(pair, random_box(pair.clean, self.box, generator)), "entry": pair.name}
+
+
+def cut_pair(pair: Pair, part: tuple[slice, ...]) -> Batch:
+    """A box of a pair as `clean` and `degraded` (1, N, N, N).
+
+    Args:
+        pair: what to cut from.
+        part: the box's place along z, y, x.
+    """
+    return {kind: torch.from_numpy(getattr(pair, kind)[part].copy())[None] for kind in ("clean", "degraded")}
 
 
 class PairDataModule(VolumeDataModule):
-    """Boxes from pairs of MRC files, degraded and clean: real ones, another program's, or a SHREC data set.
+    """Boxes from pairs of MRC files, degraded and clean: real ones, or another program's.
 
     A batch is as that of ParticleDataModule, without `rotation`. Both volumes of a pair are brought to one grey scale,
     dark particles made bright. The pairs that are held out validate and test, each with boxes of its own.
 
     Args:
-        folder: where NAME_degraded.mrc and NAME_clean.mrc files are, as `cryoden simulate` writes them, or SHREC's
-            model_0, model_1 and so on.
+        folder: where NAME_degraded.mrc and NAME_clean.mrc files are, as `cryoden simulate` writes them.
         holdout: names of the pairs that are never trained on; by default the last fifth, at least one.
         boxes: boxes cut from each pair in an epoch.
         box: voxels along each side.
@@ -212,7 +211,9 @@ class PairDataModule(VolumeDataModule):
         """Read the pairs and check that they fit together."""
         if self.pairs:
             return
-        found = find_pairs(self.folder)
+        if not self.folder.is_dir():
+            raise CryodenError(f"folder {self.folder}: no such folder")
+        found = self._find()
         names = list(found)
         if self.holdout is None:
             self.holdout = names[-max(1, len(names) // 5) :]
@@ -223,7 +224,7 @@ class PairDataModule(VolumeDataModule):
             raise CryodenError(
                 f"folder {self.folder}: nothing left to train on: {', '.join(names)} held out; add pairs"
             )
-        pairs = {name: read_pair(name, *paths, self.wedge) for name, paths in found.items()}
+        pairs = {name: self._read(name, *paths) for name, paths in found.items()}
         first = pairs[names[0]]
         for pair in pairs.values():
             if min(pair.clean.shape) < self.box:
@@ -239,15 +240,21 @@ class PairDataModule(VolumeDataModule):
         self.pairs = pairs
         self.voxel_size = first.voxel_size
 
-    def _dataset(self, split: int) -> PairDataset:
-        held_out = self.holdout or []
-        names = [name for name in self.pairs if (name in held_out) == (split != TRAIN)]
-        return PairDataset(
-            [self.pairs[name] for name in names],
-            self.boxes,
-            self.box,
-            degradation=self.degradation,
-            seed=(self.seed, split),
-            fresh=self.fresh and split == TRAIN,
-            degrade=False,
-        )
+    def _find(self) -> dict[str, tuple[Path, Path]]:
+        """The pairs of the folder: name → (degraded, clean)."""
+        return find_pairs(self.folder)
+
+    def _read(self, name: str, degraded: Path, clean: Path) -> Pair:
+        """Read one of them."""
+        return read_pair(name, degraded, clean, self.wedge)
+
+    def _of(self, split: int) -> list[Pair]:
+        """The pairs of a split."""
+        return [pair for pair in self.pairs.values() if (pair.name in (self.holdout or [])) == (split != TRAIN)]
+
+    def _settings(self, split: int) -> dict[str, Any]:
+        """What a dataset needs beside its pairs: they are degraded already."""
+        return {**self._randomness(split), "degradation": self.degradation, "degrade": False}
+
+    def _dataset(self, split: int) -> VolumeDataset:
+        return PairDataset(self._of(split), self.boxes, self.box, **self._settings(split))

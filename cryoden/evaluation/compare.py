@@ -247,7 +247,7 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
 def experiment_of(module: VolumeDataModule) -> str:
     """The thesis's experiment that a data module makes."""
     kind = type(module).__name__
-    if kind == "PairDataModule":
+    if kind in ("PairDataModule", "ShrecDataModule"):
         return "realistic"
     if kind == "SceneDataModule":
         return "multiple-particles"

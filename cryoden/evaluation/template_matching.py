@@ -273,7 +273,8 @@ def match_scenes(
     rotations = orientation_grid(orientations)
     particles = module.particles.of(TEST)
     items = [ds[0, i] for ds in (module.val_dataset, module.test_dataset) for i in spaced(len(ds), scenes)]
-    truth = [item["placements"] for item in items]
+    wanted = {particle.name for particle in particles}  # not vesicles, nor gold
+    truth = [[placement for placement in item["placements"] if placement.particle in wanted] for item in items]
     tuning = len(spaced(len(module.val_dataset), scenes))
     batch = collate(items)
     degraded, clean = batch["degraded"].to(device), batch["clean"].to(device)

@@ -39,6 +39,11 @@ class DensityMap:
         visible = np.argwhere(self.data > _VISIBLE * self.data.max())
         return 2 * self.voxel_size * float(np.linalg.norm(visible - self.centre, axis=1).max())
 
+    @cached_property
+    def bulk(self) -> float:
+        """The mean of what is above half of the maximum, in the map's own unit."""
+        return float(self.data[self.data > self.data.max() / 2].mean())
+
     def sample(
         self, rotation: NDArray[np.float64], box: int, voxel_size: float, resolution: float
     ) -> NDArray[np.float32]:

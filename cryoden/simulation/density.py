@@ -14,6 +14,10 @@ from cryoden.particles.structure import Structure
 # its height. So 1bxn in the default box has an RMS of 0.0365, as MSE / NRMSE² of the thesis (table 4) asks.
 _BLUR = 0.7
 
+PROTEIN_DENSITY = 0.136
+"""Å^-2; the electron-scattering density of protein of 1.35 g/cm³ without its hydrogens, in bulk: the sum of the atoms'
+forward scattering factors (Peng et al. 1996) over their volume, for the average composition of proteins."""
+
 
 def clean_volume(
     particle: Structure | DensityMap, rotation: ArrayLike, box: int, voxel_size: float, resolution: float
@@ -37,14 +41,35 @@ def clean_volume(
         CryodenError: the particle does not fit into the box, or a number is not above 0.
     """
     check_fits(particle, box, voxel_size, resolution)
+    volume = scattering_density(particle, rotation, box, voxel_size, resolution)
+    scaled: NDArray[np.float32] = volume / volume.max()
+    return scaled
+
+
+def scattering_density(
+    particle: Structure | DensityMap, rotation: ArrayLike, box: int, voxel_size: float, resolution: float
+) -> NDArray[np.float32]:
+    """As `clean_volume`, but not scaled: particles keep their densities relative to each other.
+
+    The unit of a density map is unknown, so it is scaled to protein: where the map, not rotated, is above half of its
+    maximum, its mean becomes `PROTEIN_DENSITY`.
+
+    Args:
+        particle: what to put into the box, which it must fit; see `check_fits`.
+        rotation: (3, 3), acts on xyz column vectors: x' = R x.
+        box: voxels along each side.
+        voxel_size: Å.
+        resolution: Å.
+
+    Returns:
+        (box, box, box), axes z, y, x; Å^-2.
+    """
     resolution = max(resolution, 2 * voxel_size)
     matrix = np.asarray(rotation, dtype=np.float64)
     if isinstance(particle, DensityMap):
-        volume = particle.sample(matrix, box, voxel_size, resolution)
-    else:
-        volume = _atomic_density(particle.model, matrix, box, voxel_size, resolution)
-    scaled: NDArray[np.float32] = volume / volume.max()
-    return scaled
+        volume: NDArray[np.float32] = particle.sample(matrix, box, voxel_size, resolution)
+        return volume * np.float32(PROTEIN_DENSITY / particle.bulk)
+    return _atomic_density(particle.model, matrix, box, voxel_size, resolution)
 
 
 def check_fits(particle: Structure | DensityMap, box: int, voxel_size: float, resolution: float) -> None:

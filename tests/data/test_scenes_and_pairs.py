@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cryoden import CryodenError, PairDataModule, SceneDataModule, Volume, write_volume
-from cryoden.data.pairs import find_pairs, read_pair
+from cryoden.data.pairs import read_pair
 from cryoden.evaluation.baselines import gaussian_filter
 from cryoden.simulation.degradation import MissingWedge
 
@@ -103,26 +103,17 @@ def test_a_missing_wedge_does_not_change_the_scale(blobs, tmp_path: Path) -> Non
     assert read_pair("a", *paths).degraded.std() > 1.3 * found.degraded.std()  # as if the rest had shrunk, not gone
 
 
+@pytest.mark.parametrize("thick", ["degraded", "clean"])
 @pytest.mark.parametrize("offset", [-1, 0, 2])
-def test_a_slab_is_found_in_its_reconstruction(offset: int, blobs, tmp_path: Path) -> None:
+def test_a_slab_is_found_in_a_thicker_volume(offset: int, thick: str, blobs, tmp_path: Path) -> None:
     clean, noise = blobs
-    reconstruction = np.random.default_rng(0).normal(size=(60, 28, 32)).astype(np.float32) * noise.std()
-    reconstruction[20 + offset : 40 + offset] += clean
-    model = tmp_path / "model_3"
-    put(model / "reconstruction.mrc", -reconstruction)
-    put(model / "grandmodel.mrc", clean)
-    pair = read_pair("model_3", *find_pairs(tmp_path)["model_3"])
-    assert pair.degraded.shape == (20, 28, 32)
+    whole = np.random.default_rng(0).normal(size=(60, 28, 32)).astype(np.float32) * noise.std()
+    whole *= 1 if thick == "degraded" else 0.1
+    whole[20 + offset : 40 + offset] += clean
+    paths = {"degraded": -(clean + noise), "clean": clean} | {thick: -whole if thick == "degraded" else whole}
+    pair = read_pair("a", *(put(tmp_path / f"a_{kind}.mrc", data) for kind, data in paths.items()))
+    assert pair.degraded.shape == pair.clean.shape == (20, 28, 32)
     assert np.corrcoef(pair.degraded.ravel(), pair.clean.ravel())[0, 1] > 0.5
-
-
-def test_both_shrec_layouts_are_found(blobs, tmp_path: Path) -> None:
-    for year in ("2020", "2021"):
-        put(tmp_path / year / "model_0" / "reconstruction.mrc", blobs[0] + blobs[1])
-        put(tmp_path / year / "model_0" / "grandmodel.mrc", blobs[0])
-    noise_free = put(tmp_path / "2020" / "model_0" / "grandmodel_noisefree.mrc", blobs[0])
-    assert find_pairs(tmp_path / "2020")["model_0"][1] == noise_free
-    assert find_pairs(tmp_path / "2021")["model_0"][1].name == "grandmodel.mrc"
 
 
 def pairs(folder: Path, **arguments) -> PairDataModule:
@@ -170,7 +161,9 @@ def test_one_pair_is_enough_to_test_on(blobs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("nothing", "no pairs; they are NAME_degraded.mrc"),
+        ("nothing", "no pairs; they are NAME_degraded.mrc beside NAME_clean.mrc$"),
+        ("folder", "nowhere: no such folder"),
+        ("shrec", "no pairs; .*; a SHREC data set is read by ShrecDataModule"),
         ("alone", "pair a: there is no .*a_clean.mrc"),
         ("shape", r"have \(20, 28, 32\) and \(20, 28, 30\) voxels"),
         ("constant", "all voxels are 3; a constant volume"),
@@ -187,10 +180,12 @@ def test_bad_pairs(change: str, message: str, blobs, tmp_path: Path) -> None:
         "constant": np.full_like(clean, 3),
         "other": np.random.default_rng(1).random(clean.shape),
     }
-    if change != "nothing":
+    if change == "shrec":
+        (tmp_path / "model_0").mkdir()
+    elif change not in ("nothing", "folder"):
         put(tmp_path / "a_degraded.mrc", noise if change == "other" else clean + noise)
-    if change not in ("nothing", "alone"):
+    if change not in ("nothing", "folder", "shrec", "alone"):
         put(tmp_path / "a_clean.mrc", cleans.get(change, clean), 5.0 if change == "voxels" else 10.0)
     arguments = {"small": {"box": 24}, "holdout": {"holdout": ["z"]}}.get(change, {})
     with pytest.raises(CryodenError, match=message):
-        pairs(tmp_path, **arguments).setup("test")
+        pairs(tmp_path / "nowhere" if change == "folder" else tmp_path, **arguments).setup("test")

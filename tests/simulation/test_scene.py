@@ -5,7 +5,7 @@ from scipy import ndimage
 
 from cryoden.errors import CryodenError
 from cryoden.particles import DensityMap, Particle, load_particle
-from cryoden.simulation.density import clean_volume, smallest_box
+from cryoden.simulation.density import PROTEIN_DENSITY, scattering_density, smallest_box
 from cryoden.simulation.scene import Scene, SceneVolume
 
 
@@ -40,14 +40,16 @@ def test_the_table_rebuilds_the_scene_and_nothing_overlaps(particles: list[Parti
         box = smallest_box(particle, 10.0, 20.0)
         padded = np.zeros(np.array(scene.density.shape) + 2 * pad, np.float32)
         corner = placement.position - box // 2 + pad
-        padded[tuple(slice(c, c + box) for c in corner)] = clean_volume(particle, placement.rotation, box, 10.0, 20.0)
+        volume = scattering_density(particle, placement.rotation, box, 10.0, 20.0)
+        padded[tuple(slice(c, c + box) for c in corner)] = volume
         inside = padded[pad:-pad, pad:-pad, pad:-pad]
-        assert (padded > 0.05).sum() == (inside > 0.05).sum()  # each lies whole within the scene
+        least = 0.05 * volume.max()
+        assert (padded > least).sum() == (inside > least).sum()  # each lies whole within the scene
         alone.append(inside)
     assert len(alone) > 2
     np.testing.assert_allclose(scene.density, sum(alone) / np.sum(alone, axis=0).max(), atol=1e-6)
     for label, volume in enumerate(alone, start=1):
-        assert np.array_equal(scene.labels == label, volume > 0.05)  # so no voxel has two particles
+        assert np.array_equal(scene.labels == label, volume > 0.05 * volume.max())  # so no voxel has two particles
 
 
 def test_particles_nestle_where_spheres_around_them_would_overlap() -> None:
@@ -73,8 +75,112 @@ def test_a_full_scene_holds_fewer_than_were_asked_for(particles: list[Particle])
         ({"count": (3, 2)}, r"count: got \(3, 2\)"),
         ({"particles": []}, "particles: got none"),
         ({"shape": (8, 64, 64)}, "phantom:1: its diameter of .* do not fit into a box of 8 voxels"),
+        ({"ice": 80.0}, "phantom:1: its diameter of .* do not fit into a box of 8 voxels"),
+        ({"ice": 300.0}, r"ice: got 300.0 Å; allowed is above 0, up to the volume's 240 Å in z"),
+        ({"count": None}, "count: got None, and occupancy: got None; give one of them"),
+        ({"occupancy": 0.1}, "count: got 6, and occupancy: got 0.1; give one of them"),
+        ({"count": None, "occupancy": 1.5}, "occupancy: got 1.5; allowed is a share between 0 and 1"),
+        ({"abundance": [1]}, r"abundance: got 1 numbers for 2 particles \(phantom:1, phantom:2\)"),
+        ({"abundance": {"1bxn": 1}}, "abundance: no particle 1bxn; there are phantom:1, phantom:2"),
+        ({"abundance": [0, 0]}, "allowed are numbers from 0 up, one at least above 0"),
+        ({"vesicles": -1}, "vesicles: got -1"),
+        ({"fiducials": 1, "fiducial_diameter": (9.0, 5.0)}, r"fiducial_diameter: got \(9.0, 5.0\)"),
+        (
+            {"vesicles": 1},
+            r"vesicle_diameter: 1000 Å do not fit into 24 voxels of 10 Å; the largest that fits is about",
+        ),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str, particles: list[Particle]) -> None:
     with pytest.raises(CryodenError, match=message):
         made(particles, **arguments)
+
+
+SMALL_VESICLES = {"vesicles": 1, "vesicle_diameter": 120.0}
+
+
+def test_occupancy_and_abundance_are_what_was_asked_for(particles: list[Particle]) -> None:
+    scene = made(particles, shape=(64, 64, 64), count=None, occupancy=0.1, abundance={"phantom:1": 3, "phantom:2": 1})
+    assert scene.occupancy == pytest.approx(0.1, abs=0.015)
+    assert scene.occupancy == (scene.labels > 0).mean()
+    numbers = [sum(p.particle == name for p in scene.placements) for name in ("phantom:1", "phantom:2")]
+    assert numbers[0] / sum(numbers) == pytest.approx(0.75, abs=0.12)
+    only = made(particles, abundance=[0, 1])
+    assert {p.particle for p in only.placements} == {"phantom:2"}
+
+
+def test_labels_do_not_tell_that_large_objects_come_first(particles: list[Particle]) -> None:
+    scene = made(particles, shape=(48, 48, 48), count=40, fiducials=4, fiducial_diameter=50.0)
+    place = [i for i, p in enumerate(scene.placements) if p.particle == "fiducial"]
+    assert len(place) == 4
+    assert max(place) > len(scene.placements) // 2
+
+
+def test_class_labels_and_names_agree_with_the_table(particles: list[Particle]) -> None:
+    scene = made(particles, shape=(40, 40, 40), fiducials=2, fiducial_diameter=60.0, **SMALL_VESICLES)
+    assert scene.class_names == ("background", "phantom:1", "phantom:2", "vesicle", "fiducial")
+    classes = scene.classes
+    assert classes.dtype == scene.labels.dtype == np.int32
+    assert not classes[scene.labels == 0].any()
+    for label, placement in enumerate(scene.placements, start=1):
+        assert {scene.class_names[i] for i in classes[scene.labels == label]} == {placement.particle}
+
+
+def test_relative_densities_are_those_of_the_atoms(particles: list[Particle]) -> None:
+    eye = np.eye(3)
+    peaks = [scattering_density(p, eye, 24, 10.0, 20.0).max() for p in particles]
+    ball = (np.square(np.indices((41, 41, 41)) - 20).sum(0) < 15**2).astype(np.float32)
+    as_map = scattering_density(DensityMap("map", 7 * ball, 5.0), eye, 24, 10.0, 20.0)
+    assert all(PROTEIN_DENSITY < peak < 2 * PROTEIN_DENSITY for peak in peaks)
+    assert as_map[as_map > as_map.max() / 2].mean() == pytest.approx(PROTEIN_DENSITY, rel=0.1)  # whatever its unit was
+
+
+def test_a_vesicle_is_a_bilayer_of_the_right_size(particles: list[Particle]) -> None:
+    scene = made(
+        particles, shape=(60, 60, 60), voxel_size=4.0, resolution=8.0, count=1, vesicles=1, vesicle_diameter=160.0
+    )  # fmt: skip
+    label = next(i for i, p in enumerate(scene.placements, start=1) if p.particle == "vesicle")
+    z, y, x = scene.placements[label - 1].position
+    shell = np.where(scene.labels == label, scene.density, 0)
+    assert ndimage.label(scene.labels == label)[1] == 1
+    assert shell[z, y, x] == 0  # hollow
+    for line in (shell[:, y, x], shell[z, :, x], shell[z, y, :]):
+        peaks = [i for i in range(1, 59) if line[i] > line[i - 1] and line[i] >= line[i + 1] and line[i] > 0.2]
+        assert len(peaks) == 4  # two ridges on each side
+        for inner, outer in (peaks[:2], peaks[2:]):
+            assert 36 <= 4 * (outer - inner) <= 52  # 40 Å and more, where the line is not perpendicular
+            assert line[inner:outer].min() < 0.8 * min(line[inner], line[outer])
+        across = 4 * (sum(peaks[2:]) - sum(peaks[:2])) / 2
+        assert 0.65 * 160 <= across <= 165
+
+
+def test_gold_is_round_and_far_denser_than_protein(particles: list[Particle]) -> None:
+    scene = made(particles, shape=(40, 40, 40), count=2, fiducials=1)
+    label = next(i for i, p in enumerate(scene.placements, start=1) if p.particle == "fiducial")
+    bead = np.where(scene.labels == label, scene.density, 0)
+    volume = bead.sum() / bead.max() * 1000
+    assert volume == pytest.approx(np.pi / 6 * 100**3, rel=0.03)
+    assert scene.density[scene.labels != label].max() == 1
+    assert 3 < bead.max() < 7.4  # protein has twice its bulk density in places
+    np.testing.assert_allclose(ndimage.center_of_mass(bead), scene.placements[label - 1].position, atol=0.05)
+
+
+def test_particles_lie_in_the_ice_and_vacuum_around_it(particles: list[Particle]) -> None:
+    scene = made(particles, shape=(40, 32, 32), ice=225.0)
+    ice = made(particles, shape=(22, 32, 32))
+    assert np.array_equal(scene.labels[9:31], ice.labels)  # 22 whole sections of 10 Å
+    assert not scene.labels[:9].any()
+    assert not scene.labels[31:].any()
+    np.testing.assert_allclose(scene.density[9:31], ice.density, atol=1e-6)
+    vacuum = scene.density[0, 0, 0]
+    assert -1.33 < vacuum < -0.5
+    assert (scene.density[:8] == vacuum).all()
+    np.testing.assert_allclose(scene.density[[8, 31]], 0.75 * vacuum, rtol=1e-5)
+    assert scene.occupancy == pytest.approx(ice.occupancy)
+
+
+def test_a_map_is_a_particle_of_a_scene() -> None:
+    ball = (np.square(np.indices((15, 15, 15)) - 7).sum(0) < 25).astype(np.float32)
+    scene = made([DensityMap("ball", 250 * ball, 10.0)], count=3)
+    assert scene.density.max() == 1
+    assert [p.particle for p in scene.placements] == ["ball"] * 3

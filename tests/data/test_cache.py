@@ -1,0 +1,233 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryoden import CryodenError, GaussianNoise, ParticleDataModule, SceneDataModule
+from cryoden.data.base import TRAIN, VALIDATION
+from cryoden.data.scenes import SceneDataset
+from cryoden.particles import DensityMap, load_particle
+from tests.data.counting import Counting, counting
+
+SMALL = {"box": 24, "voxel_size": 14.0, "resolution": 28.0, "val_fraction": 0.34, "num_workers": 0, "batch_size": 2}
+
+
+def module(kind: type, **arguments):
+    size = {"scenes": 6, "count": (1, 3)} if kind is SceneDataModule else {"copies": 3}
+    made = kind(**{"entries": ["phantom:1", "phantom:2"], **SMALL, **size, **arguments})
+    made.setup()
+    return made
+
+
+def equal(one: dict, other: dict) -> bool:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[name]), name
+            assert value.dtype == other[name].dtype
+        elif name == "placements":
+            for a, b in zip(value, other[name], strict=True):
+                assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+                assert all(x.dtype == y.dtype for x, y in zip(a[1:], b[1:], strict=True))
+        else:
+            assert value == other[name], name
+    return True
+
+
+@pytest.mark.parametrize("kind", [ParticleDataModule, SceneDataModule])
+def test_cached_items_are_the_uncached_ones_of_the_first_epoch(kind: type, tmp_path: Path) -> None:
+    plain, kept = module(kind, fresh=False), module(kind, cache=str(tmp_path))
+    for split in (TRAIN, VALIDATION):
+        expected, cached = plain._dataset(split), kept._dataset(split)
+        expected.degrade = True
+        assert len(expected) == len(cached)
+        for index in range(len(expected)):
+            assert equal(expected[0, index], cached[0, index])  # made
+            assert equal(expected[0, index], cached[3, index])  # read
+    batch = next(iter(kept.train_dataloader()))
+    assert "degraded" in kept.on_after_batch_transfer(batch, 0)
+
+
+def test_the_second_use_reads_and_makes_nothing(tmp_path: Path) -> None:
+    first = counting(tmp_path)
+    first.fill()
+    assert Counting.made == 4
+    again = counting(tmp_path)
+    again.fill()
+    assert [again[epoch, 2]["entry"] for epoch in range(3)] == ["phantom:1"] * 3
+    assert Counting.made == 0
+    assert isinstance(np.load(again.folder / "000002" / "clean.npy", mmap_mode="r"), np.memmap)
+    changed = again[0, 2]["clean"].fill_(7)  # a private copy
+    assert not torch.equal(changed, again[0, 2]["clean"])
+
+
+ball = (np.square(np.indices((15, 15, 15)) - 7).sum(0) < 25).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": [1]},
+        {"resolution": 30.0},
+        {"degradation": [GaussianNoise(1.4)]},
+        {"degradation": []},
+        {"degrade": False},
+        {"particles": [load_particle("phantom:2")]},
+        {"particles": [DensityMap("phantom:1", ball, 10.0)]},
+    ],
+)
+def test_changed_settings_are_not_served_old_volumes(change: dict, tmp_path: Path) -> None:
+    counting(tmp_path).fill()
+    changed = counting(tmp_path, **change)
+    changed.fill()
+    assert Counting.made == 4
+    assert len({path.name for path in tmp_path.iterdir()}) == 2
+    settings = [json.loads((path / "settings.json").read_text()) for path in tmp_path.iterdir()]
+    assert settings[0] != settings[1]
+
+
+def test_a_moved_atom_is_a_changed_setting(tmp_path: Path) -> None:
+    before, after = load_particle("phantom:1"), load_particle("phantom:1")
+    after.model[0][0][0].pos.x += 0.5
+    folders = {counting(tmp_path, particles=[p]).folder for p in (before, load_particle("phantom:1"), after)}
+    assert len(folders) == 2
+
+
+def test_workers_fill_it_together(tmp_path: Path) -> None:
+    cached = counting(tmp_path)
+    cached.fill(num_workers=2, first=3)
+    assert Counting.made == 0  # others made them
+    for index in range(4):
+        assert equal(cached.dataset[0, index], cached[0, index])
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from cryoden.data import cache
+from tests.data.counting import counting
+
+saved = 0
+save = np.save
+def dying(path, array):
+    global saved
+    saved += 1
+    if saved == 6:  # three arrays an item: in the middle of the second
+        path.write_bytes(b"half an array")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(path, array)
+cache.np.save = dying
+counting(sys.argv[1]).fill()
+"""
+
+
+def test_a_killed_writer_leaves_nothing_half_written(tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parents[2])
+    assert run.returncode == -signal.SIGKILL
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.glob("00*"))) == 1
+    assert len(list(folder.glob(".*.part"))) == 1
+    cached = counting(tmp_path)
+    assert not list(folder.glob(".*.part"))
+    cached.fill()
+    assert Counting.made == 3  # what was finished counts
+    for index in range(4):
+        assert equal(cached.dataset[0, index], cached[0, index])
+
+
+def test_the_parts_of_a_living_writer_are_left_alone(tmp_path: Path) -> None:
+    cached = counting(tmp_path)
+    ours = cached.folder / ".somewhere-else~1~abc.part"
+    ours.mkdir()
+    counting(tmp_path)
+    assert ours.is_dir()
+
+
+def test_two_writers_of_one_item_do_not_mind(tmp_path: Path) -> None:
+    cached = counting(tmp_path)
+    item = cached[0, 1]
+    cached._keep(cached._place(1), cached.dataset[0, 1])
+    assert equal(item, cached[0, 1])
+    assert not list(cached.folder.glob(".*.part"))
+
+
+def test_a_damaged_item_and_a_bad_folder_are_told(tmp_path: Path) -> None:
+    cached = counting(tmp_path / "a")
+    cached.fill()
+    (cached.folder / "000001" / "clean.npy").write_bytes(b"")
+    with pytest.raises(CryodenError, match=r"000001: cannot be read: .*; delete it, and it is made again"):
+        cached[0, 1]
+    (tmp_path / "file").touch()
+    with pytest.raises(CryodenError, match=r"cache .*file: cannot be written to: "):
+        counting(tmp_path / "file")
+
+
+CROPS = {"shape": (24, 60, 48), "scenes": 3, "crops": 5, "count": 12, "fresh": True}
+
+
+def test_crops_come_from_a_larger_scene(tmp_path: Path) -> None:
+    made = module(SceneDataModule, **CROPS, cache=str(tmp_path))
+    dataset = made._dataset(TRAIN)
+    scenes = dataset.scenes
+    assert (len(scenes), len(dataset), len(made.val_dataset)) == (2, 10, 5)
+    assert not torch.equal(dataset[0, 3]["clean"], dataset[1, 3]["clean"])
+    assert torch.equal(made.val_dataset[0, 3]["degraded"], made.val_dataset[4, 3]["degraded"])
+    for index in (0, 7):
+        item = dataset[2, index]
+        whole = scenes[0, index // 5]
+        windows = np.lib.stride_tricks.sliding_window_view(whole["clean"][0].numpy(), (24, 24, 24))
+        (place,) = np.argwhere((windows == item["clean"][0].numpy()).all((3, 4, 5)))
+        inside = [p for p in whole["placements"] if (p.position >= place).all() and (p.position < place + 24).all()]
+        assert [p.particle for p in item["placements"]] == [p.particle for p in inside]
+        for ours, theirs in zip(item["placements"], inside, strict=True):
+            assert np.array_equal(ours.position + place, theirs.position)
+
+
+def test_crops_do_not_depend_on_the_workers_nor_on_the_cache(tmp_path: Path) -> None:
+    ours = module(SceneDataModule, **CROPS)
+    theirs = module(SceneDataModule, **CROPS, num_workers=2)
+    kept = module(SceneDataModule, **CROPS, cache=str(tmp_path))
+    for one, two, three in zip(*(m.train_dataloader() for m in (ours, theirs, kept)), strict=True):
+        assert torch.equal(one["clean"], two["clean"])
+        assert torch.equal(one["clean"], three["clean"])
+
+
+def test_scenes_for_crops_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = SceneDataset.make
+    monkeypatch.setattr(SceneDataset, "make", lambda self, i, g: made.append(i) or make(self, i, g))
+    data = module(SceneDataModule, **CROPS)
+    for _ in range(2):
+        assert len(data._dataset(TRAIN)[0, 4]["clean"][0]) == 24
+    assert made == [0, 1]
+    scratch = Path(data._scratch.name)
+    assert scratch.is_dir()
+    data._scratch.cleanup()
+
+
+def test_contents_reach_the_scene() -> None:
+    crowded = {"count": None, "occupancy": 0.15, "abundance": {"phantom:2": 0.0}, "fiducials": 1}
+    data = module(SceneDataModule, **crowded, fiducial_diameter=80.0, ice=300.0)
+    item = data.test_dataset[0, 0]
+    assert {p.particle for p in item["placements"]} == {"phantom:1", "fiducial"}
+    assert item["clean"].max() > 1
+    assert item["clean"][0, 0].max() < 0
+    assert [len(module(SceneDataModule, count=None).test_dataset[0, 0]["placements"]) in range(4, 9)] == [True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shape": (20, 60, 60)}, r"shape: got \(20, 60, 60\); boxes of 24 voxels cannot be cut from it"),
+        ({"abundance": {"1bxn": 2.0}}, "abundance: 1bxn is none of the entries: phantom:1, phantom:2"),
+        ({"crops": 0}, "crops: got 0"),
+    ],
+)
+def test_bad_scene_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(CryodenError, match=message):
+        module(SceneDataModule, **arguments)

@@ -24,7 +24,7 @@ from cryoden.simulation.degradation import (
     _draw_seed,
 )
 from cryoden.simulation.optics import contrast_transfer, damage, interaction_constant
-from cryoden.simulation.projection import Filter, back_project, project
+from cryoden.simulation.projection import Filter, back_project, project, sirt_like
 
 _STRIPS = 9  # nodes across the image between which contrast transfer is interpolated where defocus changes
 
@@ -187,7 +187,7 @@ class TiltSeries:
         angles: (T,), degrees, nominal.
         exposures: (T,), electrons per Å² that the specimen had seen before each image.
         transfer: (S, T, H, columns // 2 + 1), contrast transfer in S strips across the image.
-        gain: (), signal in the images over signal in the true projections; see TiltSeriesDegradation.
+        gain: (), signal in the reconstruction over signal in the volume, where measured; see TiltSeriesDegradation.
     """
 
     counts: Tensor
@@ -239,6 +239,7 @@ class TiltSeriesDegradation(Degradation):
             resolution that is 4.8 V.
         phase_flip: correct the signs of contrast transfer, as most programs do.
         weighting: of the back-projection, "ramp" or "exact".
+        sirt_like: iterations of SIRT to imitate by a filter, as IMOD does: 5 to 30 for tomograms to look at; 0: none.
     """
 
     voxel_size: float = 6.0
@@ -250,6 +251,7 @@ class TiltSeriesDegradation(Degradation):
     potential: float = 7.5
     phase_flip: bool = False
     weighting: Filter = "ramp"
+    sirt_like: int = 0
 
     def __post_init__(self) -> None:
         _check_number("TiltSeriesDegradation.voxel_size", self.voxel_size, lambda v: v > 0, "of Å above 0")
@@ -258,6 +260,7 @@ class TiltSeriesDegradation(Degradation):
             raise CryodenError(
                 f"TiltSeriesDegradation.weighting: got {self.weighting!r}; allowed are 'ramp' and 'exact'"
             )
+        _check_number("TiltSeriesDegradation.sirt_like", self.sirt_like, lambda v: v >= 0, "of iterations from 0 up")
 
     def sample(self, generator: torch.Generator) -> dict[str, float]:
         """Draw the parameters for one volume."""
@@ -354,8 +357,10 @@ class TiltSeriesDegradation(Degradation):
         expected = blank * (1 - self._contrast * images).clamp(min=0)
         on_device = torch.Generator(volume.device).manual_seed(_draw_seed(random))
         counts = torch.poisson(expected, generator=on_device)
-        gain = _gain(spectrum, transfer[len(transfer) // 2] * envelope)
-        return TiltSeries(counts, expected, blank, angles, exposures, transfer, gain)
+        kept = transfer[len(transfer) // 2] * envelope
+        if self.sirt_like:
+            kept = kept * sirt_like(torch.fft.rfftfreq(density.shape[-1]).to(density), self.sirt_like)
+        return TiltSeries(counts, expected, blank, angles, exposures, transfer, _gain(spectrum, kept))
 
     @property
     def _contrast(self) -> float:
@@ -380,7 +385,7 @@ class TiltSeriesDegradation(Degradation):
         if self.phase_flip:
             spectrum = torch.fft.rfft2(bright)
             bright = self._unite([spectrum * strip.sign() for strip in series.transfer], bright.shape)
-        return back_project(bright[tilts], series.angles[tilts], shape, self.weighting)
+        return back_project(bright[tilts], series.angles[tilts], shape, self.weighting, self.sirt_like)
 
     def _misplace(self, images: Tensor, random: torch.Generator) -> Tensor:
         """Turn and shift each image."""
@@ -446,9 +451,10 @@ def _columns(angles: Sequence[float], depth: int, width: int) -> int:
 
 
 def _gain(spectrum: Tensor, transfer: Tensor) -> Tensor:
-    """Root of the share of the signal's power that the images keep, as the reconstruction weights it."""
+    """Root of the share of the signal's power that is kept, as the reconstruction weights it."""
     weight = torch.arange(spectrum.shape[-1], device=spectrum.device)
     tiny = 1e-20  # an empty volume has the gain of white noise
     power = (spectrum.real.square() + spectrum.imag.square() + tiny) * weight
-    share: Tensor = (power * transfer.square()).sum() / power.sum()
-    return share.sqrt()
+    share = (power * transfer.square()).sum() / power.sum()
+    gain: Tensor = share.sqrt()
+    return gain

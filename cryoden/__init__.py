@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from cryoden.modules.wgan import WGAN, WGANGP
     from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
+    from cryoden.simulation.tilt_series import TiltSeriesDegradation
     from cryoden.volume import Volume, open_volume, read_volume, write_volume
 
 # Where each public name lives. Loaded on first use, so that `import cryoden` stays light.
@@ -46,6 +47,7 @@ _HOMES = {
     "SaltAndPepper": "simulation.degradation",
     "SceneDataModule": "data.scenes",
     "SimpleAE": "modules.recipes",
+    "TiltSeriesDegradation": "simulation.tilt_series",
     "UnetAE": "modules.recipes",
     "UpsampleUnetAE": "modules.recipes",
     "UpsampleUnetDRAGAN": "modules.recipes",
@@ -79,6 +81,7 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "SaltAndPepper",
     "SceneDataModule",
     "SimpleAE",
+    "TiltSeriesDegradation",
     "UnetAE",
     "UpsampleUnetAE",
     "UpsampleUnetDRAGAN",

@@ -20,6 +20,7 @@ EXPECTED = {
     "scene_several_6A": "multiple-particles",
     "scene_several_10A": "multiple-particles",
     "realistic": "realistic",
+    "tilt_series": "unseen-particle",
 }
 
 

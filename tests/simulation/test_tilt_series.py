@@ -1,0 +1,267 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import cryoden
+from cryoden.errors import CryodenError
+from cryoden.simulation.degradation import MissingWedge, sample_all
+from cryoden.simulation.optics import contrast_transfer, damage
+from cryoden.simulation.tilt_series import (
+    Detector,
+    Exposure,
+    Misalignment,
+    Optics,
+    TiltScheme,
+    TiltSeriesDegradation,
+)
+
+SCHEME = TiltScheme((-60.0, 60.0), 6.0)
+# nothing but projections, contrast of one sign, and noise
+PLAIN = TiltSeriesDegradation(
+    voxel_size=10.0,
+    scheme=SCHEME,
+    optics=Optics(defocus=0.0, spherical_aberration=0.0, amplitude_contrast=1.0),
+    exposure=Exposure(radiation_damage=False, thickness=0.0),
+    detector=Detector(dqe=1.0, binning=1e6),
+    potential=1.0,
+)
+
+
+def blob(size: int = 24, sigma: float = 2.5, shift: int = 2) -> Tensor:
+    axis = torch.arange(size) - size // 2
+    z, y, x = axis[:, None, None], axis[:, None] - shift, axis + shift
+    return torch.exp(-(z.square() + y.square() + x.square()) / (2 * sigma**2))
+
+
+def parameters(step: TiltSeriesDegradation, n: int = 1) -> list[dict[str, float]]:
+    generator = torch.Generator().manual_seed(5)
+    return [step.sample(generator) for _ in range(n)]
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    return float(np.corrcoef(a.flatten(), b.flatten())[0, 1])
+
+
+def test_dose_symmetric_order_is_hagens() -> None:
+    assert TiltScheme((-12, 12), 3).recorded == [0, 3, -3, -6, 6, 9, -9, -12, 12]
+    assert TiltScheme((-3, 12), 3).recorded == [0, 3, -3, 6, 9, 12]
+    assert TiltScheme((-9, 9), 3, "bidirectional").recorded == [0, 3, 6, 9, -3, -6, -9]
+    assert TiltScheme((-9, 9), 3, "ascending").recorded == [-9, -6, -3, 0, 3, 6, 9]
+    assert len(TiltScheme().angles) == 41
+    for order in ("dose_symmetric", "bidirectional", "ascending"):
+        scheme = TiltScheme((-50, 60), 1.7, order)
+        assert sorted(scheme.recorded) == scheme.angles
+
+
+def test_the_dose_follows_the_order() -> None:
+    series = PLAIN.record(blob(), parameters(PLAIN)[0])
+    by_angle = dict(zip(series.angles, series.exposures, strict=True))
+    assert [by_angle[a] for a in (0, 6, -6, -12)] == pytest.approx([n * 120 / 21 for n in range(4)])
+
+
+def test_counts_are_poissons() -> None:
+    step = replace(PLAIN, exposure=replace(PLAIN.exposure, dose=21 * 0.4))
+    series = step.record(torch.zeros(32, 64, 64), parameters(step)[0])
+    assert series.blank.flatten().tolist() == pytest.approx([40] * 21)  # electrons per Å² times the area of a pixel
+    assert torch.equal(series.counts, series.counts.round())
+    assert series.counts.mean().item() == pytest.approx(40, rel=0.005)
+    assert series.counts.var().item() == pytest.approx(40, rel=0.02)
+    # no pixel knows of its neighbours
+    noise = series.counts - 40
+    assert abs(correlation(noise[..., 1:], noise[..., :-1])) < 0.01
+
+
+def test_ice_stops_more_electrons_at_high_tilt() -> None:
+    step = replace(PLAIN, exposure=Exposure(thickness=200.0, mean_free_path=400.0))
+    blank = step.record(blob(), parameters(step)[0]).blank.flatten()
+    expected = 120 / 21 * 100 * np.exp([-1, -0.5])  # twice the way at 60°
+    assert blank[[0, 10]].tolist() == pytest.approx(expected)
+
+
+def test_a_phase_shift_becomes_the_contrast_that_theory_gives() -> None:
+    series = PLAIN.record(blob(shift=0), parameters(PLAIN)[0])
+    # 1 V over the blob's height of sqrt(2π) sigma = 6.27 nm; 0.00653 rad / (V nm); twice, for an intensity
+    middle = series.expected[10, 12, 12] / series.blank[10, 0, 0]
+    assert middle.item() == pytest.approx(1 - 2 * 0.00653 * 6.267, abs=1e-4)
+
+
+def test_images_are_transferred_as_the_parts_say() -> None:
+    optics = Optics(defocus=3.0, b_factor=200.0)
+    exposure = Exposure(thickness=0.0)
+    step = replace(PLAIN, optics=optics, exposure=exposure, detector=Detector(dqe=1.0, binning=2.0))
+    delta = torch.zeros(16, 16, 16)
+    delta[8, 8, 8] = 1
+    series = step.record(delta, parameters(step)[0])
+    image = (1 - series.expected / series.blank) / step._contrast
+    transferred = torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1))).real
+    tilt, ky, kx = 13, 3, 5  # +18°, where the sixth or so image is taken
+    k = torch.tensor(((ky / 160) ** 2 + (kx / 160) ** 2) ** 0.5)
+    dose = torch.tensor(series.exposures[tilt] + 120 / 21 / 2)
+    expected = contrast_transfer(k, torch.tensor(3.0), 300, 2.7, 0.07) * torch.exp(-200 * k**2 / 4)
+    expected = expected * damage(k, dose, 300) * np.sinc(ky / 32) * np.sinc(kx / 32)
+    # the projection of a delta is the sinc of where it falls: 1 at all frequencies, as it lies on the axis
+    assert transferred[tilt, ky, kx].item() == pytest.approx(expected.item(), abs=2e-3)
+
+
+def test_grey_values_are_those_of_the_clean_volume() -> None:
+    volume = blob(32, 1.5)[None, None]
+    step = replace(PLAIN, exposure=replace(PLAIN.exposure, dose=1e8))
+    measured = MissingWedge().apply(volume, sample_all([MissingWedge()], torch.Generator())[:1])
+    out = step.apply(volume, parameters(step))
+    assert correlation(out, measured) > 0.97
+    slope = (out * measured).sum() / measured.square().sum()
+    assert slope.item() == pytest.approx(1, abs=0.02)
+    assert out.mean().item() == pytest.approx(volume.mean().item(), abs=0.005)
+
+
+@pytest.mark.parametrize("phase_flip", [True, False])
+def test_the_signal_is_as_strong_whatever_the_microscope(phase_flip: bool) -> None:
+    step = TiltSeriesDegradation(voxel_size=10.0, scheme=SCHEME, phase_flip=phase_flip)
+    volume = blob(sigma=1.5)
+    drawn = parameters(step)[0]
+    noise_free = -step.tomograms(volume, drawn).noise_free
+    measured = MissingWedge().apply(volume[None, None], [{"tilt_min": -60, "tilt_max": 60}])
+    assert noise_free.std().item() == pytest.approx(measured.std().item(), rel=0.25)
+    assert correlation(noise_free, measured) > (0.7 if phase_flip else 0.4)
+
+
+def test_flipping_phases_brings_the_tomogram_closer_to_the_truth() -> None:
+    volume = blob(sigma=1.2)
+    step = TiltSeriesDegradation(voxel_size=6.0, scheme=SCHEME, optics=Optics(defocus=4.0))
+    plain = -step.tomograms(volume, parameters(step)[0]).noise_free
+    flipped = -replace(step, phase_flip=True).tomograms(volume, parameters(step)[0]).noise_free
+    assert correlation(flipped, volume) > correlation(plain, volume) + 0.05
+
+
+def test_without_noise_it_is_the_limit_of_a_high_dose() -> None:
+    volume, generator = blob(), torch.Generator().manual_seed(0)
+    far = []
+    for dose in (1e3, 1e5, 1e7):
+        step = replace(PLAIN, exposure=replace(PLAIN.exposure, dose=dose))
+        made = step.tomograms(volume, step.sample(generator))
+        far.append((made.full - made.noise_free).std().item())
+    assert far == pytest.approx([far[0], far[0] / 10, far[0] / 100], rel=0.1)
+    assert far[-1] < 0.03 * made.noise_free.std().item()
+
+
+def test_halves_share_the_signal_and_not_the_noise() -> None:
+    volume = blob()
+    drawn = parameters(PLAIN)[0]
+    made = PLAIN.tomograms(volume, drawn)
+    quiet = replace(PLAIN, exposure=replace(PLAIN.exposure, dose=1e9)).tomograms(volume, {**drawn, "dose": 1e9})
+    even, odd = made.even - quiet.even, made.odd - quiet.odd
+    assert abs(correlation(even, odd)) < 0.03
+    assert correlation(even, made.full - quiet.full) > 0.5
+    assert correlation(quiet.even, quiet.odd) > 0.9
+    torch.testing.assert_close((made.even + made.odd) / 2, made.full, atol=0.03 * made.full.std().item(), rtol=0)
+    # for training they are bright
+    bright = PLAIN.halves(volume[None, None], [drawn])
+    assert all(half.shape == (1, 1, 24, 24, 24) and correlation(half[0, 0], volume) > 0 for half in bright)
+    assert made.full[12, 14, 10] < -0.2
+    assert made.series.counts.shape == (21, 24, 24)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        TiltSeriesDegradation(scheme=SCHEME),
+        TiltSeriesDegradation(
+            scheme=replace(SCHEME, jitter=0.5),
+            optics=Optics(defocus_gradient=True),
+            misalignment=Misalignment(3.0, 0.5),
+            phase_flip=True,
+            weighting="exact",
+            sirt_like=10,
+        ),
+    ],
+    ids=["default", "everything"],
+)
+def test_damage_does_not_depend_on_the_batch(step: TiltSeriesDegradation) -> None:
+    clean, drawn = torch.stack([blob()[None], blob(sigma=1)[None], torch.zeros(1, 24, 24, 24)]), parameters(step, 3)
+    together = step.apply(clean, drawn)
+    assert together.isfinite().all()
+    assert torch.equal(step.apply(clean.flip(0), drawn[::-1]).flip(0), together)
+    assert torch.equal(step.apply(clean[1:2], drawn[1:2]), together[1:2])
+    assert not torch.equal(step.apply(clean[:1], drawn[1:2]), together[:1])
+    assert all(isinstance(value, int | float) for value in drawn[0].values())
+
+
+def test_noise_is_the_same_throughout_the_box() -> None:
+    out = PLAIN.apply(torch.zeros(1, 1, 32, 32, 32), parameters(PLAIN))[0, 0]
+    corners = torch.stack([out[:8, :, :8], out[-8:, :, -8:], out[:8, :, -8:]])
+    assert (corners.std() / out[12:20, :, 12:20].std()).item() == pytest.approx(1, abs=0.08)
+
+
+def test_measured_is_the_wedge_of_the_tilts() -> None:
+    volumes = torch.zeros(2, 1, 16, 16, 16)
+    step = TiltSeriesDegradation(scheme=TiltScheme((-60.0, 45.0), 7.0))  # the last tilt is 45
+    wedge = MissingWedge((-60.0, 45.0))
+    expected = wedge.measured(volumes, [wedge.sample(torch.Generator())] * 2)
+    assert torch.equal(step.measured(volumes, parameters(step, 2)), expected)
+
+
+def test_a_shift_moves_images_by_what_was_asked() -> None:
+    step = replace(PLAIN, misalignment=Misalignment(shift=10.0))
+    drawn = parameters(step)[0]
+    still, moved = (s.record(blob(32, shift=0), drawn).expected for s in (PLAIN, step))
+
+    def centres(images: Tensor) -> Tensor:
+        weight = images.amax(dim=(1, 2), keepdim=True) - images
+        axis = torch.arange(32.0)
+        whole = weight.sum((1, 2))
+        return torch.stack([(weight.sum(2) @ axis) / whole, (weight.sum(1) @ axis) / whole])
+
+    off = (centres(moved) - centres(still)).flatten()
+    assert off.std().item() == pytest.approx(1, rel=0.35)  # 42 draws
+    turned = replace(PLAIN, misalignment=Misalignment(rotation=2.0)).record(blob(32, shift=6), drawn).expected
+    off = (centres(turned) - centres(PLAIN.record(blob(32, shift=6), drawn).expected))[:, 10]  # untilted
+    assert 0 < off.norm().item() < 6 * 2**0.5 * np.radians(2.0) * 3
+
+
+def test_the_defocus_gradient_runs_across_the_tilted_plane() -> None:
+    step = replace(PLAIN, optics=Optics(defocus=2.0, defocus_gradient=True))
+    transfer = step._transfer(torch.zeros(21, 16, 64), 2.0)
+    assert transfer.shape == (9, 21, 16, 33)
+    flat = replace(step, optics=Optics(defocus=2.0))._transfer(torch.zeros(21, 16, 64), 2.0)
+    torch.testing.assert_close(transfer[4], flat[0])  # the middle
+    torch.testing.assert_close(transfer[0, 10], flat[0, 10])  # no tilt
+    # the left edge at +60°: u = -320 Å, which has risen by 554 Å and is less under focus
+    k = step._frequency(torch.zeros(16, 64))
+    expected = contrast_transfer(k, torch.tensor(2.0 - 0.0554), 300, 2.7, 0.07)
+    torch.testing.assert_close(transfer[0, 20], expected, atol=1e-3, rtol=0)
+
+
+def test_it_has_a_public_name() -> None:
+    assert cryoden.TiltSeriesDegradation is TiltSeriesDegradation
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TiltScheme((-90, 60)), r"tilt_range: got \(-90, 60\); allowed are two angles between -80 and 80"),
+        (lambda: TiltScheme((60, -60)), "the first below the second"),
+        (lambda: TiltScheme(step=0), "step: got 0; allowed is a number of degrees above 0, up to 120"),
+        (lambda: TiltScheme(step=200), "step: got 200"),
+        (lambda: TiltScheme(order="random"), "order: got 'random'; allowed are 'dose_symmetric'"),
+        (lambda: TiltScheme(jitter=-1), "jitter: got -1"),
+        (lambda: Optics(defocus=-2), "defocus: got -2; allowed is a number between 0 and 20 µm under focus"),
+        (lambda: Optics(voltage=3e5), "voltage: got 300000.0; allowed is a number between 80 and 400 kV"),
+        (lambda: Optics(amplitude_contrast=7), "amplitude_contrast: got 7"),
+        (lambda: Exposure(dose=0), "dose: got 0; allowed is a number of electrons per Å² above 0"),
+        (lambda: Exposure(dose=(100, 50)), r"dose: got \(100, 50\)"),
+        (lambda: Exposure(thickness=-1), "thickness: got -1; allowed is a number between 0 and 2000 nm"),
+        (lambda: Detector(dqe=0), "dqe: got 0; allowed is a number above 0, up to 1"),
+        (lambda: Detector(binning=0.5), "binning: got 0.5"),
+        (lambda: Misalignment(shift=-1), "shift: got -1"),
+        (lambda: TiltSeriesDegradation(voxel_size=0), "voxel_size: got 0; allowed is a number of Å above 0"),
+        (lambda: TiltSeriesDegradation(potential=0), "potential: got 0"),
+        (lambda: TiltSeriesDegradation(weighting="sirt"), "weighting: got 'sirt'; allowed are 'ramp' and 'exact'"),
+        (lambda: TiltSeriesDegradation(sirt_like=-1), "sirt_like: got -1"),
+    ],
+)
+def test_bad_arguments(make, message: str) -> None:
+    with pytest.raises(CryodenError, match=message):
+        make()

@@ -136,12 +136,13 @@ def _unknown(word: str) -> str:
 
 
 _LISTS = ("entries", "inputs", "runs")
+_WITH_CONFIG = ("simulate",)
 
 
 def _run_tool(name: str, home: str, words: list[str]) -> None:
     """Run a function with arguments from the command line and print its lines; its docstring is the help."""
     from docstring_parser import parse
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # made when first asked for
 
     class Parser(OneLine, ArgumentParser):
         """jsonargparse's, which tells of bad input in one line."""
@@ -152,9 +153,13 @@ def _run_tool(name: str, home: str, words: list[str]) -> None:
     about = {each.arg_name: each.description for each in parse(inspect.getdoc(tool) or "").params}
     flags = [word for word, parameter in parameters.items() if parameter.default is False]
     skip: set[str | int] = {*flags, *({"model", *_LISTS} & parameters.keys())}
-    for word in _LISTS:
-        if word in skip:  # plain words, where jsonargparse would want [a,b]
-            parser.add_argument(word, nargs="+", help=about[word])
+    words_of = next((word for word in _LISTS if word in skip), None)
+    configurable = name in _WITH_CONFIG
+    if words_of:  # plain words, where jsonargparse would want [a,b]
+        parser.add_argument("words", metavar=words_of, nargs="*" if configurable else "+", help=about[words_of])
+    if configurable:
+        parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these arguments")
+        parser.add_argument(f"--{words_of}", type=list[str], default=[], help="the same as plain words, for a file")
     if "model" in skip:  # required, and yet an option: three names in a row would be easy to confuse
         parser.add_argument("--model", type=str, required=True, help=about["model"])
     for word in flags:  # bare, where jsonargparse would want true or false
@@ -163,8 +168,13 @@ def _run_tool(name: str, home: str, words: list[str]) -> None:
     parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
     # --dry-run is --dry_run
     plain = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", word) for word in words]
-    config = parser.instantiate(parser.parse_args(plain))
-    for line in tool(**config.as_dict()):
+    given = parser.instantiate(parser.parse_args(plain)).as_dict()
+    given.pop("config", None)
+    if words_of:
+        given[words_of] = given.pop("words") or given.get(words_of, [])
+        if not given[words_of]:
+            parser.error(f"{words_of}: none given")
+    for line in tool(**given):
         print(line)
 
 
@@ -260,7 +270,7 @@ def _lightning(args: list[str] | None) -> None:
 _COMMANDS: dict[str, tuple[str | None, str]] = {
     "demo": ("cryoden.demo", "simulate, train and denoise in minutes, offline, on a CPU"),
     "fetch": ("cryoden.commands", "download PDB entries into the cache"),
-    "simulate": ("cryoden.commands", "write clean and degraded volumes as MRC files"),
+    "simulate": ("cryoden.simulate", "write clean and degraded volumes as MRC files"),
     "fit": (None, "train: cryoden fit --config experiments/gan.yaml"),
     "validate": (None, "score a checkpoint on the validation volumes"),
     "test": (None, "score a checkpoint on the test volumes"),

@@ -150,6 +150,7 @@ def write_volume(
     overwrite: bool = False,
     label: str = "",
     dtype: type[np.float32 | np.float16] = np.float32,
+    images: bool = False,
 ) -> None:
     """Writes a volume as an MRC file with fresh statistics, a section at a time.
 
@@ -162,6 +163,7 @@ def write_volume(
         overwrite: Whether an existing file is replaced.
         label: Added to the header's labels: at most 80 ASCII characters are kept.
         dtype: float32 (mode 2), or float16 (mode 12): half the size, three digits, nothing beyond ±65504.
+        images: The sections are images, such as a tilt series: the header says so (space group 0, mz 1).
 
     Raises:
         CryodenError: The file exists, its folder does not, the disk refuses it, or float16 is too small for it.
@@ -176,6 +178,8 @@ def write_volume(
         if statistics.bad and dtype is np.float16:
             raise CryodenError(f"cannot write {path} as float16: it has voxels beyond ±65504, or NaN; use float32")
         header = _new_header(volume, voxels, statistics, label or "Written by cryoden")
+        if images:
+            header.ispg, header.mz, header.cella.z = 0, 1, volume.voxel_size
         _clear_leftovers(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:

@@ -4,7 +4,6 @@ Both hold a rotation as three angles in degrees. Here R is the matrix that turns
 x' = R x with column vectors xyz, and Rx, Ry, Rz are right-handed turns about fixed axes.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from cryoden.errors import CryodenError
+from cryoden.files import write_text
 from cryoden.simulation.scene import Placement
 
 _COLUMNS = "class X Y Z rotZ1 rotX rotZ2"
@@ -35,7 +35,7 @@ def write_shrec_table(path: str | Path, placements: Sequence[Placement], *, over
     lines = []
     for (name, position, _), angles in zip(placements, _angles(placements, "zxz"), strict=True):
         lines.append(f"{_word(name)} {_numbers(position[::-1], '.6g')} {_numbers(angles, '.4f')}\n")
-    _write(Path(path), "".join(lines), overwrite)
+    write_text(Path(path), "".join(lines), overwrite=overwrite)
 
 
 def read_shrec_table(path: str | Path) -> list[Placement]:
@@ -115,7 +115,7 @@ def write_relion_table(
         f"{_word(tomogram)} {_numbers(position[::-1], '.6g')} {_numbers(angles, '.4f')} {class_names.index(name)}\n"
         for (name, position, _), angles in zip(placements, _angles(inverse, "ZYZ"), strict=True)
     ]
-    _write(Path(path), header + "".join(rows) + "\n", overwrite)
+    write_text(Path(path), header + "".join(rows) + "\n", overwrite=overwrite)
 
 
 def _angles(placements: Sequence[Placement], order: str) -> NDArray[np.float64]:
@@ -135,16 +135,3 @@ def _word(name: str) -> str:
     if len(name.split()) != 1:
         raise CryodenError(f"{name!r}: a name in a table must be one word; rename the file or the tomogram")
     return name
-
-
-def _write(path: Path, text: str, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise CryodenError(f"{path} exists; choose another name or allow overwriting (--overwrite)")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)

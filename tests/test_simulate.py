@@ -1,0 +1,151 @@
+"""`cryoden simulate`: what a lab would get, as files that other programs and cryoden itself read."""
+
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+import yaml
+
+from cryoden import read_volume
+from cryoden.cli import main
+from cryoden.data.pairs import PairDataModule
+from cryoden.simulate import SceneSettings, simulate
+from cryoden.simulation.tables import read_shrec_table
+from cryoden.simulation.tilt_series import Exposure, TiltScheme, TiltSeriesDegradation
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "simulations"
+
+SMALL = {"voxel_size": 10.0, "resolution": 20.0}
+
+
+def tilt_series(dose: float = 3000.0) -> TiltSeriesDegradation:
+    return TiltSeriesDegradation(
+        voxel_size=10.0, potential=4.8, scheme=TiltScheme(step=6.0), exposure=Exposure(dose=dose)
+    )
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene and its tilt series, with so many electrons that something is to be seen."""
+    folder = tmp_path_factory.mktemp("lab")
+    scene = SceneSettings((24, 48, 48), count=12, vesicles=1, vesicle_diameter=120.0, fiducials=1)
+    entries = ["phantom:1", "phantom:2"]
+    told = list(simulate(entries, str(folder), scene=scene, degradation=[tilt_series()], **SMALL))
+    assert told[0].startswith("tilt series of 21 images on ")
+    assert "1 vesicle, 1 fiducial" in told[1]
+    assert {Path(name).name for name in told[2:]} == {path.name for path in folder.iterdir()}
+    return folder
+
+
+def read(folder: Path, kind: str) -> np.ndarray:
+    return read_volume(folder / f"scene_0_{kind}.mrc").data
+
+
+def test_the_tomogram_shows_the_clean_volume_with_dark_protein(lab):
+    clean, degraded = read(lab, "clean"), read(lab, "degraded")
+    assert np.corrcoef(clean.ravel(), degraded.ravel())[0, 1] < -0.3
+    noisefree = read(lab, "noisefree")
+    assert np.corrcoef(noisefree.ravel(), degraded.ravel())[0, 1] > 0.5
+
+
+def test_halves_make_the_whole_and_differ_in_noise(lab):
+    even, odd, whole = (read(lab, kind) for kind in ("EVN", "ODD", "degraded"))
+    # the weight of a half's images is twice that of the whole's
+    assert np.corrcoef((even + odd).ravel(), whole.ravel())[0, 1] > 0.98
+    assert np.corrcoef(even.ravel(), odd.ravel())[0, 1] < 0.9
+
+
+def test_labels_and_tables_agree(lab):
+    labels, classes = read(lab, "labels"), read(lab, "classes")
+    table = starfile.read(lab / "scene_0_particles.star")
+    placements = read_shrec_table(lab / "scene_0_particle_locations.txt")
+    assert len(placements) == len(table) == labels.max() == 14
+    for number, (placement, row) in enumerate(zip(placements, table.itertuples(), strict=True), start=1):
+        np.testing.assert_array_equal(
+            placement.position[::-1], [row.rlnCoordinateX, row.rlnCoordinateY, row.rlnCoordinateZ]
+        )
+        of_it = labels == number
+        assert set(classes[of_it]) == {row.rlnClassNumber}
+        if placement.particle != "vesicle":  # whose centre is empty
+            centre = np.argwhere(of_it).mean(axis=0)
+            np.testing.assert_allclose(centre, placement.position, atol=2)
+    assert {p.particle for p in placements} == {"phantom:1", "phantom:2", "vesicle", "fiducial"}
+
+
+def test_the_tilt_series_is_a_stack_of_counts_with_its_angles(lab):
+    with mrcfile.open(lab / "scene_0_tilts.st") as stack:
+        assert stack.is_image_stack()
+        assert stack.data.shape == (21, 48, 48)
+        assert stack.voxel_size.x == stack.voxel_size.z == 10
+        assert (stack.data == np.round(stack.data)).all()
+        middle, ends = stack.data[10].mean(), stack.data[[0, -1]].mean()
+        assert 0 < ends < 0.8 * middle  # through twice as much ice
+    angles = np.loadtxt(lab / "scene_0_tilts.tlt")
+    np.testing.assert_array_equal(angles, np.arange(-60, 61, 6))
+
+
+def test_pairs_to_train_on(lab):
+    data = PairDataModule(str(lab), box=24, boxes=2, tilt_range=(-60.0, 60.0), num_workers=0)
+    data.setup("test")
+    item = data.test_dataset[0, 0]
+    assert np.corrcoef(item["clean"].ravel(), item["degraded"].ravel())[0, 1] > 0.2
+
+
+def test_a_file_of_settings(tmp_path, monkeypatch, capsys):
+    """Words and flags override the file's."""
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "entries": ["phantom:1"],
+        "scene": {"shape": [24, 32, 32], "count": 3},
+        "degradation": [{"class_path": "MissingWedge", "init_args": {"tilt_range": [-40, 50]}}],
+        **SMALL,
+    }
+    Path("scene.yaml").write_text(yaml.safe_dump(settings))
+    main(["simulate", "--config", "scene.yaml", "--output=file"])
+    main(["simulate", "phantom:1", "--config", "scene.yaml", "--scene.count=2", "--output=changed"])
+    assert "scene_0: 3 phantom:1;" in capsys.readouterr().out
+    assert len(read_shrec_table("file/scene_0_particle_locations.txt")) == 3
+    assert len(read_shrec_table("changed/scene_0_particle_locations.txt")) == 2
+    assert not Path("file/scene_0_tilts.st").exists()
+    spectrum = np.abs(np.fft.fftn(read_volume("file/scene_0_degraded.mrc").data))
+    assert spectrum[8, 0, 0] < 1e-3 < spectrum[0, 0, 8]  # kz was not measured, kx was
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "entries: none given"),
+        (["phantom:1", "--config=no.yaml"], "File does not exist"),
+        (["phantom:1", "--scene.count=-3"], "count: got -3"),
+        (["phantom:1", "--scene.shape=3", "--scene.count=3"], "scene.shape"),
+        (["phantom:1", "--scene.shape=[24,32,32]"], "give one of them"),
+        (["phantom:1", "--degradation+=TiltSeriesDegradation"], "degradation.voxel_size: got 6 Å for volumes of 10 Å"),
+    ],
+)
+def test_bad_input_in_one_line(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["simulate", *words, "--voxel_size=10", "--resolution=20", "--box=32"])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_same_seed_gives_the_same_files(tmp_path):
+    for folder in ("one", "two"):
+        list(simulate(["phantom:1"], str(tmp_path / folder), box=32, degradation=[tilt_series(100.0)], **SMALL))
+    for path in (tmp_path / "one").glob("*.mrc"):
+        np.testing.assert_array_equal(read_volume(path).data, read_volume(tmp_path / "two" / path.name).data)
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_simulation_runs_small(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    main(["simulate", "phantom:1", "--config", str(path), "--scene.shape=[24,32,32]", "--scene.vesicles=0"])
+    whole = read_volume("simulated/scene_0_degraded.mrc")
+    assert whole.data.shape == (24, 32, 32)
+    assert np.isfinite(whole.data).all()

@@ -18,7 +18,7 @@ from cryoden.errors import CryodenError
 
 Filter = Literal["ramp", "exact"]
 
-_KEPT = 2**27  # bytes: the matrices of a series that are no larger stay in memory for the next volume
+_KEPT = 2**28  # bytes: the matrices of a series that are no larger stay in memory for the next volume
 
 
 def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None) -> Tensor:

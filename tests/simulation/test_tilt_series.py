@@ -237,6 +237,22 @@ def test_the_defocus_gradient_runs_across_the_tilted_plane() -> None:
     torch.testing.assert_close(transfer[0, 20], expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_but_for_the_noise() -> None:
+    step = TiltSeriesDegradation(
+        scheme=SCHEME, misalignment=Misalignment(3.0, 0.5), optics=Optics(defocus_gradient=True)
+    )
+    volume, drawn = blob(), parameters(step)[0]
+    here, there = step.tomograms(volume, drawn), step.tomograms(volume.cuda(), drawn)
+    assert there.full.is_cuda
+    torch.testing.assert_close(there.noise_free.cpu(), here.noise_free, atol=1e-4, rtol=1e-3)
+    assert (there.full - there.noise_free).std().item() == pytest.approx(
+        (here.full - here.noise_free).std().item(), rel=0.05
+    )
+    batch = volume[None, None].cuda()
+    assert torch.equal(step.apply(torch.cat([batch, batch]), [drawn, drawn])[1:], step.apply(batch, [drawn]))
+
+
 @pytest.mark.skipif("CRYODEN_STRUCTURE_DIR" not in os.environ, reason="CRYODEN_STRUCTURE_DIR is not set")
 @pytest.mark.parametrize(("voxel_size", "resolution", "potential"), [(6.0, 12.0, 7.5), (10.0, 20.0, 4.8)])
 def test_the_potential_is_that_of_proteins_above_ice(voxel_size: float, resolution: float, potential: float) -> None:

@@ -1,7 +1,7 @@
-"""Which arguments of a tilt series bring its tomogram closer to a real one? Microtubules of their true size in ice.
+"""Which arguments of a tilt series bring its tomogram closer to a real one? A microtubule of its true size in ice.
 
 Writes a tomogram for each variant, prints how far its spectrum is from the real one's, and how its noise correlates.
-The real one shall show microtubules, or much the same amount of protein: python calibration.py REAL.mrc --output DIR
+The real one shall show a microtubule, or much the same amount of protein: python calibration.py REAL.mrc --output DIR
 """
 
 import argparse
@@ -17,15 +17,11 @@ from cryoden.volume import Volume, read_volume, write_volume
 _PROTEIN = 3.5  # V above ice: mean inner potential of protein minus that of ice
 
 
-def microtubules(shape: tuple[int, int, int], voxel_size: float) -> torch.Tensor:
-    """Two tubes, 17 nm and 25 nm across inside and out, lying in the section at 17° to y; density 1."""
+def microtubule(shape: tuple[int, int, int], voxel_size: float) -> torch.Tensor:
+    """A tube, 17 nm and 25 nm across inside and out, lying in the section at 17° to y; density 1."""
     z, y, x = torch.meshgrid(*(torch.arange(n) - n / 2 for n in shape), indexing="ij")
-    across = x * 0.956 + y * 0.292
-    density = torch.zeros(shape)
-    for centre in (-150.0, 250.0):  # Å
-        radius = torch.hypot(across * voxel_size - centre, z * voxel_size)
-        density += ((125 - radius) / voxel_size + 0.5).clamp(0, 1) * ((radius - 85) / voxel_size + 0.5).clamp(0, 1)
-    return density
+    radius = torch.hypot(x * 0.956 + y * 0.292, z) * voxel_size
+    return ((125 - radius) / voxel_size + 0.5).clamp(0, 1) * ((radius - 85) / voxel_size + 0.5).clamp(0, 1)
 
 
 def main() -> None:
@@ -37,9 +33,9 @@ def main() -> None:
     volume = read_volume(arguments.real)
     real = describe(volume, str(arguments.real))
     depth, height, width = volume.data.shape
-    # the slab is thicker and wider than what is cut out of it, as the real one's is
-    pad = (100 - depth) // 2, 0, width // 2
-    density = microtubules((depth + 2 * pad[0], height, width + 2 * pad[2]), volume.voxel_size)
+    # the slab is larger than what is cut out of it, as the real one's is
+    pad = max(0, (100 - depth) // 2), 16, width // 2
+    density = microtubule((depth + 2 * pad[0], height + 2 * pad[1], width + 2 * pad[2]), volume.voxel_size)
     plain = TiltSeriesDegradation(
         voxel_size=volume.voxel_size,
         potential=_PROTEIN,
@@ -60,6 +56,7 @@ def main() -> None:
         "sirt_like 10, dose 200": replace(sirt, exposure=replace(plain.exposure, dose=200.0)),
         "sirt_like 10, defocus 5": replace(sirt, optics=Optics(defocus=5.0)),
         "sirt_like 30": replace(plain, sirt_like=30),
+        "sirt_like 30, dose 50": replace(plain, sirt_like=30, exposure=replace(plain.exposure, dose=50.0)),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     print(f"{'':26s} spectrum   noise of neighbours along z, y, x   skewness, kurtosis")
@@ -67,7 +64,7 @@ def main() -> None:
         it = real
         if step is not None:
             made = step.tomograms(density, step.sample(torch.Generator().manual_seed(0))).full.numpy()
-            made = made[pad[0] : pad[0] + depth, :, pad[2] : pad[2] + width].copy()
+            made = made[pad[0] : pad[0] + depth, pad[1] : pad[1] + height, pad[2] : pad[2] + width].copy()
             path = arguments.output / f"{name.replace(', ', '_').replace(' ', '')}.mrc"
             write_volume(
                 path, Volume(made, volume.voxel_size), overwrite=True, label="cryoden experiments/calibration.py"

@@ -119,6 +119,22 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
         (["simulate", "phantom:x"], "phantom:x: a phantom is called phantom: and a whole number"),
         (["simulate", "phantom:10", "--box=32"], "phantom:10: its diameter of .* the smallest box that fits is 48"),
         (["simulate", "phantom:1", "--degradation+=GaussianNoise", "--degradation.snr=-1"], "snr: got -1"),
+        (
+            [
+                "simulate",
+                "phantom:1",
+                "--degradation=[{class_path: TiltSeriesDegradation, init_args: {scheme: {steps: 2}}}]",
+            ],
+            "scheme has no argument 'steps'",
+        ),
+        (
+            [
+                "simulate",
+                "phantom:1",
+                "--degradation=[{class_path: TiltSeriesDegradation, init_args: {scheme: {step: 0}}}]",
+            ],
+            "TiltScheme.step: got 0.0; allowed is a number of degrees above 0",
+        ),
         (["fit", "--model=SimpleAE", "--data=ParticleDataModule", "--data.copies=1"], "each must be at least 1"),
         (["fit", "--model=SimpleAE", "--data=ParticleDataModule", "--data.entries=[nope]"], "nope"),
         (["fit", "--model=SimpleAE", "--model.chanels=3", "--data=ParticleDataModule"], "chanels"),

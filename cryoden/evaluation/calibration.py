@@ -43,8 +43,8 @@ class Character:
 def calibrate(simulated: str, real: str, output: str = "calibration.png", overwrite: bool = False) -> Iterator[str]:
     """Draw a simulated tomogram beside a real one: slices, power spectrum, grey values, correlation of the noise.
 
-    Grey scales may differ, and the sign: both are brought to a standard deviation of 1 and bright protein. docs/
-    tilt-series.md tells which arguments of the simulation change what.
+    Grey scales may differ, and the sign: both are brought to a standard deviation of 1 and bright protein.
+    Which arguments of the simulation change what, docs/tilt-series.md tells.
 
     Args:
         simulated: MRC file of a simulated tomogram.

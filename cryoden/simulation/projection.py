@@ -18,7 +18,7 @@ from cryoden.errors import CryodenError
 
 Filter = Literal["ramp", "exact"]
 
-_KEPT = 2**27  # bytes: the matrices of a series that are no larger stay in memory for the next volume
+_KEPT = 2**28  # bytes: the matrices of a series that are no larger stay in memory for the next volume
 
 
 def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None) -> Tensor:
@@ -137,7 +137,7 @@ def _series(
 def _matrix(angle: float, sizes: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """How much of each voxel (z, x) falls on each pixel: sinc(pixel - place), (columns, D * W)."""
     depth, width, columns = sizes
-    z, x = (torch.arange(n, dtype=torch.float64, device=device) - n // 2 for n in (depth, width))
+    z, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in (depth, width))  # not every device has float64
     tilt = math.radians(angle)
     place = (x * math.cos(tilt) + z[:, None] * math.sin(tilt)).flatten() + columns // 2
     nearest = place.round()
@@ -146,9 +146,10 @@ def _matrix(angle: float, sizes: tuple[int, int, int], dtype: torch.dtype, devic
     rest = torch.where(rest.abs() < 1e-7, 1e-7, rest)
     numerator = -torch.sin(torch.pi * rest) / torch.pi * (1 - 2 * (nearest % 2))
     pixel = torch.arange(columns, device=device)[:, None]
-    distance = (pixel - nearest.to(dtype)) - rest.to(dtype)
+    nearest, rest, numerator = (values.to(device, dtype) for values in (nearest, rest, numerator))
+    distance = (pixel - nearest) - rest
     sign = (1 - 2 * (pixel % 2)).to(dtype)
-    matrix: Tensor = distance.reciprocal_().mul_(numerator.to(dtype)).mul_(sign)
+    matrix: Tensor = distance.reciprocal_().mul_(numerator).mul_(sign)
     return matrix
 
 

@@ -224,7 +224,7 @@ class TiltSeriesDegradation(Degradation):
 
     Grey values match the clean volume's: background 0, protein bright, and the signal that was measured as strong as it
     is in the clean volume (its variance; contrast transfer and damage change its spectrum). Images are of weak phase
-    objects: each electron count has the expectation 1 - 2 CTF φ, φ = interaction constant * projected potential.
+    objects: 1 - 2 CTF φ of the electrons of empty ice are expected, φ = interaction constant * projected potential.
 
     Args:
         voxel_size: Å. It must be that of the data.

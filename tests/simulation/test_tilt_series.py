@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,9 @@ from torch import Tensor
 
 import cryoden
 from cryoden.errors import CryodenError
+from cryoden.particles import load_particle
 from cryoden.simulation.degradation import MissingWedge, sample_all
+from cryoden.simulation.density import _atomic_density
 from cryoden.simulation.optics import contrast_transfer, damage
 from cryoden.simulation.tilt_series import (
     Detector,
@@ -232,6 +235,44 @@ def test_the_defocus_gradient_runs_across_the_tilted_plane() -> None:
     k = step._frequency(torch.zeros(16, 64))
     expected = contrast_transfer(k, torch.tensor(2.0 - 0.0554), 300, 2.7, 0.07)
     torch.testing.assert_close(transfer[0, 20], expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_but_for_the_noise() -> None:
+    step = TiltSeriesDegradation(
+        scheme=SCHEME, misalignment=Misalignment(3.0, 0.5), optics=Optics(defocus_gradient=True)
+    )
+    volume, drawn = blob(), parameters(step)[0]
+    here, there = step.tomograms(volume, drawn), step.tomograms(volume.cuda(), drawn)
+    assert there.full.is_cuda
+    torch.testing.assert_close(there.noise_free.cpu(), here.noise_free, atol=1e-4, rtol=1e-3)
+    assert (there.full - there.noise_free).std().item() == pytest.approx(
+        (here.full - here.noise_free).std().item(), rel=0.05
+    )
+    batch = volume[None, None].cuda()
+    assert torch.equal(step.apply(torch.cat([batch, batch]), [drawn, drawn])[1:], step.apply(batch, [drawn]))
+
+
+@pytest.mark.skipif("CRYODEN_STRUCTURE_DIR" not in os.environ, reason="CRYODEN_STRUCTURE_DIR is not set")
+@pytest.mark.parametrize(("voxel_size", "resolution", "potential"), [(6.0, 12.0, 7.5), (10.0, 20.0, 4.8)])
+def test_the_potential_is_that_of_proteins_above_ice(voxel_size: float, resolution: float, potential: float) -> None:
+    peaks, left = [], []
+    for entry in ("1bxn", "3cf3", "1u6g", "1qvr", "2cg9"):
+        particle = load_particle(entry)
+        model = particle.model
+        density = _atomic_density(model, np.eye(3), 64, voxel_size, resolution)
+        volts = 47.878  # V Å²: h² / 2π m e, from scattering length per volume (Å⁻²) to potential
+        whole = float(density.sum()) * voxel_size**3 * volts
+        mass = sum(atom.element.weight * atom.occ for chain in model for residue in chain for atom in residue)
+        # hydrogen, of scattering length 0.529 Å, is 7 % of a protein's mass, and is not among the atoms
+        hydrogens = 0.07 / 0.93 * mass / 1.008 * 0.529 * volts
+        # ice of 0.94 g/ml, and a protein's 0.73 ml/g
+        ice = 0.94 / 18.015 * 0.6022 * (1.983 + 2 * 0.529) * volts
+        displaced = mass / 0.93 * 0.73 / 0.6022 * ice
+        peaks.append(float(density.max()) * volts)
+        left.append((whole + hydrogens - displaced) / whole)
+    assert np.mean(left) == pytest.approx(0.53, abs=0.02)
+    assert np.median(peaks) * np.mean(left) == pytest.approx(potential, abs=0.2)
 
 
 def test_it_has_a_public_name() -> None:

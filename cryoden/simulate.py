@@ -110,10 +110,8 @@ def simulate(
     ]
     steps = default_degradation() if degradation is None else degradation
     series = steps[0] if len(steps) == 1 and isinstance(steps[0], TiltSeriesDegradation) else None
-    if series and series.voxel_size != voxel_size:
-        raise CryodenError(
-            f"degradation.voxel_size: got {series.voxel_size:g} Å for volumes of {voxel_size:g} Å; give both the same"
-        )
+    for step in steps:
+        step.check_voxel_size(voxel_size)
     randomness: dict[str, Any] = {"seed": [seed], "fresh": False, "degrade": False}
     specimens: VolumeDataset
     if scene is None:

@@ -26,7 +26,7 @@ EXPECTED = {
     "realistic": "realistic",
     "shrec": "realistic",
     "crowded": "multiple-particles",
-    "tilt_series": "unseen-particle",
+    "tilt_series": "realistic",
 }
 
 

@@ -121,7 +121,10 @@ def test_a_file_of_settings(tmp_path, monkeypatch, capsys):
         (["phantom:1", "--scene.count=-3"], "count: got -3"),
         (["phantom:1", "--scene.shape=3", "--scene.count=3"], "scene.shape"),
         (["phantom:1", "--scene.shape=[24,32,32]"], "give one of them"),
-        (["phantom:1", "--degradation+=TiltSeriesDegradation"], "degradation.voxel_size: got 6 Å for volumes of 10 Å"),
+        (
+            ["phantom:1", "--degradation+=TiltSeriesDegradation"],
+            "TiltSeriesDegradation.voxel_size: got 6 Å for data of 10 Å",
+        ),
     ],
 )
 def test_bad_input_in_one_line(tmp_path, monkeypatch, capsys, words, message):

@@ -52,6 +52,8 @@ class VolumeDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_above_zero(batch_size=batch_size)
+        for step in degradation:
+            step.check_voxel_size(voxel_size)
         self.degradation = list(degradation)
         self.voxel_size = voxel_size
         self.batch_size = batch_size

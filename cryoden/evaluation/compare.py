@@ -251,7 +251,10 @@ def experiment_of(module: VolumeDataModule) -> str:
         return "realistic"
     if kind == "SceneDataModule":
         return "multiple-particles"
-    if any(type(step).__name__ == "SaltAndPepper" for step in module.degradation):
+    steps = {type(step).__name__ for step in module.degradation}
+    if "TiltSeriesDegradation" in steps:  # what made the thesis's realistic volumes
+        return "realistic"
+    if "SaltAndPepper" in steps:
         return "different-noise"
     return "unseen-particle" if module.hparams.get("holdout") else "control"
 

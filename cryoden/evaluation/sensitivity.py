@@ -14,11 +14,37 @@ from cryoden.evaluation.evaluate import Method, batches, evaluate, spaced
 from cryoden.evaluation.measures import MEASURES, spread
 from cryoden.evaluation.results import Sweep
 from cryoden.simulation.degradation import Degradation, GaussianNoise, MissingWedge
+from cryoden.simulation.tilt_series import TiltSeriesDegradation
 
 SNRS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 TILTS = (40.0, 50.0, 60.0, 70.0)
-_SNR = "signal-to-noise ratio, var(signal) / var(noise)"
+DOSES = (20.0, 50.0, 100.0, 200.0)
 _TILT = "tilt range, ± degrees"
+
+
+def _with_snr(step: GaussianNoise, snr: float) -> Degradation:
+    return replace(step, snr=snr)
+
+
+def _with_tilt(step: MissingWedge, tilt: float) -> Degradation:
+    return replace(step, tilt_range=(-tilt, tilt))
+
+
+def _with_scheme(step: TiltSeriesDegradation, tilt: float) -> Degradation:
+    return replace(step, scheme=replace(step.scheme, tilt_range=(-tilt, tilt)))
+
+
+def _with_dose(step: TiltSeriesDegradation, dose: float) -> Degradation:
+    return replace(step, exposure=replace(step.exposure, dose=dose))
+
+
+# What is varied: what it is called, its values, the kind of step, and how such a step becomes one with a value.
+_VARIED: tuple[tuple[str, Sequence[float], type[Degradation], Callable[[Any, float], Degradation]], ...] = (
+    ("signal-to-noise ratio, var(signal) / var(noise)", SNRS, GaussianNoise, _with_snr),
+    (_TILT, TILTS, MissingWedge, _with_tilt),
+    ("dose, electrons per Å²", DOSES, TiltSeriesDegradation, _with_dose),
+    (_TILT, TILTS, TiltSeriesDegradation, _with_scheme),
+)
 _QUICK = FILTERS[:3]  # set anew at each point, which non-local means is too slow for
 
 
@@ -32,7 +58,8 @@ def sweeps(
     """Measure methods, and filters at their best, on the same test volumes degraded more and less.
 
     The signal-to-noise ratio goes from 0.1 to 5 where the data have Gaussian noise, the tilt range from ±40° to ±70°
-    where they have a missing wedge; the rest stays as it is.
+    where they have a missing wedge. Of tilt series the dose goes from 20 to 200 electrons per Å², and the tilt range
+    too. The rest stays as it is.
 
     Args:
         methods: name → method.
@@ -41,15 +68,16 @@ def sweeps(
         device: where methods run.
         progress: called with the number of points done and their total.
     """
-
-    def changed(kind: type[GaussianNoise | MissingWedge], **change: Any) -> list[Degradation]:
-        return [replace(step, **change) if isinstance(step, kind) else step for step in module.degradation]
-
-    plans: list[tuple[str, Sequence[float], list[list[Degradation]]]] = []
-    if any(isinstance(step, GaussianNoise) for step in module.degradation):
-        plans.append((_SNR, SNRS, [changed(GaussianNoise, snr=snr) for snr in SNRS]))
-    if any(isinstance(step, MissingWedge) for step in module.degradation):
-        plans.append((_TILT, TILTS, [changed(MissingWedge, tilt_range=(-tilt, tilt)) for tilt in TILTS]))
+    steps = module.degradation
+    plans = [
+        (
+            quantity,
+            points,
+            [[vary(step, point) if isinstance(step, kind) else step for step in steps] for point in points],
+        )
+        for quantity, points, kind, vary in _VARIED
+        if any(isinstance(step, kind) for step in steps)
+    ]
     total = sum(len(points) for _, points, _ in plans)
     done = 0
     found = []

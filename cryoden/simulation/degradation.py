@@ -51,6 +51,16 @@ class Degradation(ABC):
         """
         return None
 
+    def check_voxel_size(self, voxel_size: float) -> None:  # noqa: B027 - most steps do for voxels of any size
+        """Refuse volumes for which this step is not made.
+
+        Args:
+            voxel_size: Å, of the volumes.
+
+        Raises:
+            CryodenError: this step is for voxels of another size.
+        """
+
 
 @dataclass(frozen=True)
 class GaussianNoise(Degradation):

@@ -262,6 +262,14 @@ class TiltSeriesDegradation(Degradation):
             )
         _check_number("TiltSeriesDegradation.sirt_like", self.sirt_like, lambda v: v >= 0, "of iterations from 0 up")
 
+    def check_voxel_size(self, voxel_size: float) -> None:
+        """Refuse volumes with voxels of another size."""
+        if abs(voxel_size / self.voxel_size - 1) > 1e-3:
+            raise CryodenError(
+                f"TiltSeriesDegradation.voxel_size: got {self.voxel_size:g} Å for data of {voxel_size:g} Å; give both "
+                "the same"
+            )
+
     def sample(self, generator: torch.Generator) -> dict[str, float]:
         """Draw the parameters for one volume."""
         return {

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -92,8 +91,9 @@ class CachedDataset(VolumeDataset):
         return self.folder / f"{index:06d}"
 
     def _keep(self, place: Path, item: Batch) -> None:
-        partial = Path(tempfile.mkdtemp(prefix=f".{_HOST}~{os.getpid()}~", suffix=".part", dir=self.folder))
+        partial = self.folder / f".{_HOST}~{os.getpid()}~{place.name}.part"
         try:
+            partial.mkdir()
             rest = {}
             for name, value in item.items():
                 if isinstance(value, torch.Tensor):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cryoden.data.base import Particles, VolumeDataModule, check_above_zero, split_copies
+from cryoden.data.base import TEST, TRAIN, Particles, VolumeDataModule, check_above_zero, split_copies
 from cryoden.data.cache import CachedDataset
 from cryoden.data.datamodule import THESIS_ENTRIES
 from cryoden.data.dataset import Batch, VolumeDataset, random_box
@@ -180,8 +180,10 @@ class SceneDataModule(VolumeDataModule):
         self.particles.fetch()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the particles and check that each fits the scene."""
+        """Read the particles and check that a scene can be made of them."""
         self.particles.load(min(self.shape) if self.shape else self.box, self.voxel_size, self.resolution)
+        for split in (TRAIN, TEST):
+            self._scene(split)  # refuses what it cannot be made of
 
     def _scene(self, split: int) -> Scene:
         weights = [self.abundance.get(entry, 1.0) for entry in self.particles.entries_of(split)]

@@ -116,8 +116,8 @@ class Scene:
         count: how many particles, a number or a (lowest, highest) range. Fewer are placed where there is no room. Give
             either this or `occupancy`.
         occupancy: the share of the ice's volume that particles are to fill, a number or a range; less is filled where
-            there is no room. It counts visible density: 1.3 (at 6 Å per voxel) to 1.8 times (at 10 Å) the volume of
-            the molecules.
+            there is no room. It counts visible density, about 1.3 times the volume of the molecules at 6 Å per voxel,
+            1.7 times at 10 Å.
         abundance: how frequent each particle is relative to the others, in their order or by name; 1 for those that
             are not named.
         vesicles: how many, a number or a range: closed lipid bilayers, spheres and ellipsoids, with two layers of head

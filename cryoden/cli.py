@@ -189,7 +189,7 @@ def _lightning(args: list[str] | None) -> None:
     import cryoden.data.scenes
     import cryoden.data.shrec
     import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
-    from cryoden.callbacks import Balance, Report, SaveConfig
+    from cryoden.callbacks import Balance, KeepMemory, Report, SaveConfig, best_precision
     from cryoden.checkpoint import read_checkpoint
     from cryoden.console import quiet
     from cryoden.modules.denoiser import Denoiser
@@ -204,6 +204,7 @@ def _lightning(args: list[str] | None) -> None:
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_lightning_class_args(Report, "report")
+            parser.add_lightning_class_args(KeepMemory, "keep_memory")
             parser.add_lightning_class_args(Balance, "balance")
             parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
             parser.set_defaults(
@@ -214,6 +215,12 @@ def _lightning(args: list[str] | None) -> None:
                     "checkpoint.auto_insert_metric_name": False,
                 }
             )
+
+        def before_instantiate_classes(self) -> None:
+            trainer = self.config[self.config.subcommand].trainer
+            plugins = [each.get("class_path", "") for each in trainer.plugins or [] if hasattr(each, "get")]
+            if trainer.precision is None and not any(path.endswith("Precision") for path in plugins):
+                trainer.precision = best_precision(trainer.accelerator)
 
         def _parse_ckpt_path(self) -> None:
             # Lightning would let the checkpoint's arguments override the command line's without a word, even its

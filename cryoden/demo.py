@@ -9,7 +9,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 
-from cryoden.callbacks import Report
+from cryoden.callbacks import KeepMemory, Report, best_precision
 from cryoden.checkpoint import load_denoiser
 from cryoden.console import quiet
 from cryoden.data.datamodule import ParticleDataModule
@@ -89,10 +89,12 @@ def _trainer(folder: Path, epochs: int) -> Trainer:
     interactive = sys.stderr.isatty()
     return Trainer(
         accelerator="cpu",
+        precision=best_precision("cpu"),
         max_epochs=epochs,
         logger=CSVLogger(folder, name="", version="log"),
         callbacks=[
             Report(),
+            KeepMemory(),
             ModelCheckpoint(folder, "best", monitor="val/nrmse", enable_version_counter=False),
             *([RichProgressBar()] if interactive else []),
         ],

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cryoden import UpsampleUnetAE, UpsampleUnetGAN, UpsampleUnetWGANGP
+from cryoden import UpsampleUnetAE, UpsampleUnetGAN, UpsampleUnetWGANGP, callbacks
 from cryoden.callbacks import Balance
 
 
@@ -57,3 +57,41 @@ def test_an_exploding_gap_is_told(values: list[float], expected: int) -> None:
 
 def test_one_player_has_no_balance() -> None:
     assert told(UpsampleUnetAE(channels=2), "anything", [1.0] * 20) == []
+
+
+BF16, FLOAT32 = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "native", "expected"),
+    [
+        ("auto", {"cuda"}, "bf16-mixed"),
+        ("gpu", {"cuda"}, "bf16-mixed"),
+        ("cuda", {"cuda"}, "bf16-mixed"),
+        ("auto", {"cpu"}, "32-true"),  # an old GPU beside a new CPU
+        ("cpu", {"cpu"}, "bf16-mixed"),
+        ("cpu", {"cuda"}, "32-true"),
+        ("tpu", {"cpu", "cuda"}, "32-true"),
+        ({"class_path": "CPUAccelerator"}, {"cpu", "cuda"}, "32-true"),
+    ],
+)
+def test_bfloat16_where_the_device_multiplies_it(accelerator, native: set[str], expected: str, monkeypatch) -> None:
+    monkeypatch.setattr(callbacks, "choose_device", lambda: (torch.device("cuda"), "a GPU"))
+    monkeypatch.setattr(callbacks, "choose_precision", lambda device: BF16 if device.type in native else FLOAT32)
+    assert callbacks.best_precision(accelerator) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "dtype", "pattern"),
+    [
+        ("cpu", "bf16-mixed", BF16, "this CPU multiplies bfloat16.*--trainer.precision 32 turns it off"),
+        ("cuda", "bf16-mixed", BF16, "this GPU multiplies"),
+        ("cpu", "bf16-mixed", FLOAT32, "only emulates; --trainer.precision 32"),
+        ("cpu", "32-true", BF16, "as asked for; this CPU multiplies bfloat16: bf16-mixed"),
+        ("cpu", "32-true", FLOAT32, "^32-true$"),
+        ("cuda", "16-mixed", BF16, "^16-mixed$"),
+    ],
+)
+def test_the_precision_is_told(kind: str, precision: str, dtype: torch.dtype, pattern: str, monkeypatch) -> None:
+    monkeypatch.setattr(callbacks, "choose_precision", lambda device: dtype)
+    assert re.search(pattern, callbacks._about_precision(precision, torch.device(kind)))

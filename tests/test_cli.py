@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import cryoden
+import cryoden.callbacks
 from cryoden.cli import main
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -81,6 +82,17 @@ def test_every_experiment_trains_and_reports(config: Path, run, tmp_path: Path, 
     torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     model = cryoden.load_denoiser(folder)
     assert model(torch.randn(1, 1, 32, 32, 32)).shape == (1, 1, 32, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("words", "precision"), [([], "bf16-mixed"), (["--trainer.precision=32", "--keep_memory.enabled=false"], 32)]
+)
+def test_the_precision_is_chosen_unless_given(words, precision, run, tmp_path: Path, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(cryoden.callbacks, "choose_precision", lambda device: torch.bfloat16)
+    run("fit", *tiny(EXPERIMENTS / "simple_ae.yaml"), "--trainer.limit_train_batches=1", *words)
+    assert f"precision {precision}" in capfd.readouterr().out
+    config = yaml.safe_load((tmp_path / "runs/simple_ae/version_0/config.yaml").read_text())
+    assert config["trainer"]["precision"] == precision
 
 
 def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> None:

@@ -183,10 +183,9 @@ class Adversarial(Denoiser):
         return list(optimizers), [self._schedule(optimizer) for optimizer in optimizers]
 
     def _optimizers(self) -> tuple[Optimizer, Optimizer]:
-        return (
-            Adam(self.generator.parameters(), lr=self.learning_rate, betas=self.betas),
-            Adam(self.discriminator.parameters(), lr=self.discriminator_learning_rate, betas=self.betas),
-        )
+        players = ((self.generator, self.learning_rate), (self.discriminator, self.discriminator_learning_rate))
+        first, second = (Adam(p.parameters(), lr=rate, betas=self.betas, fused=self._fused) for p, rate in players)
+        return first, second
 
 
 def slopes(critic: Callable[[Tensor, Tensor], Tensor], degraded: Tensor, candidate: Tensor, unit: Tensor) -> Tensor:

@@ -45,5 +45,5 @@ class Autoencoder(Denoiser):
 
     def configure_optimizers(self) -> Any:
         """AdamW with the schedule of Denoiser."""
-        optimizer = AdamW(self.generator.parameters(), lr=self.learning_rate)
+        optimizer = AdamW(self.generator.parameters(), lr=self.learning_rate, fused=self._fused)
         return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer)}

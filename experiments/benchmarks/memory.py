@@ -1,6 +1,7 @@
-"""Peak memory of one training step of UpsampleUnet48, ours against the plain form; each in a process of its own."""
+"""Peak memory of training steps of UpsampleUnet48, ours against the plain form; each in a process of its own."""
 
 import argparse
+import math
 import multiprocessing
 import resource
 
@@ -9,19 +10,23 @@ import torch.nn.functional as F
 from networks import PLAIN
 from timing import hardware
 
+from cryoden.allocator import keep_freed_memory
 from cryoden.networks.upsample_unet import UpsampleUnet
 
 GIB = 2**30
 
 
-def peak(plain: bool, half: bool, batch: int, box: int, device: str) -> float:
-    """GiB that a step adds to what the process, its network and its batch hold."""
+def peak(plain: bool, half: bool, keep: bool, batch: int, box: int, device: str) -> float:
+    """GiB that three steps add to what the process, its network and its batch hold."""
+    if keep and not keep_freed_memory():
+        return math.nan
     network = UpsampleUnet().to(device)
     volumes, clean = torch.rand(2, batch, 1, box, box, box, device=device)
     before = held(device)
-    with torch.autocast(device, torch.bfloat16, enabled=half):
-        denoised = PLAIN[UpsampleUnet](network, volumes) if plain else network(volumes)
-    F.mse_loss(denoised.float(), clean).backward()
+    for _ in range(3):
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            denoised = PLAIN[UpsampleUnet](network, volumes) if plain else network(volumes)
+        F.mse_loss(denoised.float(), clean).backward()
     return (held(device) - before) / GIB
 
 
@@ -41,10 +46,16 @@ def main() -> None:
     arguments = parser.parse_args()
     print(hardware(arguments.device), f"batch of {arguments.batch} at {arguments.box}^3", sep="\n")
     context = multiprocessing.get_context("spawn")
-    for name, plain, half in (("plain, float32", True, False), ("float32", False, False), ("bf16", False, True)):
+    for name, *form in (
+        ("plain, float32", True, False, False),
+        ("float32", False, False, False),
+        ("float32, freed memory kept", False, False, True),
+        ("bf16", False, True, False),
+        ("bf16, freed memory kept", False, True, True),
+    ):
         with context.Pool(1) as pool:
-            added = pool.apply(peak, (plain, half, arguments.batch, arguments.box, arguments.device))
-        print(f"{name:15s} {added:6.2f} GiB")
+            added = pool.apply(peak, (*form, arguments.batch, arguments.box, arguments.device))
+        print(f"{name:26s} {added:6.2f} GiB", flush=True)
 
 
 if __name__ == "__main__":

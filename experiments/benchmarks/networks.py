@@ -1,9 +1,12 @@
 """Unet48 and UpsampleUnet48 against the same networks written plainly: training step, inference, results compared.
 
-Plain is what a reader of the thesis would write: upsample, concatenate, convolve; contiguous, float32.
+Plain is what a reader of the thesis would write: upsample, concatenate, convolve; contiguous, float32. With --fit each
+form runs in processes of its own that take turns, ours with freed memory kept as `cryoden fit` keeps it.
 """
 
 import argparse
+import multiprocessing
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +16,7 @@ import torch.nn.functional as F
 from timing import hardware, medians
 from torch import Tensor, nn
 
+from cryoden.allocator import keep_freed_memory
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
@@ -103,6 +107,45 @@ def measure(kind: type[DenoisingNetwork], arguments: argparse.Namespace) -> None
             )
 
 
+def as_fit_runs_it(kind: type[DenoisingNetwork], arguments: argparse.Namespace) -> None:
+    """Print a line per task and form, each from a process for each round: memory kept once is kept for good."""
+    check_gradients(kind, arguments.device)
+    seconds: dict[tuple[str, str], list[float]] = {}
+    context = multiprocessing.get_context("spawn")
+    for _ in range(arguments.runs):
+        for form in ("plain, float32", "float32, memory kept", "bf16, memory kept"):
+            with context.Pool(1) as pool:
+                for task, value in pool.apply(one_form, (kind, form, arguments)).items():
+                    seconds.setdefault((task, form), []).append(value)
+    for (task, form), values in seconds.items():
+        value, plain = statistics.median(values), statistics.median(seconds[task, "plain, float32"])
+        print(
+            f"{kind.__name__:13s} {task:6s} {form:21s} {value / arguments.batch:7.4f} s a volume, "
+            f"{plain / value:5.2f} times plain",
+            flush=True,
+        )
+
+
+def one_form(kind: type[DenoisingNetwork], form: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds of a step and of inference, after one of each to warm up."""
+    if form.endswith("kept") and not keep_freed_memory():
+        raise SystemExit("--fit needs glibc, and no MALLOC_ variable set")
+    torch.manual_seed(0)
+    network = kind(channels=arguments.channels).to(arguments.device)
+    volumes, clean = torch.randn(2, arguments.batch, 1, *[arguments.box] * 3, device=arguments.device)
+    forward: Forward = partial(PLAIN[kind], network) if form.startswith("plain") else network
+
+    def denoise(volumes: Tensor) -> Tensor:
+        with torch.autocast(arguments.device, torch.bfloat16, enabled=form.startswith("bf16")):
+            return forward(volumes)
+
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    train = medians({"train": partial(step, denoise, network, volumes, clean)}, 1, clock)
+    network.eval()
+    with torch.no_grad():
+        return train | medians({"infer": partial(denoise, volumes)}, 1, clock)
+
+
 def main() -> None:
     """Print medians."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -112,12 +155,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="with torch.compile too")
+    parser.add_argument(
+        "--fit", action="store_true", help="as `cryoden fit` runs it against plain in its own processes"
+    )
     parser.add_argument("--cpu_time", action="store_true", help="count CPU seconds: for one thread on a busy machine")
     arguments = parser.parse_args()
     print(hardware(arguments.device))
     print(f"{arguments.channels} channels, batches of {arguments.batch} at {arguments.box}^3")
     for kind in (UpsampleUnet, Unet):
-        measure(kind, arguments)
+        (as_fit_runs_it if arguments.fit else measure)(kind, arguments)
 
 
 if __name__ == "__main__":

@@ -127,3 +127,19 @@ def test_what_is_no_checkpoint_is_refused(content: bytes | None, message: str, t
     (tmp_path / "empty").mkdir()
     with pytest.raises(CryodenError, match="no best"):
         load_denoiser(tmp_path / "empty")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_gpu_trains_in_bfloat16_with_fused_optimizers(system, data, tmp_path: Path) -> None:
+    fit = trainer(tmp_path, accelerator="gpu", precision="bf16-mixed", limit_train_batches=2)
+    fit.fit(system(), data)
+    adams = [each for each in fit.optimizers if "betas" in each.defaults]
+    assert adams
+    assert all(each.defaults["fused"] for each in adams)
+
+
+def test_a_cpu_leaves_its_optimizers_to_torch(data, tmp_path: Path) -> None:
+    fit = trainer(tmp_path, limit_train_batches=1)
+    fit.fit(CompactUnetAE(channels=4), data)
+    assert not fit.optimizers[0].defaults["fused"]

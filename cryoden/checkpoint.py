@@ -101,6 +101,7 @@ def load_denoiser(run: Path | str) -> Denoiser:
         ) from error
     model.system = record["system"]
     model.voxel_size = record["voxel_size"]
+    model.offset = record.get("offset", 0.0)  # before it was measured, it was 0
     return model.eval()
 
 

@@ -57,7 +57,7 @@ def standardize(volumes: Tensor, scale: Scale) -> Tensor:
     return ((volumes - scale.mean) / scale.std).to(volumes.dtype)
 
 
-def restore(density: Tensor, scale: Scale) -> Tensor:
+def restore(density: Tensor, scale: Scale, offset: float = 0.0) -> Tensor:
     """Gives a network's output the grey scale of its input.
 
     A network's density is measured from the background, which is somewhere below the input's mean, so the
@@ -66,13 +66,31 @@ def restore(density: Tensor, scale: Scale) -> Tensor:
     Args:
         density: (B, C, D, H, W), in units of the input's standard deviation.
         scale: The scale of the volumes the network was given.
+        offset: How far the mean of a clean volume lies from that of the degraded one, in standard deviations of the
+            latter. It is 0 unless noise has a mean, as salt and pepper has.
 
     Returns:
-        (B, C, D, H, W) of the density's dtype, in the volumes' unit; the mean of each volume is `scale.mean`.
+        (B, C, D, H, W) of the density's dtype, in the volumes' unit; the mean of each volume is
+        `scale.mean + offset * scale.std`.
     """
     mean = density.mean(dim=(1, 2, 3, 4), keepdim=True, dtype=_widest(density))
-    shift = scale.mean - mean * scale.std
+    shift = scale.mean + (offset - mean) * scale.std
     return density * scale.std.to(density.dtype) + shift.to(density.dtype)
+
+
+def offset_of(degraded: Tensor, clean: Tensor) -> Tensor:
+    """How far means of clean volumes lie from those of degraded ones, in standard deviations of the latter.
+
+    Args:
+        degraded: (B, C, D, H, W), any unit.
+        clean: (B, C, D, H, W), in the same.
+
+    Returns:
+        (), the mean over the batch.
+    """
+    scale = Scale.of(degraded)
+    mean = clean.mean(dim=(1, 2, 3, 4), keepdim=True, dtype=_widest(clean))
+    return ((mean - scale.mean) / scale.std).mean()
 
 
 def _widest(tensor: Tensor) -> torch.dtype:

@@ -55,7 +55,8 @@ def denoise(
 ) -> AnyVolume:
     """Denoises a volume in memory by overlapping tiles that all have the grey scale of the whole.
 
-    A model trained with `standardize` gives back the mean and the grey scale of its input.
+    A model trained with `standardize` gives back the grey scale of its input, and its mean unless it was trained on
+    noise that has one.
 
     Args:
         volume: A Volume, or an array or tensor (D, H, W), axes z, y, x; any unit. Arrays and tensors are taken to have
@@ -229,7 +230,7 @@ def _carry_out(
         smaller = _attempt(plan, model, result, device, progress)
     if model.standardize:
         # a network's density is measured from the background, which is somewhere below the mean
-        mean, factor = measure(result).mean, plan.statistics.std
+        mean, factor = measure(result).mean - model.offset, plan.statistics.std
         shift = plan.statistics.mean
     else:
         mean, factor, shift = 0.0, 1.0, 0.0

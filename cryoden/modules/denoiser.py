@@ -19,9 +19,11 @@ from cryoden.metrics.image import percentiles, quality_metrics
 from cryoden.metrics.wedge import wedge_metrics
 from cryoden.modules.safeguards import Safeguard
 from cryoden.networks.base import DenoisingNetwork, network_record
-from cryoden.scaling import Scale, restore, standardize
+from cryoden.scaling import Scale, offset_of, restore, standardize
 
 Batch = dict[str, Any]
+
+_OFFSET_BATCHES = 64  # in which the mean of the noise is measured
 
 
 class Denoiser(LightningModule):
@@ -30,7 +32,8 @@ class Denoiser(LightningModule):
     Args:
         generator: the network.
         standardize: show the network volumes of mean 0 and standard deviation 1, and give the output the grey scale and
-            the mean of the input: f(a x + b) = a f(x) + b for a > 0.
+            the mean of the input: f(a x + b) = a f(x) + b for a > 0. By how much noise changes the mean, as salt and
+            pepper does, is measured over the first 64 batches of a training.
         residual: the network predicts the noise, which is taken from the input (Wolterink et al. 2017, "Generative
             Adversarial Networks for Noise Reduction in Low-Dose CT"); it must be able to answer below 0.
         data_consistency: weight of a loss on density that contradicts what was measured by more than the noise; a guard
@@ -75,6 +78,7 @@ class Denoiser(LightningModule):
         self.safeguard = Safeguard(gradient_clip, rollback=nonfinite == "rollback")
         self.system = type(self).__name__  # a loaded checkpoint keeps the name of what trained it
         self.voxel_size: float | None = None
+        self.offset, self.offset_batches = 0.0, 0
         self.seed = torch.initial_seed()
         self.val_metrics = quality_metrics("val/")
         self.val_wedge = wedge_metrics("val/")
@@ -93,7 +97,7 @@ class Denoiser(LightningModule):
         if not self.standardize:
             return self.density(degraded)
         scale = Scale.of(degraded)
-        return restore(self.density(standardize(degraded, scale)), scale)
+        return restore(self.density(standardize(degraded, scale)), scale, self.offset)
 
     def density(self, volumes: Tensor) -> Tensor:
         """What the network makes of volumes in the grey scale it is shown: (B, 1, D, H, W) to the same, float32."""
@@ -118,6 +122,10 @@ class Denoiser(LightningModule):
         self.safeguard.begin(batch)
         state = np.random.SeedSequence([self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank])
         self.random = torch.Generator(self.device).manual_seed(int(state.generate_state(1, np.uint64)[0]))
+        if self.standardize and self.offset_batches < _OFFSET_BATCHES:
+            offset = self.trainer.strategy.reduce(offset_of(batch["degraded"], batch["clean"]), reduce_op="mean")
+            self.offset_batches += 1
+            self.offset += (float(offset) - self.offset) / self.offset_batches
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient, and take no step along one that is not finite."""
@@ -213,7 +221,7 @@ class Denoiser(LightningModule):
         for name in ("hyper_parameters", "datamodule_hyper_parameters"):
             if name in checkpoint:
                 checkpoint[name] = plain(checkpoint[name])
-        checkpoint["cryoden"] = {**self.record(), "seed": self.seed}
+        checkpoint["cryoden"] = {**self.record(), "seed": self.seed, "offset_batches": self.offset_batches}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the same randomness, if the checkpoint is of the same system.
@@ -231,6 +239,7 @@ class Denoiser(LightningModule):
                     "give the configuration that the checkpoint was trained with (config.yaml in its run's folder)"
                 )
         self.seed = record["seed"]
+        self.offset, self.offset_batches = record.get("offset", 0.0), record.get("offset_batches", 0)
 
     def record(self) -> dict[str, Any]:
         """All that is needed, beside the weights, to build this model again for denoising; plain values."""
@@ -240,6 +249,7 @@ class Denoiser(LightningModule):
             "network": network_record(self.generator),
             "standardize": self.standardize,
             "residual": self.residual,
+            "offset": self.offset,
             "voxel_size": self.voxel_size,
         }
 

@@ -52,6 +52,8 @@ class Function(nn.Module):
 class Model(SimpleNamespace):
     """A Denoiser's part that denoising needs, around any module."""
 
+    offset = 0.0
+
     def density(self, volumes: Tensor) -> Tensor:
         density: Tensor = self.generator(volumes).float()
         return density
@@ -93,6 +95,15 @@ def test_keeps_the_mean(contrast):
     volume = make_volume(3.0, 100.0)
     denoised = run(volume, make_model(), contrast=contrast)
     assert denoised.data.mean(dtype=float) == pytest.approx(volume.data.mean(dtype=float), abs=1e-4)
+
+
+@pytest.mark.parametrize(("contrast", "sign"), [("bright", 1), ("dark", -1)])
+def test_noise_that_had_a_mean_in_training_is_taken_to_have_it_here(contrast, sign):
+    volume, model = make_volume(3.0, 100.0), make_model()
+    before = run(volume, model, contrast=contrast).data
+    model.offset = -0.25
+    after = run(volume, model, contrast=contrast).data
+    np.testing.assert_allclose(after - before, sign * -0.25 * volume.data.std(), rtol=1e-4)
 
 
 def test_dark_is_bright_upside_down():

@@ -9,6 +9,7 @@ from cryoden import (
     CryodenError,
     OriginalUnetAE,
     ParticleDataModule,
+    SaltAndPepper,
     SimpleAE,
     UnetAE,
     UpsampleUnetAE,
@@ -18,6 +19,7 @@ from cryoden import (
     UpsampleUnetWGANGP,
 )
 from cryoden.checkpoint import export_weights, load_denoiser
+from cryoden.data.dataset import collate
 from cryoden.modules.denoiser import Denoiser
 
 SYSTEMS = [
@@ -89,6 +91,33 @@ def test_checkpoints_of_python_users(system, data, tmp_path: Path) -> None:
         torch.testing.assert_close(again(volume), expected)
     with pytest.raises(CryodenError, match="exists already"):
         export_weights(loaded, tmp_path / "a.safetensors")
+
+
+def test_noise_with_a_mean_does_not_lift_the_background(tmp_path: Path) -> None:
+    """Salt and pepper: the denoised volume must not keep the mean of the degraded one."""
+    data = ParticleDataModule(
+        ["phantom:1"],
+        copies=20,
+        box=32,
+        voxel_size=10,
+        resolution=20,
+        degradation=[SaltAndPepper(probability=0.2)],
+        batch_size=2,
+        num_workers=0,
+    )
+    model = CompactUnetAE(channels=4)
+    trainer(tmp_path, max_epochs=2, limit_train_batches=4, limit_val_batches=0).fit(model, data)
+    assert model.offset_batches == 8
+    batch = collate([data.val_dataset[0, i] for i in range(2)])
+    with torch.no_grad():
+        denoised = model.eval()(batch["degraded"])
+    lifted = batch["degraded"].mean() - batch["clean"].mean()
+    assert lifted > 0.09
+    assert abs(denoised.mean() - batch["clean"].mean()) < 0.05 * lifted
+    fitting = trainer(tmp_path, max_epochs=3, limit_train_batches=4, limit_val_batches=0)
+    fitting.strategy.connect(model)
+    fitting.save_checkpoint(tmp_path / "noise.ckpt")
+    assert load_denoiser(tmp_path / "noise.ckpt").offset == model.offset
 
 
 def test_gan_moves_both_players_and_logs_their_balance(data, tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ def plot(kind: str, rows: Sequence[dict[str, str | float]], target: Path) -> Non
                 last = float(next(r for r in reversed(rows) if r["line"] == names[0])[column])
                 scale = [last * (size / sizes[-1]) ** power for size in sizes]
                 panel.plot(sizes, scale, ":", color="gray", label="as the voxels")
-                panel.set_yscale("log")
+                panel.set_yscale("log", base=2)
+                panel.yaxis.set_major_formatter("{x:.3g}")
             panel.set_xscale("log", base=2)
             panel.set_xticks(sizes, [str(size) for size in sizes])
             panel.minorticks_off()
@@ -146,7 +147,7 @@ def plot(kind: str, rows: Sequence[dict[str, str | float]], target: Path) -> Non
             panel.set_xticks(sizes)
         if column != "value" or kind == "workers":
             panel.set_ylim(bottom=0)
-    panels[0].legend(fontsize=8)
+    panels[0].legend(fontsize=8, loc="upper left")
     figure.savefig(target, dpi=110)
     plt.close(figure)
 

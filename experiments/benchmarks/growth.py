@@ -147,7 +147,7 @@ def plot(kind: str, rows: Sequence[dict[str, str | float]], target: Path) -> Non
             panel.set_xticks(sizes)
         if column != "value" or kind == "workers":
             panel.set_ylim(bottom=0)
-    panels[0].legend(fontsize=8, loc="upper left")
+    panels[1].legend(fontsize=8, loc="upper left")
     figure.savefig(target, dpi=110)
     plt.close(figure)
 

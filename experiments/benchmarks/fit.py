@@ -1,4 +1,7 @@
-"""Where a fit's CPU time goes: quick.yaml's system and data on phantoms, a short run under Python's profiler."""
+"""Where a fit's CPU time goes: quick.yaml's system and data on phantoms, a short run under Python's profiler.
+
+Of the process that trains: what the workers do, and waiting for them, is not in it (see loading.py and density.py).
+"""
 
 import cProfile
 import os
@@ -29,7 +32,7 @@ PARTS = {
     "  gradients' check": ("safeguards.py", "check"),
     "  AdamW": ("adam.py", "adam"),
     "  degradation on the device": ("base.py", "on_after_batch_transfer"),
-    "  waiting for the loader": ("dataset.py", "__iter__"),
+    "  the loader, but for waiting": ("dataset.py", "__iter__"),
     "validation": ("fit_loop.py", "_run_validation"),
     "  all of it": ("evaluation_loop.py", "run"),
     "  the model": ("denoiser.py", "_evaluate"),

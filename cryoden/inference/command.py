@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from cryoden.allocator import keep_freed_memory
 from cryoden.checkpoint import find_checkpoint, load_denoiser
 from cryoden.console import quiet
 from cryoden.errors import CryodenError
@@ -77,13 +78,15 @@ def denoise(
         raise CryodenError(f"devices {devices}, nodes {nodes}: each must be at least 1")
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size)
     device, reason = choose_device()
+    kept = device.type == "cpu" and not dry_run and keep_freed_memory()
     denoiser = load_denoiser(model)
     jobs, star = _jobs(inputs, output, halves)
     first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0  # others run all this, too
     if first:
         precision = "bfloat16" if choose_precision(device) == torch.bfloat16 else "float32"
+        used = f"in {precision}{', keeping freed memory' * kept}"
         many = "" if devices * nodes == 1 else f", {devices * nodes} processes"
-        yield f"model {find_checkpoint(model)} on {device} ({reason}), in {precision}{many}"
+        yield f"model {find_checkpoint(model)} on {device} ({reason}), {used}{many}"
         if len(jobs) > 1 or halves:
             yield from (f"  {' + '.join(map(str, job.inputs))} -> {job.average or job.outputs[0]}" for job in jobs)
     runner = Runner(denoiser, settings, device, overwrite, float16, preview, make_folders=output is not None)

@@ -83,7 +83,7 @@ class GaussianNoise(Degradation):
     def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
         """Damage (B, C, D, H, W) volumes."""
         degraded = _per_volume(volumes, parameters, Tensor.normal_)
-        # One by one, so that sums are added in the same order in any batch. On a CPU torch.var is several times as slow.
+        # One by one, so that sums are added in the same order in any batch; torch.var is far slower on a CPU.
         variance = torch.stack([(volume - volume.mean()).square_().mean() for volume in volumes])
         scale = (variance.view(-1, 1, 1, 1, 1) / _column(volumes, parameters, "snr")).sqrt()
         return degraded.mul_(scale).add_(volumes)

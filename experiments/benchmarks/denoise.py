@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from cryoden import Denoiser, Volume, write_volume
+from cryoden.allocator import keep_freed_memory
 from cryoden.inference.denoise import choose_device, denoise_file
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork
@@ -56,6 +57,7 @@ def denoise_once(shape: tuple[int, ...], network: DenoisingNetwork, folder: Path
 def main(what: str, *numbers: str) -> None:
     """Print a line a measurement; each runs in a process of its own."""
     if what == "one":
+        keep_freed_memory()  # as `cryoden denoise` does on a CPU, unless the environment says otherwise
         name, *edges = numbers
         network = SimpleAutoEncoder() if name == "simple" else UpsampleUnet()
         with tempfile.TemporaryDirectory() as folder:

@@ -43,6 +43,8 @@ class Denoiser(LightningModule):
         gradient_clip: the largest norm of a step's gradient; longer ones are scaled down.
         nonfinite: what to do when a gradient is not finite: stop, or go back to the last good state (the start of the
             epoch) and halve the learning rate.
+        init_weights: what to begin with instead of random weights, for fine-tuning: a run's folder, a checkpoint or
+            exported weights of the same network.
     """
 
     generator: DenoisingNetwork
@@ -58,6 +60,7 @@ class Denoiser(LightningModule):
         cosine: bool = True,
         gradient_clip: float | None = None,
         nonfinite: Literal["stop", "rollback"] = "stop",
+        init_weights: str | None = None,
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():
@@ -76,6 +79,7 @@ class Denoiser(LightningModule):
         self.warmup_steps = warmup_steps
         self.cosine = cosine
         self.safeguard = Safeguard(gradient_clip, rollback=nonfinite == "rollback")
+        self.init_weights = init_weights
         self.system = type(self).__name__  # a loaded checkpoint keeps the name of what trained it
         self.voxel_size: float | None = None
         self.offset, self.offset_batches = 0.0, 0
@@ -107,6 +111,21 @@ class Denoiser(LightningModule):
     def setup(self, stage: str) -> None:
         """Learn from the data module at which voxel size this model is trained; a checkpoint carries it."""
         self.voxel_size = getattr(getattr(self.trainer, "datamodule", None), "voxel_size", self.voxel_size)
+        if stage == "fit" and self.init_weights is not None and self.trainer.ckpt_path is None:
+            self._begin_with(self.init_weights)
+
+    def _begin_with(self, run: str) -> None:
+        from cryoden.checkpoint import load_denoiser  # which imports this module
+
+        begun = load_denoiser(run)
+        there, here = begun.record(), self.record()
+        for name in ("network", "standardize", "residual"):
+            if there[name] != here[name]:
+                raise CryodenError(
+                    f"init_weights {run}: {name} is {_words(there[name])} there and {_words(here[name])} here; give "
+                    "both the same, or train from the start"
+                )
+        self.generator.load_state_dict(begun.generator.state_dict())
 
     def on_train_start(self) -> None:
         """A cosine must know its end."""

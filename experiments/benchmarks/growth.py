@@ -1,7 +1,8 @@
-"""Cost as the work grows: one CSV and a plot for each of box, batch, particles, tomogram and workers.
+"""Cost as the work grows: one CSV and a plot for each of box, batch, particles, tomogram, workers and processes.
 
-Each point runs in a new process, on one thread; seconds are of CPU, but for the workers' volumes a second. Memory is
-what the work adds to the most that the process held before. Training is one step, in bfloat16 where the CPU has it.
+Each point runs in a new process, on one thread; seconds are of CPU, but for the volumes a second of workers and
+processes. Memory is what the work adds to the most that the process held before. Training is one step, in bfloat16
+where the CPU has it.
 """
 
 import argparse
@@ -18,9 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from timing import hardware
 
-from cryoden import Denoiser, ParticleDataModule, Volume, write_volume
+from cryoden import CompactUnetAE, Denoiser, ParticleDataModule, Volume, write_volume
 from cryoden.inference.denoise import choose_precision, denoise_file
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.compact_unet import CompactUnet
@@ -92,7 +95,7 @@ def tomogram(name: str, side: int) -> Point:
         noise = np.random.default_rng(0).normal(size=(64, side, side)).astype(np.float32)
         write_volume(source, Volume(noise, 10.0))
         model = Denoiser(NETWORKS[name]())
-        return measured(lambda: denoise_file(source, Path(folder) / "out.mrc", model, contrast="bright", tile=64))
+        return measured(lambda: denoise_file(source, Path(folder) / "out.mrc", model, contrast="bright"))
 
 
 def workers(name: str, count: int) -> Point:
@@ -107,6 +110,46 @@ def workers(name: str, count: int) -> Point:
     return volumes / (time.perf_counter() - started), megabytes() - before
 
 
+class Clock(Callback):
+    """Writes what the second epoch's training takes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time."""
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take it again."""
+        if trainer.is_global_zero:
+            self.path.write_text(str(time.perf_counter() - self.started), encoding="utf-8")
+
+
+def processes(name: str, count: int) -> Point:
+    """Volumes of 48^3 a second on which so many processes train together, and the first one's memory."""
+    data = ParticleDataModule(
+        ["phantom:0"], copies=120, box=48, voxel_size=10, resolution=20, num_workers=0, batch_size=2
+    )
+    before = megabytes()
+    with tempfile.TemporaryDirectory() as folder:
+        clock = Clock(Path(folder) / "seconds")
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=count,
+            strategy="ddp_spawn" if count > 1 else "auto",
+            max_epochs=2,
+            limit_val_batches=0,
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(CompactUnetAE(), data)
+        return data.copies[0] / float(clock.path.read_text(encoding="utf-8")), megabytes() - before
+
+
 # kind → what does it, for which lines, at which sizes, the sizes' name, what is measured
 KINDS: dict[str, tuple[Callable[[str, int], Point], Sequence[str], Sequence[int], str, str]] = {
     "box": (box, list(NETWORKS), (32, 48, 64, 96, 128), "box, voxels along a side", "s of CPU a step"),
@@ -115,11 +158,12 @@ KINDS: dict[str, tuple[Callable[[str, int], Point], Sequence[str], Sequence[int]
     "tomogram": (
         tomogram,
         ["UpsampleUnet, 8 channels"],
-        (64, 128, 192, 256),
+        (64, 128, 256, 512),
         "tomogram of 64 voxels by this squared",
         "s of CPU to denoise",
     ),
     "workers": (workers, ["one phantom"], (0, 1, 2), "worker processes", "clean volumes a second"),
+    "processes": (processes, ["CompactUnet"], (1, 2), "processes that train together", "volumes a second"),
 }
 
 
@@ -145,7 +189,7 @@ def plot(kind: str, rows: Sequence[dict[str, str | float]], target: Path) -> Non
             panel.minorticks_off()
         else:
             panel.set_xticks(sizes)
-        if column != "value" or kind == "workers":
+        if column != "value" or kind in ("workers", "processes"):
             panel.set_ylim(bottom=0)
     panels[1].legend(fontsize=8, loc="upper left")
     figure.savefig(target, dpi=110)

@@ -120,6 +120,23 @@ def test_noise_with_a_mean_does_not_lift_the_background(tmp_path: Path) -> None:
     assert load_denoiser(tmp_path / "noise.ckpt").offset == model.offset
 
 
+def test_fine_tuning_begins_where_another_run_ended(data, tmp_path: Path) -> None:
+    """Weights of an auto-encoder, to go on with as a GAN: another system around the same network."""
+    begun = UpsampleUnetAE(channels=4)
+    export_weights(begun, tmp_path / "begun.safetensors")
+    weights = {name: value.clone() for name, value in begun.generator.state_dict().items()}
+    model = UpsampleUnetGAN(channels=4, box=32, init_weights=str(tmp_path / "begun.safetensors"))
+    assert not torch.equal(model.generator.state_dict()["first.0.weight"], weights["first.0.weight"])
+    trainer(tmp_path, limit_train_batches=0, limit_val_batches=0).fit(model, data)
+    for name, value in model.generator.state_dict().items():
+        assert torch.equal(value, weights[name])
+    other = UpsampleUnetAE(channels=8, init_weights=str(tmp_path / "begun.safetensors"))
+    with pytest.raises(
+        CryodenError, match=r"init_weights .*network is UpsampleUnet\(channels=4.* there and .*channels=8"
+    ):
+        trainer(tmp_path).fit(other, data)
+
+
 def test_gan_moves_both_players_and_logs_their_balance(data, tmp_path: Path) -> None:
     model = UpsampleUnetGAN(channels=4, box=32, discriminator_steps=2, generator_steps=2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

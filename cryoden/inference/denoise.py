@@ -289,7 +289,8 @@ def _sample(plan: Plan, multiple: int) -> Iterator[Tensor]:
     """Tiles (1, 1, D, H, W) from all over the volume, no larger than they need be to tell of it."""
     smaller = [min(edge, math.ceil(_SAMPLE_EDGE / multiple) * multiple) for edge in plan.network_tile]
     z, y, x = (round(edge * plan.ratio) for edge in smaller)
-    grid = TileGrid(plan.grid.shape, (z, y, x), plan.grid.overlap)
+    overlap = plan.grid.overlap if plan.grid.overlap < min(z, y, x) else min(z, y, x) // 3
+    grid = TileGrid(plan.grid.shape, (z, y, x), overlap)
     tiles = list(grid)
     for i in np.random.default_rng(0).permutation(len(tiles))[:_SAMPLE]:
         yield torch.from_numpy(grid.cut(plan.volume.data, tiles[i])[None, None])

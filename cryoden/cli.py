@@ -156,7 +156,7 @@ def _run_tool(name: str, home: str, words: list[str]) -> None:
     words_of = next((word for word in _LISTS if word in skip), None)
     configurable = name in _WITH_CONFIG
     if words_of:  # plain words, where jsonargparse would want [a,b]
-        parser.add_argument("words", metavar=words_of, nargs="*" if configurable else "+", help=about[words_of])
+        parser.add_argument("words", metavar=words_of, nargs="*", help=about[words_of])
     if configurable:
         parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these arguments")
         parser.add_argument(f"--{words_of}", type=list[str], default=[], help="the same as plain words, for a file")

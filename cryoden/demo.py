@@ -41,6 +41,8 @@ def demo(output: str = "cryoden-demo", epochs: int = 2, seed: int = 0, overwrite
         CryodenError: the folder holds something already.
     """
     folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise CryodenError(f"{folder}: is a file; choose another folder with --output")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise CryodenError(f"{folder}: not empty; choose another folder with --output, or give --overwrite")
     folder.mkdir(parents=True, exist_ok=True)

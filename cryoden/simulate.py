@@ -101,8 +101,10 @@ def simulate(
         Each file that was written.
 
     Raises:
-        CryodenError: a particle cannot be had or does not fit, or a file exists already.
+        CryodenError: a particle cannot be had or does not fit, two would be written to one file, or a file exists.
     """
+    if copies < 1:
+        raise CryodenError(f"copies: got {copies}; allowed is a whole number from 1 up")
     folder = Path(structure_dir) if structure_dir else None
     particles = [
         load_particle(entry, structure_dir=folder, assembly=assembly, hydrogens=hydrogens, ligands=ligands)
@@ -120,7 +122,15 @@ def simulate(
         specimens = ParticleDataset(
             particles, copies, steps, box=box, voxel_size=voxel_size, resolution=resolution, **randomness
         )
-        names = [f"{_file_name(particle.name)}_{copy}" for particle in particles for copy in range(copies)]
+        files = [_file_name(particle.name) for particle in particles]
+        for number, file in enumerate(files):
+            first = files.index(file)
+            if first < number:
+                raise CryodenError(
+                    f"entries: {entries[first]} and {entries[number]} would both be written to {file}_0_clean.mrc; "
+                    "rename a file, or ask for more --copies of one"
+                )
+        names = [f"{file}_{copy}" for file in files for copy in range(copies)]
     else:
         made = Scene(voxel_size=voxel_size, resolution=resolution, particles=particles, **vars(scene))
         specimens = _Scenes(made, copies, degradation=steps, **randomness)
@@ -129,7 +139,10 @@ def simulate(
     existing = [path for name in names for kind in kinds if (path := Path(output, f"{name}_{kind}")).exists()]
     if existing and not overwrite:
         raise CryodenError(f"{existing[0]}: exists already; choose another --output, or give --overwrite")
-    Path(output).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryodenError(f"output {output}: cannot be made a folder: {error.strerror or error}") from error
     device = torch.device("cpu")
     if series:
         device, reason = choose_device()

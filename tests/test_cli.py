@@ -127,6 +127,7 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
     ("words", "message"),
     [
         (["denois"], "no command 'denois'; did you mean 'denoise'"),
+        (["denoise", "--model", "nowhere"], "inputs: none given"),
         (["denoise", "in.mrc", "out.mrc", "--model", "nowhere"], "model nowhere: no such file or folder"),
         (["simulate", "phantom:x"], "phantom:x: a phantom is called phantom: and a whole number"),
         (["simulate", "phantom:10", "--box=32"], "phantom:10: its diameter of .* the smallest box that fits is 48"),
@@ -149,6 +150,13 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
         ),
         (["fit", "--model=SimpleAE", "--data=ParticleDataModule", "--data.copies=1"], "each must be at least 1"),
         (["fit", "--model=SimpleAE", "--data=ParticleDataModule", "--data.entries=[nope]"], "nope"),
+        (
+            [
+                *("fit", "--model=UpsampleUnetGAN", "--model.channels=2"),
+                *("--data=ParticleDataModule", "--data.entries=[phantom:1]", "--data.box=48"),
+            ],
+            "box: got 64 for the model and 48 for the data; give both the same: --model.box 48",
+        ),
         (["fit", "--model=SimpleAE", "--model.chanels=3", "--data=ParticleDataModule"], "chanels"),
         (["fit", "--model=NoSuchNet", "--data=ParticleDataModule"], "NoSuchNet"),
     ],

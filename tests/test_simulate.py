@@ -8,7 +8,7 @@ import pytest
 import starfile
 import yaml
 
-from cryoden import read_volume
+from cryoden import CryodenError, read_volume
 from cryoden.cli import main
 from cryoden.data.pairs import PairDataModule
 from cryoden.simulate import SceneSettings, simulate
@@ -118,6 +118,9 @@ def test_a_file_of_settings(tmp_path, monkeypatch, capsys):
     [
         ([], "entries: none given"),
         (["phantom:1", "--config=no.yaml"], "File does not exist"),
+        (["phantom:1", "--copies=0"], "copies: got 0"),
+        (["phantom:1", "--seed=-1"], "seed: got -1; allowed is a whole number from 0 up"),
+        (["phantom:1", "phantom:2", "phantom:1"], "phantom:1 and phantom:1 would both be written to phantom-1_0_clean"),
         (["phantom:1", "--scene.count=-3"], "count: got -3"),
         (["phantom:1", "--scene.shape=3", "--scene.count=3"], "scene.shape"),
         (["phantom:1", "--scene.shape=[24,32,32]"], "give one of them"),
@@ -136,6 +139,13 @@ def test_bad_input_in_one_line(tmp_path, monkeypatch, capsys, words, message):
     assert message in told
     assert told.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CryodenError, match="file: cannot be made a folder: File exists"):
+        list(simulate(["phantom:1"], str(tmp_path / "file"), box=32, **SMALL))
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path):

@@ -93,6 +93,8 @@ class CachedDataset(VolumeDataset):
     def _keep(self, place: Path, item: Batch) -> None:
         partial = self.folder / f".{_HOST}~{os.getpid()}~{place.name}.part"
         try:
+            # A process of the same number was killed: a container that starts again has the same host and numbers.
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             rest = {}
             for name, value in item.items():

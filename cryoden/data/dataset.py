@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
+from cryoden.errors import CryodenError
 from cryoden.particles import Particle
 from cryoden.simulation.degradation import Degradation, apply_all, sample_all
 from cryoden.simulation.density import clean_volume
@@ -28,12 +29,17 @@ class VolumeDataset(Dataset[Batch], ABC):
 
     Args:
         degradation: the steps that damage a clean volume, in order.
-        seed: a sequence of whole numbers; two datasets with different seeds share nothing that is random.
+        seed: a sequence of whole numbers from 0 up; two datasets with different seeds share nothing that is random.
         fresh: draw anew each epoch, rather than what epoch 0 drew for ever.
         degrade: apply the degradation here, on the CPU, rather than leave it to the device.
+
+    Raises:
+        CryodenError: a seed is below 0.
     """
 
     def __init__(self, degradation: Sequence[Degradation], *, seed: Sequence[int], fresh: bool, degrade: bool) -> None:
+        if min(seed) < 0:
+            raise CryodenError(f"seed: got {min(seed)}; allowed is a whole number from 0 up")
         self.degradation = degradation
         self.seed = tuple(seed)
         self.fresh = fresh

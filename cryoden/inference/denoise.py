@@ -42,6 +42,7 @@ AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
 _FLIPS = [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
 _SCRATCH = np.dtype(np.float64)
+_FOREIGN = (".tif", ".tiff", ".png", ".jpg", ".em", ".hdf", ".h5", ".zarr", ".npy", ".npz", ".nii")
 _SAMPLE, _SAMPLE_EDGE = 32, 96  # tiles, and their edge, that tell what the norms of a network are going to see
 
 
@@ -146,6 +147,8 @@ def plan_file(
     float16: bool = False,
 ) -> Plan:
     """Looks at all that `denoise_file` needs, without writing anything; arguments and errors are its own."""
+    if Path(path_out).suffix.lower() in _FOREIGN:
+        raise CryodenError(f"cannot write {path_out}: the result is an MRC file; give a name that ends in .mrc")
     check_output(path_out, overwrite=overwrite)
     volume = open_volume(path_in)
     size = volume.data.size * (_SCRATCH.itemsize + (2 if float16 else 4))
@@ -289,7 +292,8 @@ def _sample(plan: Plan, multiple: int) -> Iterator[Tensor]:
     """Tiles (1, 1, D, H, W) from all over the volume, no larger than they need be to tell of it."""
     smaller = [min(edge, math.ceil(_SAMPLE_EDGE / multiple) * multiple) for edge in plan.network_tile]
     z, y, x = (round(edge * plan.ratio) for edge in smaller)
-    grid = TileGrid(plan.grid.shape, (z, y, x), plan.grid.overlap)
+    overlap = plan.grid.overlap if plan.grid.overlap < min(z, y, x) else min(z, y, x) // 3
+    grid = TileGrid(plan.grid.shape, (z, y, x), overlap)
     tiles = list(grid)
     for i in np.random.default_rng(0).permutation(len(tiles))[:_SAMPLE]:
         yield torch.from_numpy(grid.cut(plan.volume.data, tiles[i])[None, None])

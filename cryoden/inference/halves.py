@@ -65,7 +65,7 @@ def fsc_table(raw: Tensor, denoised: Tensor, volume: Volume) -> list[str]:
     for threshold in _THRESHOLDS:
         both = (resolution_at(curve[None], threshold, volume.voxel_size, shape) for curve in (raw, denoised))
         told = (f"{float(value):>6.1f} Å" if value.isfinite() else f"{'none':>8}" for value in both)
-        lines.append(f"{f'falls below {threshold}':>24}  {'  '.join(told)}")
+        lines.append(f"{f'above {threshold} down to':>24}  {'  '.join(told)}")
     return lines
 
 

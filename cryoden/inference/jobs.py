@@ -97,7 +97,9 @@ def half_jobs(paths: Sequence[Path], folder: Path) -> tuple[list[Job], list[Path
     lonely = [next(iter(halves.values())) for halves in pairs.values() if len(halves) == 1]
     if lonely:
         more = f" (and {len(lonely) - 1} more)" if len(lonely) > 1 else ""
-        raise CryodenError(f"{lonely[0]}{more}: no other half beside it; add it, or leave this one out")
+        raise CryodenError(
+            f"{lonely[0]}{more}: no other half beside it among the input; name both, or leave this one out"
+        )
     if not pairs:
         raise CryodenError(
             "no half tomograms among the input; names are told by _EVN and _ODD, _even and _odd, _half1 and _half2, or "

@@ -110,7 +110,13 @@ class Denoiser(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Learn from the data module at which voxel size this model is trained; a checkpoint carries it."""
-        self.voxel_size = getattr(getattr(self.trainer, "datamodule", None), "voxel_size", self.voxel_size)
+        data = getattr(self.trainer, "datamodule", None)
+        self.voxel_size = getattr(data, "voxel_size", self.voxel_size)
+        box, given = self.hparams.get("box"), getattr(data, "box", None)  # a discriminator may be made for one box
+        if box and given and box != given:
+            raise CryodenError(
+                f"box: got {box} for the model and {given} for the data; give both the same: --model.box {given}"
+            )
         if stage == "fit" and self.init_weights is not None and self.trainer.ckpt_path is None:
             self._begin_with(self.init_weights)
 

@@ -21,7 +21,7 @@ Filter = Literal["ramp", "exact"]
 _KEPT = 2**28  # bytes: the matrices of a series that are no larger stay in memory for the next volume
 
 
-def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None) -> Tensor:
+def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None, *, keep: bool = True) -> Tensor:
     """(..., D, H, W) volumes to their (..., T, H, columns) projections along the beam.
 
     Tilting the specimen by t about +y (right-handed) brings voxel (z, x), counted from the centre, to x cos t + z sin t
@@ -31,6 +31,7 @@ def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None
         volumes: (..., D, H, W).
         angles: (T,) tilts in degrees, in any order.
         columns: pixels across the tilt axis; by default W. What falls beside them is lost.
+        keep: these angles will come again: small matrices stay in memory for the next volume.
 
     Returns:
         (..., T, H, columns): sums over voxels, in the volumes' unit times one voxel. Voxel N // 2 of each axis, the
@@ -43,7 +44,7 @@ def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None
     flat = [
         volume.permute(0, 2, 1).reshape(depth * width, height) for volume in volumes.reshape(-1, *volumes.shape[-3:])
     ]
-    matrices = _Matrices(tuple(angles), (depth, width, columns), volumes)
+    matrices = _Matrices(tuple(angles), (depth, width, columns), volumes, keep)
     for tilt in range(len(angles)):
         matrix = matrices[tilt]
         for image, sections in zip(images, flat, strict=True):
@@ -116,9 +117,9 @@ def sirt_like(frequency: Tensor, iterations: int) -> Tensor:
 class _Matrices:
     """The matrix of each tilt, (columns, D * W), kept from earlier where they are small."""
 
-    def __init__(self, angles: tuple[float, ...], sizes: tuple[int, int, int], like: Tensor) -> None:
+    def __init__(self, angles: tuple[float, ...], sizes: tuple[int, int, int], like: Tensor, keep: bool = True) -> None:
         self.angles, self.sizes, self.like = angles, sizes, like
-        small = len(angles) * math.prod(sizes) * like.element_size() <= _KEPT
+        small = keep and len(angles) * math.prod(sizes) * like.element_size() <= _KEPT
         self.kept = _series(angles, sizes, like.dtype, like.device) if small else None
 
     def __getitem__(self, tilt: int) -> Tensor:

@@ -187,7 +187,8 @@ class TiltSeries:
         angles: (T,), degrees, nominal.
         exposures: (T,), electrons per Å² that the specimen had seen before each image.
         transfer: (S, T, H, columns // 2 + 1), contrast transfer in S strips across the image.
-        gain: (), signal in the reconstruction over signal in the volume, where measured; see TiltSeriesDegradation.
+        gain: (), signal in the reconstruction over signal in the volume, where measured, of what has a density between
+            0 and 1, so neither gold nor vacuum; see TiltSeriesDegradation.
     """
 
     counts: Tensor
@@ -341,7 +342,7 @@ class TiltSeriesDegradation(Degradation):
         angles = self.scheme.angles
         missed = torch.randn(len(angles), generator=random, dtype=torch.float64)
         true = [angle + self.scheme.jitter * float(off) for angle, off in zip(angles, missed, strict=True)]
-        density = self._misplace(project(volume, true, columns), random)
+        density = self._misplace(project(volume, true, columns, keep=not self.scheme.jitter), random)
 
         recorded = self.scheme.recorded
         per_tilt = parameters["dose"] / len(angles)
@@ -368,7 +369,10 @@ class TiltSeriesDegradation(Degradation):
         kept = transfer[len(transfer) // 2] * envelope
         if self.sirt_like:
             kept = kept * sirt_like(torch.fft.rfftfreq(density.shape[-1]).to(density), self.sirt_like)
-        return TiltSeries(counts, expected, blank, angles, exposures, transfer, _gain(spectrum, kept))
+        # the gain is that of protein: gold and the surfaces of the ice, of other frequencies, would change its scale
+        protein = torch.where((volume >= 0) & (volume <= 1), volume, 0.0)
+        seen = spectrum if torch.equal(protein, volume) else torch.fft.rfft2(project(protein, angles, columns))
+        return TiltSeries(counts, expected, blank, angles, exposures, transfer, _gain(seen, kept))
 
     @property
     def _contrast(self) -> float:

@@ -1,5 +1,7 @@
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +148,16 @@ def test_the_parts_of_a_living_writer_are_left_alone(tmp_path: Path) -> None:
     ours.mkdir()
     counting(tmp_path)
     assert ours.is_dir()
+
+
+def test_what_a_killed_process_of_our_number_left_is_replaced(tmp_path: Path) -> None:
+    """A container that starts again has the same host name, and the same numbers of processes."""
+    cached = counting(tmp_path)
+    left = cached.folder / f".{socket.gethostname()}~{os.getpid()}~000001.part"
+    left.mkdir()
+    (left / "clean.npy").write_bytes(b"half an array")
+    assert equal(cached[0, 1], cached.dataset[0, 1])
+    assert not left.exists()
 
 
 def test_two_writers_of_one_item_do_not_mind(tmp_path: Path) -> None:

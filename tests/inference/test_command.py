@@ -114,6 +114,7 @@ class TestOneTomogram:
             ),
             (["in.mrc", "b.mrc", "c.mrc"], "3 names without --output"),
             (["in.mrc", "out.mrc", "--halves"], "2 names and --halves without --output"),
+            (["in.mrc", "out.tif"], r"cannot write out\.tif: the result is an MRC file"),
             (["in.mrc", "nowhere/out.mrc"], "there is no folder nowhere; create it first"),
             (["loud.mrc", "out.mrc", "--float16"], r"loud\.mrc: has values up to .*, and float16 ends at 65504"),
             (["missing.star", "--output=out"], r"cannot read missing\.star: there is no such file"),

@@ -194,6 +194,14 @@ def test_progress_reaches_the_end():
     assert counts[-1][0] == counts[-1][1] > 1
 
 
+def test_an_overlap_wider_than_a_sampled_tile(monkeypatch):
+    """Norms are told by tiles of an edge of their own, also where tiles share more than that."""
+    monkeypatch.setattr("cryoden.inference.denoise._SAMPLE_EDGE", 16)
+    volume = np.random.default_rng(0).normal(size=(8, 8, 40)).astype(np.float32)
+    result = run(volume, CompactUnetAE(channels=2, levels=2), tile=24, overlap=20)
+    assert np.isfinite(result).all()
+
+
 def test_constant_volume_is_refused():
     with pytest.raises(CryodenError, match=r"every voxel is 3, .*right file"):
         run(Volume(np.full((8, 8, 8), 3, np.float32), 1.0), make_model())

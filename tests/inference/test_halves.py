@@ -48,7 +48,7 @@ def test_table():
     lines = fsc_table(raw, torch.ones_like(raw), Volume(first, 10.0))
     assert lines[0].split() == ["FSC", "between", "the", "halves", "raw", "denoised"]
     assert lines[1].split() == ["240.0", "Å", f"{raw[1]:.3f}", "1.000"]
-    assert lines[-1].split()[:3] == ["falls", "below", "0.143"]
+    assert lines[-1].split()[:3] == ["above", "0.143", "down"]
     assert lines[-1].endswith(" 20.0 Å")
     assert len({len(line) for line in lines}) == 1
     nothing = fsc_table(torch.zeros_like(raw), torch.zeros_like(raw), Volume(first, 10.0))

@@ -306,3 +306,15 @@ def test_it_has_a_public_name() -> None:
 def test_bad_arguments(make, message: str) -> None:
     with pytest.raises(CryodenError, match=message):
         make()
+
+
+@pytest.mark.parametrize("other", [4.0, -0.7], ids=["gold", "vacuum"])
+def test_gold_and_vacuum_do_not_change_the_scale_of_protein(other: float) -> None:
+    """At a true defocus, their low and high frequencies are transferred unlike those of protein."""
+    step = TiltSeriesDegradation(voxel_size=10.0, scheme=SCHEME)
+    protein = blob(32)
+    beside = protein.clone()
+    beside[:3] = other
+    drawn = parameters(step)[0]
+    alone, both = (step.record(volume, drawn).gain for volume in (protein, beside))
+    torch.testing.assert_close(both, alone, rtol=0.02, atol=0)

@@ -102,5 +102,5 @@ def test_one_process_needs_no_strategy_but_the_right_box(tmp_path: Path) -> None
         )
 
     fit(16)
-    with pytest.raises(CryodenError, match="takes degraded volumes of shape"):
+    with pytest.raises(CryodenError, match="box: got 32 for the model and 16 for the data"):
         fit(32)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryoden.data.dataset import Batch, ParticleDataset, VolumeDataset
+from cryoden.data.scenes import SceneDataset
 from cryoden.errors import CryodenError
 from cryoden.evaluation.figures import save_figure, slice_figure
 from cryoden.files import write_text
@@ -166,16 +167,8 @@ def simulate(
         yield writer.picture({"degraded": shown, "clean": clean[0].clamp(max=1)}, item["entry"])
 
 
-class _Scenes(VolumeDataset):
+class _Scenes(SceneDataset):
     """Scenes with all that is known of them: an item also holds the `scene`, a SceneVolume."""
-
-    def __init__(self, scene: Scene, scenes: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scene = scene
-        self.scenes = scenes
-
-    def __len__(self) -> int:
-        return self.scenes
 
     def make(self, index: int, generator: torch.Generator) -> Batch:
         made = self.scene.make(generator)

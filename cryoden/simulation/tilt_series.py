@@ -187,8 +187,8 @@ class TiltSeries:
         angles: (T,), degrees, nominal.
         exposures: (T,), electrons per Å² that the specimen had seen before each image.
         transfer: (S, T, H, columns // 2 + 1), contrast transfer in S strips across the image.
-        gain: (), signal in the reconstruction over signal in the volume, where measured, of what has a density between
-            0 and 1, so neither gold nor vacuum; see TiltSeriesDegradation.
+        gain: (), signal in the reconstruction over signal in the volume, where measured, of what has a density up to
+            1, so not of gold; see TiltSeriesDegradation.
     """
 
     counts: Tensor
@@ -338,6 +338,9 @@ class TiltSeriesDegradation(Degradation):
         Returns:
             (T, H, columns) images and what is known of them.
         """
+        # Vacuum above and below the ice goes on beyond the volume, whose sides would be edges: endless and flat, it
+        # shows in no image.
+        volume = volume - volume.amin(dim=(-2, -1), keepdim=True).clamp(max=0)
         random = torch.Generator().manual_seed(int(parameters["seed"]))
         angles = self.scheme.angles
         missed = torch.randn(len(angles), generator=random, dtype=torch.float64)
@@ -369,8 +372,8 @@ class TiltSeriesDegradation(Degradation):
         kept = transfer[len(transfer) // 2] * envelope
         if self.sirt_like:
             kept = kept * sirt_like(torch.fft.rfftfreq(density.shape[-1]).to(density), self.sirt_like)
-        # the gain is that of protein: gold and the surfaces of the ice, of other frequencies, would change its scale
-        protein = torch.where((volume >= 0) & (volume <= 1), volume, 0.0)
+        # The gain is that of protein: gold, of other frequencies, would change its scale.
+        protein = torch.where(volume <= 1, volume, 0.0)
         seen = spectrum if torch.equal(protein, volume) else torch.fft.rfft2(project(protein, angles, columns))
         return TiltSeries(counts, expected, blank, angles, exposures, transfer, _gain(seen, kept))
 

@@ -318,3 +318,15 @@ def test_gold_and_vacuum_do_not_change_the_scale_of_protein(other: float) -> Non
     drawn = parameters(step)[0]
     alone, both = (step.record(volume, drawn).gain for volume in (protein, beside))
     torch.testing.assert_close(both, alone, rtol=0.02, atol=0)
+
+
+def test_vacuum_around_the_ice_makes_no_edges() -> None:
+    """The slab goes on beyond the volume, so that its sides are not to be seen in the tomogram."""
+    step = replace(PLAIN, exposure=replace(PLAIN.exposure, dose=1e7))
+    protein = blob(32)
+    slab = protein.clone()
+    slab[:6] -= 0.7
+    slab[-6:] -= 0.7
+    drawn = parameters(step)
+    alone, within = (step.apply(volume[None, None], drawn)[0, 0] for volume in (protein, slab))
+    torch.testing.assert_close(within, alone, atol=1e-3 * float(alone.abs().max()) + 1e-4, rtol=0)

@@ -43,8 +43,9 @@ def widget(tmp_path: Path):
 
 
 def volume() -> np.ndarray:
-    data = np.random.default_rng(0).normal(size=(12, 40, 100))
-    data[4:8, 10:20, 10:20] -= 6
+    """Longer than the largest tile, so that there are two."""
+    data = np.random.default_rng(0).normal(size=(12, 40, 250))
+    data[4:8, 10:20, 10:40] -= 6
     return data.astype(np.float32)
 
 

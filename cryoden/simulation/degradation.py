@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cryoden.errors import CryodenError
+from cryoden.simulation.ranges import Range, bounds, check_range, draw, draw_seed
 
-Range = float | tuple[float, float]
 Parameters = Mapping[str, float]
 
 
@@ -74,11 +74,11 @@ class GaussianNoise(Degradation):
     snr: Range = 1.3
 
     def __post_init__(self) -> None:
-        _check_range("GaussianNoise.snr", self.snr, lambda v: v > 0, "above 0")
+        check_range("GaussianNoise.snr", self.snr, lambda v: v > 0, "above 0")
 
     def sample(self, generator: torch.Generator) -> dict[str, float]:
         """Draw the parameters for one volume."""
-        return {"snr": _draw(self.snr, generator), "seed": _draw_seed(generator)}
+        return {"snr": draw(self.snr, generator), "seed": draw_seed(generator)}
 
     def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
         """Damage (B, C, D, H, W) volumes."""
@@ -106,9 +106,9 @@ class MissingWedge(Degradation):
 
     def __post_init__(self) -> None:
         for value in self.tilt_range:
-            _check_range("MissingWedge.tilt_range", value, lambda v: -90 <= v <= 90, "between -90 and 90 degrees")
+            check_range("MissingWedge.tilt_range", value, lambda v: -90 <= v <= 90, "between -90 and 90 degrees")
         low, high = self.tilt_range
-        if _bounds(low)[1] >= _bounds(high)[0]:
+        if bounds(low)[1] >= bounds(high)[0]:
             raise CryodenError(f"MissingWedge.tilt_range: got ({low}, {high}); the first must be below the second")
         if self.tilt_axis not in ("x", "y"):
             raise CryodenError(f"MissingWedge.tilt_axis: got {self.tilt_axis!r}; allowed are 'x' and 'y'")
@@ -116,7 +116,7 @@ class MissingWedge(Degradation):
     def sample(self, generator: torch.Generator) -> dict[str, float]:
         """Draw the parameters for one volume."""
         low, high = self.tilt_range
-        return {"tilt_min": _draw(low, generator), "tilt_max": _draw(high, generator)}
+        return {"tilt_min": draw(low, generator), "tilt_max": draw(high, generator)}
 
     def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
         """Damage (B, C, D, H, W) volumes."""
@@ -196,11 +196,11 @@ class SaltAndPepper(Degradation):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_range("SaltAndPepper.probability", self.probability, lambda v: 0 <= v <= 1, "between 0 and 1")
+        check_range("SaltAndPepper.probability", self.probability, lambda v: 0 <= v <= 1, "between 0 and 1")
 
     def sample(self, generator: torch.Generator) -> dict[str, float]:
         """Draw the parameters for one volume."""
-        return {"probability": _draw(self.probability, generator), "seed": _draw_seed(generator)}
+        return {"probability": draw(self.probability, generator), "seed": draw_seed(generator)}
 
     def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
         """Damage (B, C, D, H, W) volumes."""
@@ -256,25 +256,6 @@ def measured_by_all(
         left = step.measured(volumes, [per_step[i] for per_step in parameters])
         region = region if left is None else region & left
     return region
-
-
-def _bounds(value: Range) -> tuple[float, float]:
-    return value if isinstance(value, tuple) else (value, value)
-
-
-def _check_range(name: str, value: Range, allowed: Callable[[float], bool], words: str) -> None:
-    low, high = _bounds(value)
-    if not (allowed(low) and allowed(high) and low <= high):
-        raise CryodenError(f"{name}: got {value}; allowed is a number {words}, or a (low, high) range of such numbers")
-
-
-def _draw(value: Range, generator: torch.Generator) -> float:
-    low, high = _bounds(value)
-    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
-
-
-def _draw_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator).item())
 
 
 def _per_volume(volumes: Tensor, parameters: Sequence[Parameters], fill: Callable[..., Tensor]) -> Tensor:

@@ -19,6 +19,7 @@ from scipy.special import erf
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle
 from cryoden.simulation.density import PROTEIN_DENSITY, check_fits, scattering_density, smallest_box
+from cryoden.simulation.ranges import bounds, draw
 from cryoden.simulation.rotation import random_rotation
 
 BACKGROUND, VESICLE, FIDUCIAL = "background", "vesicle", "fiducial"
@@ -151,7 +152,7 @@ class Scene:
         if self.count is not None:
             _check_range("count", self.count, 1)
         if self.occupancy is not None:
-            low, high = _range(self.occupancy)
+            low, high = bounds(self.occupancy)
             if not 0 < low <= high < 1:
                 raise CryodenError(
                     f"occupancy: got {self.occupancy}; allowed is a share between 0 and 1, or a (low, high) range"
@@ -174,10 +175,10 @@ class Scene:
             (VESICLE, self.vesicles, self.vesicle_diameter),
             (FIDUCIAL, self.fiducials, self.fiducial_diameter),
         ):
-            low, high = _range(diameter)
+            low, high = bounds(diameter)
             if not 0 < low <= high:
                 raise CryodenError(f"{name}_diameter: got {diameter}; allowed is a number above 0, or a range")
-            if _range(number)[1] and self._box(name, high) > room:
+            if bounds(number)[1] and self._box(name, high) > room:
                 raise CryodenError(
                     f"{name}_diameter: {high:g} Å do not fit into {room} voxels of {self.voxel_size:g} Å; the largest "
                     f"that fits is about {max(0, (room - self._box(name, 0)) * self.voxel_size):g} Å"
@@ -290,7 +291,7 @@ class Scene:
             return self._draw_particles(_draw_whole(self.count, generator), generator)
         assert self.occupancy is not None
         top, bottom = self._ice
-        wanted = _draw_real(self.occupancy, generator) * (bottom - top) * self.shape[1] * self.shape[2]
+        wanted = draw(self.occupancy, generator) * (bottom - top) * self.shape[1] * self.shape[2]
         mean = float(np.average(self._sizes, weights=self._weights.numpy()))
         # As many as fill it on average: stopping where it is full would favour what comes last, the large.
         number = max(1, round(wanted / mean))
@@ -304,12 +305,12 @@ class Scene:
         """What is to be placed, the large first, each made when its turn comes."""
         for _ in range(_draw_whole(self.vesicles, generator)):
             rotation = random_rotation(generator).numpy()
-            longest = _draw_real(self.vesicle_diameter, generator) / 2
+            longest = draw(self.vesicle_diameter, generator) / 2
             shares = torch.rand(3, generator=generator, dtype=torch.float64).numpy() * (1 - _ROUND) + _ROUND
             axes = longest * shares / shares.max()
             yield _Object(VESICLE, rotation, self._vesicle(axes, rotation))
         for _ in range(_draw_whole(self.fiducials, generator)):
-            diameter = _draw_real(self.fiducial_diameter, generator)
+            diameter = draw(self.fiducial_diameter, generator)
             yield _Object(FIDUCIAL, np.eye(3), self._fiducial(diameter))
         drawn = self._draw(generator)
         for index in drawn[np.argsort(-self._sizes[drawn], kind="stable")]:
@@ -400,21 +401,12 @@ class _Search:
         return None
 
 
-def _range(value: float | tuple[float, float]) -> tuple[float, float]:
-    return value if isinstance(value, tuple) else (value, value)
-
-
 def _check_range(name: str, value: int | tuple[int, int], least: int) -> None:
-    low, high = _range(value)
+    low, high = bounds(value)
     if not least <= low <= high or low != int(low) or high != int(high):
         raise CryodenError(f"{name}: got {value}; allowed is a whole number from {least} up, or a (low, high) range")
 
 
 def _draw_whole(value: int | tuple[int, int], generator: torch.Generator) -> int:
-    low, high = _range(value)
+    low, high = bounds(value)
     return int(torch.randint(int(low), int(high) + 1, (), generator=generator))
-
-
-def _draw_real(value: float | tuple[float, float], generator: torch.Generator) -> float:
-    low, high = _range(value)
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))

@@ -14,17 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cryoden.errors import CryodenError
-from cryoden.simulation.degradation import (
-    Degradation,
-    MissingWedge,
-    Parameters,
-    Range,
-    _check_range,
-    _draw,
-    _draw_seed,
-)
+from cryoden.simulation.degradation import Degradation, MissingWedge, Parameters
 from cryoden.simulation.optics import contrast_transfer, damage, interaction_constant
 from cryoden.simulation.projection import Filter, back_project, project, sirt_like
+from cryoden.simulation.ranges import Range, check_range, draw, draw_seed
 
 _STRIPS = 9  # nodes across the image between which contrast transfer is interpolated where defocus changes
 
@@ -106,7 +99,7 @@ class Optics:
 
     def __post_init__(self) -> None:
         _check_number("Optics.voltage", self.voltage, lambda v: 80 <= v <= 400, "between 80 and 400 kV")
-        _check_range("Optics.defocus", self.defocus, lambda v: 0 <= v <= 20, "between 0 and 20 µm under focus")
+        check_range("Optics.defocus", self.defocus, lambda v: 0 <= v <= 20, "between 0 and 20 µm under focus")
         _check_number(
             "Optics.spherical_aberration", self.spherical_aberration, lambda v: 0 <= v <= 10, "between 0 and 10 mm"
         )
@@ -133,8 +126,8 @@ class Exposure:
     mean_free_path: float = 395.0
 
     def __post_init__(self) -> None:
-        _check_range("Exposure.dose", self.dose, lambda v: v > 0, "of electrons per Å² above 0")
-        _check_range("Exposure.thickness", self.thickness, lambda v: 0 <= v <= 2000, "between 0 and 2000 nm")
+        check_range("Exposure.dose", self.dose, lambda v: v > 0, "of electrons per Å² above 0")
+        check_range("Exposure.thickness", self.thickness, lambda v: 0 <= v <= 2000, "between 0 and 2000 nm")
         _check_number("Exposure.mean_free_path", self.mean_free_path, lambda v: v > 0, "of nm above 0")
 
 
@@ -274,10 +267,10 @@ class TiltSeriesDegradation(Degradation):
     def sample(self, generator: torch.Generator) -> dict[str, float]:
         """Draw the parameters for one volume."""
         return {
-            "defocus": _draw(self.optics.defocus, generator),
-            "dose": _draw(self.exposure.dose, generator),
-            "thickness": _draw(self.exposure.thickness, generator),
-            "seed": _draw_seed(generator),
+            "defocus": draw(self.optics.defocus, generator),
+            "dose": draw(self.exposure.dose, generator),
+            "thickness": draw(self.exposure.thickness, generator),
+            "seed": draw_seed(generator),
         }
 
     def apply(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor:
@@ -367,7 +360,7 @@ class TiltSeriesDegradation(Degradation):
         transmitted = torch.exp(-parameters["thickness"] / (self.exposure.mean_free_path * tilts.cos()))
         blank = (per_tilt * self.voxel_size**2 * self.detector.dqe * transmitted).to(density)[:, None, None]
         expected = blank * (1 - self._contrast * images).clamp(min=0)
-        on_device = torch.Generator(volume.device).manual_seed(_draw_seed(random))
+        on_device = torch.Generator(volume.device).manual_seed(draw_seed(random))
         counts = torch.poisson(expected, generator=on_device)
         kept = transfer[len(transfer) // 2] * envelope
         if self.sirt_like:

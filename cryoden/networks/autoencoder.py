@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
 from cryoden.networks.base import DenoisingNetwork
-from cryoden.networks.blocks import Block, NormName, UpBlock, doubling, make_norm, start_at
+from cryoden.networks.blocks import Block, Doubling, NormName, UpBlock, make_norm, start_at
 
 _START = 0.05
 
@@ -38,7 +38,7 @@ class SimpleAutoEncoder(DenoisingNetwork):
         self.norm = norm
         self.output_range = output_range
         widths = [channels * 4**level for level in range(4)]
-        last = doubling(channels, 1)
+        last = Doubling(channels, 1)
         start_at(math.log(_START / (output_range - _START)), last)
         self.layers = nn.Sequential(
             make_norm(norm, 1),

@@ -1,7 +1,6 @@
 """The pieces that the networks are made of."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -11,6 +10,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cryoden.errors import CryodenError
+from cryoden.networks.convolutions import (
+    carefully,
+    convolve,
+    convolve_concatenated,
+    convolve_doubling,
+    convolve_upsampled,
+)
 
 NormName = Literal["batch", "instance", "group"]
 
@@ -112,41 +118,31 @@ def make_vector_norm(norm: NormName, features: int) -> nn.Module:
     return nn.BatchNorm1d(features) if norm == "batch" else nn.GroupNorm(1, features)
 
 
-def carefully(convolve: Callable[..., Tensor], *volumes: Tensor) -> Tensor:
-    """`convolve(*volumes)`, but in float32 for tiny volumes under a CPU's autocast.
-
-    There oneDNN's bfloat16 gradient of the weights is garbage where the output is two voxels wide (kernels of 3 to 5,
-    any number of channels; seen with torch 2.13 on a CPU with avx512_bf16): at the bottom of a network, where float32
-    costs nothing.
-
-    Args:
-        convolve: Takes the volumes.
-        volumes: Each (B, C, D, H, W).
-
-    Returns:
-        (B, O, ...).
-    """
-    on_cpu = volumes[0].device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if not on_cpu or min(size for each in volumes for size in each.shape[2:]) > 4:
-        return convolve(*volumes)
-    with torch.autocast("cpu", enabled=False):
-        return convolve(*(each.float() for each in volumes))
-
-
 class Convolution(nn.Conv3d):
-    """`nn.Conv3d`, `carefully`."""
+    """`nn.Conv3d`, the same along all axes: `convolve`, `carefully`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in_channels, D, H, W) to (B, out_channels, ...)."""
-        return carefully(super().forward, input)
+        padding = self.padding[0]
+        assert isinstance(padding, int)
+        how = partial(convolve, weight=self.weight, bias=self.bias, stride=self.stride[0], padding=padding)
+        return carefully(how, input)
 
 
-class TransposedConvolution(nn.ConvTranspose3d):
-    """`nn.ConvTranspose3d`, `carefully`."""
+class Doubling(nn.ConvTranspose3d):
+    """The thesis's transposed convolution: kernel 5, stride 2, exactly twice the box.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 5, 2, padding=2, output_padding=1)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """(B, in_channels, D, H, W) to (B, out_channels, ...)."""
-        return carefully(partial(super().forward, output_size=output_size), input)
+        """(B, in_channels, D, H, W) to (B, out_channels, 2D, 2H, 2W)."""
+        return carefully(partial(convolve_doubling, weight=self.weight, bias=self.bias), input)
 
 
 class Block(nn.Sequential):
@@ -191,20 +187,7 @@ class UpBlock(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
-        super().__init__(doubling(in_channels, out_channels), nn.ReLU(inplace=True), make_norm(norm, out_channels))
-
-
-def doubling(in_channels: int, out_channels: int) -> TransposedConvolution:
-    """The thesis's transposed convolution: kernel 5, stride 2, exactly twice the box.
-
-    Args:
-        in_channels: Channels in.
-        out_channels: Channels out.
-
-    Returns:
-        The layer.
-    """
-    return TransposedConvolution(in_channels, out_channels, 5, 2, padding=2, output_padding=1)
+        super().__init__(Doubling(in_channels, out_channels), nn.ReLU(inplace=True), make_norm(norm, out_channels))
 
 
 def start_at(bias: float, last: nn.Conv3d | nn.ConvTranspose3d) -> None:
@@ -233,7 +216,7 @@ class DensityHead(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, *, kernel: int = 3, nonnegative: bool = True) -> None:
-        conv = nn.Conv3d(in_channels, 1, kernel, padding=kernel // 2)
+        conv = Convolution(in_channels, 1, kernel, padding=kernel // 2)
         start_at(-3.0 if nonnegative else 0.0, conv)
         super().__init__(conv, *([nn.Softplus()] if nonnegative else []))
 
@@ -285,57 +268,3 @@ class UpsampleBlock(nn.Module):
         return self.block.finish(
             carefully(partial(convolve_upsampled, weight=convolution.weight, bias=convolution.bias), decoded, skip)
         )
-
-
-def convolve_concatenated(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`conv3d(cat([decoded, skip]), weight, bias, padding=1)`, without the concatenation.
-
-    A convolution is linear, so its two halves may be computed apart and added. Nothing is copied or kept twice, and
-    the gradients come as whole volumes: a slice of concatenated channels makes the backward pass of the norm before it
-    several times slower.
-
-    Args:
-        decoded: (B, C, D, H, W).
-        skip: (B, S, D, H, W).
-        weight: (O, C + S, 3, 3, 3).
-        bias: (O,), or None.
-
-    Returns:
-        (B, O, D, H, W).
-    """
-    channels = decoded.shape[1]
-    from_decoded = F.conv3d(decoded, weight[:, :channels], bias, padding=1)
-    return from_decoded.add_(F.conv3d(skip, weight[:, channels:], padding=1))
-
-
-def convolve_upsampled(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`conv3d(cat([upsample(decoded), skip]), weight, bias, padding=1)`, without the upsampled volume.
-
-    Its two halves are computed apart, as in `convolve_concatenated`. Seen from the coarse voxels, nearest neighbour
-    upsampling followed by a convolution with kernel 3 is one transposed convolution with kernel 4 and stride 2: 8
-    products per voxel and pair of channels where the plain form takes 27. Exact up to rounding, borders too: what lies
-    outside is zero in both.
-
-    Args:
-        decoded: (B, C, D, H, W).
-        skip: (B, S, 2D, 2H, 2W).
-        weight: (O, C + S, 3, 3, 3).
-        bias: (O,), or None.
-
-    Returns:
-        (B, O, 2D, 2H, 2W).
-    """
-    channels = decoded.shape[1]
-    upsampled = F.conv_transpose3d(decoded, _upsampling_kernel(weight[:, :channels]), stride=2, padding=1)
-    return F.conv3d(skip, weight[:, channels:], bias, padding=1).add_(upsampled)
-
-
-def _upsampling_kernel(weight: Tensor) -> Tensor:
-    """(O, C, 3, 3, 3) of a convolution to (C, O, 4, 4, 4) of the transposed one that upsamples ×2 first.
-
-    Along each axis the mirrored kernel is convolved with a box of 2, the two fine voxels that a coarse one fills.
-    """
-    kernel = weight.flip(2, 3, 4).transpose(0, 1)
-    for before, after in (((1, 0), (0, 1)), ((0, 0, 1, 0), (0, 0, 0, 1)), ((0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 1))):
-        kernel = F.pad(kernel, before) + F.pad(kernel, after)
-    return kernel

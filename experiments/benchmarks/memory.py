@@ -7,7 +7,7 @@ import resource
 
 import torch
 import torch.nn.functional as F
-from networks import PLAIN
+from networks import plain_twin
 from timing import hardware
 
 from cryoden.allocator import keep_freed_memory
@@ -20,12 +20,13 @@ def peak(plain: bool, half: bool, keep: bool, batch: int, box: int, device: str)
     """GiB that three steps add to what the process, its network and its batch hold."""
     if keep and not keep_freed_memory():
         return math.nan
-    network = UpsampleUnet().to(device)
+    network = plain_twin(UpsampleUnet()) if plain else UpsampleUnet()
+    network.to(device)
     volumes, clean = torch.rand(2, batch, 1, box, box, box, device=device)
     before = held(device)
     for _ in range(3):
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            denoised = PLAIN[UpsampleUnet](network, volumes) if plain else network(volumes)
+            denoised = network(volumes)
         F.mse_loss(denoised.float(), clean).backward()
     return (held(device) - before) / GIB
 

@@ -24,32 +24,68 @@ from cryoden.networks.upsample_unet import UpsampleUnet
 Forward = Callable[[Tensor], Tensor]
 
 
-def plain_upsample_unet(network: UpsampleUnet, volumes: Tensor) -> Tensor:
-    """UpsampleUnet's forward pass, as the thesis writes it."""
-    full = network.first(volumes)
-    half = network.narrow(full)
-    quarter = network.narrow(half)
-    decoded = network.narrow(quarter)
-    for skip in (quarter, half, full):
-        decoded = network.widen.block(torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1))
-    return network.head(decoded)
+class PlainUpsampleUnet(nn.Module):
+    """UpsampleUnet as the thesis writes it, with the same names for its parameters."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = block(nn.Conv3d(1, channels, 3, padding=1))
+        self.narrow = block(nn.Conv3d(channels, channels, 5, 2, padding=2))
+        self.widen = nn.ModuleDict({"block": block(nn.Conv3d(2 * channels, channels, 3, padding=1))})
+        self.head = nn.Sequential(nn.Conv3d(channels, 1, 3, padding=1), nn.Softplus())
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Denoise (B, 1, D, H, W) volumes."""
+        full = self.first(volumes)
+        half = self.narrow(full)
+        quarter = self.narrow(half)
+        decoded = self.narrow(quarter)
+        for skip in (quarter, half, full):
+            decoded = self.widen["block"](torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1))
+        return self.head(decoded)
 
 
-def plain_unet(network: Unet, volumes: Tensor) -> Tensor:
-    """Unet's forward pass, as the thesis writes it."""
-    half = network.first(volumes)
-    quarter = network.narrow(half)
-    eighth = network.narrow(quarter)
-    decoded = network.widen_bottleneck(network.bottleneck(eighth))
-    for skip in (eighth, quarter, half):
-        decoded = network.widen(nn.Sequential.forward(network.merge, torch.cat([decoded, skip], dim=1)))
-    return network.head(nn.Sequential.forward(network.last, torch.cat([decoded, volumes], dim=1)))
+class PlainUnet(nn.Module):
+    """Unet as the thesis writes it, with the same names for its parameters."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = block(nn.Conv3d(1, channels, 5, 2, padding=2))
+        self.narrow = block(nn.Conv3d(channels, channels, 5, 2, padding=2))
+        self.bottleneck = block(nn.Conv3d(channels, channels, 5, 2, padding=2))
+        self.widen_bottleneck = block(nn.ConvTranspose3d(channels, channels, 5, 2, padding=2, output_padding=1))
+        self.merge = block(nn.Conv3d(2 * channels, channels, 3, padding=1))
+        self.widen = block(nn.ConvTranspose3d(channels, channels, 5, 2, padding=2, output_padding=1))
+        self.last = block(nn.Conv3d(channels + 1, channels, 3, padding=1))
+        self.head = nn.Sequential(nn.Conv3d(channels, 1, 3, padding=1), nn.Softplus())
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """Denoise (B, 1, D, H, W) volumes."""
+        half = self.first(volumes)
+        quarter = self.narrow(half)
+        eighth = self.narrow(quarter)
+        decoded = self.widen_bottleneck(self.bottleneck(eighth))
+        for skip in (eighth, quarter, half):
+            decoded = self.widen(self.merge(torch.cat([decoded, skip], dim=1)))
+        return self.head(self.last(torch.cat([decoded, volumes], dim=1)))
 
 
-PLAIN = {UpsampleUnet: plain_upsample_unet, Unet: plain_unet}
+def block(convolution: nn.Conv3d | nn.ConvTranspose3d) -> nn.Sequential:
+    """The thesis's block: a convolution, ReLU, batch norm."""
+    return nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm3d(convolution.out_channels))
 
 
-def step(forward: Forward, network: DenoisingNetwork, volumes: Tensor, clean: Tensor) -> Tensor:
+PLAIN: dict[type[DenoisingNetwork], type[nn.Module]] = {UpsampleUnet: PlainUpsampleUnet, Unet: PlainUnet}
+
+
+def plain_twin(network: UpsampleUnet | Unet) -> nn.Module:
+    """The plain form, with the same weights."""
+    twin = PLAIN[type(network)](network.channels)
+    twin.load_state_dict(network.state_dict())
+    return twin.to(next(network.parameters()))
+
+
+def step(forward: Forward, network: nn.Module, volumes: Tensor, clean: Tensor) -> Tensor:
     """A training step but for the optimizer, which is the same on all sides; all gradients in one vector."""
     network.zero_grad()
     F.mse_loss(forward(volumes).to(clean.dtype), clean).backward()
@@ -64,9 +100,10 @@ def difference(ours: Tensor, plain: Tensor) -> float:
 def check_gradients(kind: type[DenoisingNetwork], device: str) -> None:
     """In float64, since in float32 a ReLU that rounding tips over moves the gradients of either form by up to 1e-3."""
     torch.manual_seed(0)
-    network = kind(channels=8).to(device).double()
-    pair = torch.randn(2, 2, 1, 32, 32, 32, device=device, dtype=torch.float64)
-    found = difference(step(network, network, *pair), step(partial(PLAIN[kind], network), network, *pair))
+    network = kind(channels=40).to(device).double()
+    pair = torch.randn(2, 1, 1, 32, 32, 32, device=device, dtype=torch.float64)
+    plain = plain_twin(network)
+    found = difference(step(network, network, *pair), step(plain, plain, *pair))
     assert found < 1e-10, f"{kind.__name__}: gradients differ by {found}"
 
 
@@ -75,19 +112,20 @@ def measure(kind: type[DenoisingNetwork], arguments: argparse.Namespace) -> None
     check_gradients(kind, arguments.device)
     torch.manual_seed(0)
     network = kind(channels=arguments.channels).to(arguments.device)
+    plain = plain_twin(network)
     volumes, clean = torch.randn(2, arguments.batch, 1, *[arguments.box] * 3, device=arguments.device)
 
     def half(volumes: Tensor, forward: Forward = network) -> Tensor:
         with torch.autocast(arguments.device, torch.bfloat16):
             return forward(volumes)
 
-    sides: dict[str, Forward] = {"plain, float32": partial(PLAIN[kind], network), "float32": network, "bf16": half}
+    sides: dict[str, Forward] = {"plain, float32": plain, "float32": network, "bf16": half}
     if arguments.compile:
         compiled = torch.compile(network)
         sides |= {"float32, compiled": compiled, "bf16, compiled": partial(half, forward=compiled)}
 
     def train(forward: Forward) -> None:
-        step(forward, network, volumes, clean)
+        step(forward, plain if forward is plain else network, volumes, clean)
 
     @torch.no_grad()
     def infer(forward: Forward) -> Tensor:
@@ -95,9 +133,10 @@ def measure(kind: type[DenoisingNetwork], arguments: argparse.Namespace) -> None
 
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     for task in (train, infer):
-        network.train(task is train)
-        plain = infer(sides["plain, float32"])
-        differences = {name: difference(infer(forward), plain) for name, forward in sides.items()}
+        for each in (network, plain):
+            each.train(task is train)
+        expected = infer(plain)
+        differences = {name: difference(infer(forward), expected) for name, forward in sides.items()}
         assert differences["float32"] < 1e-5, f"{kind.__name__}: answers differ by {differences['float32']}"
         seconds = medians({name: partial(task, forward) for name, forward in sides.items()}, arguments.runs, clock)
         for name, value in seconds.items():
@@ -131,13 +170,14 @@ def one_form(kind: type[DenoisingNetwork], form: str, arguments: argparse.Namesp
     if form.endswith("kept") and not keep_freed_memory():
         raise SystemExit("--fit needs glibc, and no MALLOC_ variable set")
     torch.manual_seed(0)
-    network = kind(channels=arguments.channels).to(arguments.device)
+    network: nn.Module = kind(channels=arguments.channels).to(arguments.device)
+    if form.startswith("plain"):
+        network = plain_twin(network)
     volumes, clean = torch.randn(2, arguments.batch, 1, *[arguments.box] * 3, device=arguments.device)
-    forward: Forward = partial(PLAIN[kind], network) if form.startswith("plain") else network
 
     def denoise(volumes: Tensor) -> Tensor:
         with torch.autocast(arguments.device, torch.bfloat16, enabled=form.startswith("bf16")):
-            return forward(volumes)
+            return network(volumes)
 
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     train = medians({"train": partial(step, denoise, network, volumes, clean)}, 1, clock)

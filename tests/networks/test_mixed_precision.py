@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cryoden.networks.autoencoder import SimpleAutoEncoder
-from cryoden.networks.blocks import Convolution, MergeBlock, TransposedConvolution, UpsampleBlock
+from cryoden.networks.blocks import Convolution, Doubling, MergeBlock, UpsampleBlock
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.discriminators import DraganDiscriminator, Pix2PixDiscriminator, SimpleDiscriminator
 from cryoden.networks.original_unet import OriginalUnet
@@ -33,7 +33,7 @@ def gradients(network: nn.Module, *inputs: torch.Tensor) -> list[dict[str, torch
         Convolution(8, 8, 4, 2, padding=1),
         Convolution(8, 8, 4, 1, padding=1),
         Convolution(8, 8, 3, 1, padding=1),
-        TransposedConvolution(8, 8, 5, 2, padding=2, output_padding=1),
+        Doubling(8, 8),
     ],
     ids=["5/2", "4/2", "4/1", "3/1", "transposed"],
 )

@@ -10,15 +10,14 @@ from cryoden.networks.blocks import (
     BatchNorm,
     Block,
     Convolution,
+    Doubling,
     MergeBlock,
-    TransposedConvolution,
     UpBlock,
     UpsampleBlock,
-    convolve_concatenated,
-    convolve_upsampled,
     make_norm,
 )
 from cryoden.networks.compact_unet import CompactUnet
+from cryoden.networks.convolutions import convolve_concatenated, convolve_upsampled
 from cryoden.networks.discriminators import SimpleDiscriminator
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
@@ -143,7 +142,7 @@ def test_levels_share_weights_as_in_the_thesis() -> None:
 
 def test_blocks_activate_before_they_normalise() -> None:
     assert [type(layer) for layer in Block(2, 3, kernel=5)] == [Convolution, nn.ReLU, BatchNorm]
-    assert [type(layer) for layer in UpBlock(2, 3)] == [TransposedConvolution, nn.ReLU, BatchNorm]
+    assert [type(layer) for layer in UpBlock(2, 3)] == [Doubling, nn.ReLU, BatchNorm]
 
 
 def test_only_the_strided_decoder_leaves_a_checkerboard() -> None:

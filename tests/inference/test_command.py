@@ -292,7 +292,7 @@ def test_a_terminal_shows_tiles_their_rate_and_the_time_left(model, tmp_path, mo
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_stopped_half_way_nothing_is_left_and_a_rerun_is_clean(denoise, model, number, code):
-    write("in.mrc", tomogram(shape=(48, 160, 160)))
+    write("in.mrc", tomogram(shape=(96, 256, 256)))
     words = ("in.mrc", "out.mrc", "--model", model, "--tile=16", "--overlap=8")
     process = spawn(*words)
     assert process.stdout is not None

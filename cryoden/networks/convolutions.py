@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cryoden.networks.schemes import DOUBLING, HALVING, SAME, UPSAMPLING, convolve_by, pays
+from cryoden.networks.schemes import (
+    DOUBLING,
+    HALVING,
+    SAME,
+    UPSAMPLING,
+    convolve_by,
+    is_channels_last_on_cpu,
+    pays,
+)
 
 
 def carefully(convolve: Callable[..., Tensor], *volumes: Tensor) -> Tensor:
@@ -51,7 +59,7 @@ def convolve(
     scheme = {(3, 1, 1): SAME, (5, 2, 2): HALVING}.get(kind)
     if scheme and pays(scheme, volumes, weight):
         return convolve_by(scheme, volumes, weight, bias)
-    if kind == (3, 1, 1) and len(weight) == 1 and _is_for_products(volumes):
+    if kind == (3, 1, 1) and len(weight) == 1 and is_channels_last_on_cpu(volumes):
         return _convolve_to_one(volumes, weight, bias)
     return F.conv3d(volumes, weight, bias, stride, padding)
 
@@ -131,14 +139,6 @@ def _upsampling_kernel(weight: Tensor, axes: int) -> Tensor:
     return kernel
 
 
-def _is_for_products(volumes: Tensor) -> bool:
-    return (
-        volumes.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and volumes.is_contiguous(memory_format=torch.channels_last_3d)
-    )
-
-
 def _convolve_to_one(volumes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`conv3d(volumes, weight, bias, padding=1)` for one channel out.
 
@@ -159,14 +159,16 @@ class _ToOne(torch.autograd.Function):
     def forward(ctx: Any, volumes: Tensor, taps: Tensor) -> Tensor:
         ctx.save_for_backward(volumes, taps)
         batch, *box, channels = volumes.shape
-        added = (taps @ volumes.reshape(-1, channels).t()).view(27, batch, *box)
-        answer = volumes.new_zeros(
-            (batch, *(size + 2 for size in box)), dtype=torch.promote_types(volumes.dtype, torch.float32)
-        )
-        for to_voxels, offsets in zip(added, product((2, 1, 0), repeat=3), strict=True):
-            there = tuple(slice(offset, offset + size) for offset, size in zip(offsets, box, strict=True))
-            answer[:, *there] += to_voxels
-        return answer[:, 1:-1, 1:-1, 1:-1].unsqueeze(1).to(volumes.dtype)
+        precise = torch.promote_types(volumes.dtype, torch.float32)
+        answer = volumes.new_zeros((batch, *(size + 2 for size in box)), dtype=precise)
+        there = [
+            tuple(slice(offset, offset + size) for offset, size in zip(offsets, box, strict=True))
+            for offsets in product((2, 1, 0), repeat=3)
+        ]
+        for volume, to_volume in zip(volumes, answer, strict=True):
+            for added, where in zip(taps @ volume.reshape(-1, channels).t(), there, strict=True):
+                to_volume[where] += added.view(box)
+        return answer[:, None, 1:-1, 1:-1, 1:-1].to(volumes.dtype).contiguous()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:

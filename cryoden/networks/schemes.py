@@ -155,11 +155,25 @@ def pays(scheme: Scheme, volumes: Tensor, weight: Tensor) -> bool:
     """
     finer = max(1, len(scheme.outputs) // scheme.step)
     return (
-        volumes.device.type == "cpu"
-        and not torch.compiler.is_compiling()
+        is_channels_last_on_cpu(volumes)
         and min(weight.shape[:2]) >= _LEAST_CHANNELS
         and volumes[0, 0].numel() * finer**3 >= _LEAST_VOXELS
         and volumes.shape[2] % scheme.step == 0
+    )
+
+
+def is_channels_last_on_cpu(volumes: Tensor) -> bool:
+    """Whether torch's own convolution may be replaced at all: not on a GPU, nor where a compiler makes its own of it.
+
+    Args:
+        volumes: (B, C, D, H, W).
+
+    Returns:
+        True for channels_last_3d volumes on a CPU.
+    """
+    return (
+        volumes.device.type == "cpu"
+        and not torch.compiler.is_compiling()
         and volumes.is_contiguous(memory_format=torch.channels_last_3d)
     )
 
@@ -194,9 +208,12 @@ class _ByScheme(torch.autograd.Function):
         ctx.save_for_backward(volumes, kernels)
         ctx.scheme = scheme
         ctx.bias_shape = None if bias is None else bias.shape
-        volumes = _channels_last(volumes)
-        rows = len(scheme.outputs)
-        answer: Tensor | None = None
+        # Before the temporaries, that these leave no gap in the heap. Not permuted: autograd copies views that a later
+        # layer writes over.
+        answer = torch.empty(
+            _shape(volumes, kernels, scheme), dtype=kernels.dtype, memory_format=torch.channels_last_3d
+        )
+        volumes, planes, rows = _channels_last(volumes), _channels_last(answer), len(scheme.outputs)
         for batch, tiles in _parts(volumes, scheme):
             tile = _tile(volumes[batch], tiles, scheme)
             products = [
@@ -206,15 +223,8 @@ class _ByScheme(torch.autograd.Function):
                 for number, (signs, kernel) in enumerate(zip(scheme.inputs, kernels, strict=True))
             ]
             products = [_planes(product, len(tile[0])) for product in products]
-            if answer is None:
-                *plane, channels = products[0].shape[2:]
-                shape = (len(volumes), channels, volumes.shape[1] // scheme.step * rows, *plane)
-                # Not a view, as a permuted tensor is: autograd copies those that a later layer writes over.
-                answer = torch.empty(shape, dtype=kernels.dtype, memory_format=torch.channels_last_3d)
-                planes = _channels_last(answer)
             for row, signs in enumerate(scheme.outputs):
                 _sum(products, signs, out=planes[batch, row::rows][:, tiles])
-        assert answer is not None
         return answer
 
     @staticmethod
@@ -263,6 +273,18 @@ class _ByScheme(torch.autograd.Function):
 def _geometry(scheme: Scheme) -> tuple[list[int], list[int], list[int], bool, list[int], int]:
     """What torch's convolution and its gradient take after the bias."""
     return [scheme.stride] * 2, [scheme.padding] * 2, [1, 1], scheme.transposed, [scheme.output_padding] * 2, 1
+
+
+def _shape(volumes: Tensor, kernels: Tensor, scheme: Scheme) -> list[int]:
+    """Of the answer, (B, O, D', H', W')."""
+    batch, _, depth, *plane = volumes.shape
+    kernel = kernels.shape[-1]
+    if scheme.transposed:
+        edges = [scheme.stride * (size - 1) - 2 * scheme.padding + kernel + scheme.output_padding for size in plane]
+    else:
+        edges = [(size + 2 * scheme.padding - kernel) // scheme.stride + 1 for size in plane]
+    channels = kernels.shape[2 if scheme.transposed else 1]
+    return [batch, channels, depth // scheme.step * len(scheme.outputs), *edges]
 
 
 def _channels_last(volumes: Tensor) -> Tensor:

@@ -133,6 +133,7 @@ def measure(kind: type[DenoisingNetwork], arguments: argparse.Namespace) -> None
 
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     for task in (train, infer):
+        plain.load_state_dict(network.state_dict())  # running statistics too
         for each in (network, plain):
             each.train(task is train)
         expected = infer(plain)

@@ -231,10 +231,15 @@ class TestHalves:
 
 
 def spawn(*words: str, **environment: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
-    command = [sys.executable, "-m", "cryoden", "denoise", *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, text=True, stdout=pipe, stderr=pipe, env={**os.environ, **environment})
+    """The command in a process of its own, which an interrupt reaches even where the tests run in the background."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cryoden", "denoise", *words],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def free_port() -> str:
@@ -292,7 +297,7 @@ def test_a_terminal_shows_tiles_their_rate_and_the_time_left(model, tmp_path, mo
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_stopped_half_way_nothing_is_left_and_a_rerun_is_clean(denoise, model, number, code):
-    write("in.mrc", tomogram(shape=(96, 256, 256)))
+    write("in.mrc", tomogram(shape=(48, 160, 160)))
     words = ("in.mrc", "out.mrc", "--model", model, "--tile=16", "--overlap=8")
     process = spawn(*words)
     assert process.stdout is not None

@@ -140,7 +140,7 @@ class Doubling(nn.ConvTranspose3d):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 5, 2, padding=2, output_padding=1)
 
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]  # no choice of the output's size
         """(B, in_channels, D, H, W) to (B, out_channels, 2D, 2H, 2W)."""
         return carefully(partial(convolve_doubling, weight=self.weight, bias=self.bias), input)
 

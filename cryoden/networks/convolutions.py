@@ -13,6 +13,7 @@ from cryoden.networks.schemes import (
     HALVING,
     SAME,
     UPSAMPLING,
+    autocast,
     convolve_by,
     is_channels_last_on_cpu,
     pays,
@@ -145,10 +146,8 @@ def _convolve_to_one(volumes: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     oneDNN computes 16 channels for the one that is wanted. A matrix product gives what each voxel adds to each of the
     27 voxels around it, and those are added up.
     """
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        volumes, weight = volumes.to(dtype), weight.to(dtype)
-    answer: Tensor = _ToOne.apply(volumes.permute(0, 2, 3, 4, 1), weight[0].flatten(1).t())  # type: ignore[no-untyped-call]
+    rows, taps = autocast(volumes.permute(0, 2, 3, 4, 1), weight[0].flatten(1).t())
+    answer: Tensor = _ToOne.apply(rows, taps)  # type: ignore[no-untyped-call]
     return answer if bias is None else answer + bias.to(answer.dtype)
 
 

@@ -138,7 +138,7 @@ UPSAMPLING = Scheme(
 _LEAST_CHANNELS = 40
 _LEAST_VOXELS = 24**3
 
-# Values of a volume that are worked on at a time: sums and products of more are slower to reach, and take memory.
+# Values of a volume that are worked on at a time. Smaller parts take longer, larger ones only more memory.
 _PART = 2**24
 
 
@@ -191,13 +191,25 @@ def convolve_by(scheme: Scheme, volumes: Tensor, weight: Tensor, bias: Tensor | 
         (B, O, D', H', W'), channels_last_3d.
     """
     kernels = torch.einsum("pk,abkhw->pabhw", weight.new_tensor(scheme.kernels), weight)
-    device = volumes.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        volumes, kernels = volumes.to(dtype), kernels.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    answer: Tensor = _ByScheme.apply(volumes, kernels, bias, scheme)  # type: ignore[no-untyped-call]
+    answer: Tensor = _ByScheme.apply(*autocast(volumes, kernels, bias), scheme)  # type: ignore[no-untyped-call]
     return answer
+
+
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """What torch's own convolution makes of its arguments where autocast is enabled; elsewhere they stay.
+
+    Args:
+        tensors: On one device, the first not None.
+
+    Returns:
+        As many.
+    """
+    assert tensors[0] is not None
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
 
 
 class _ByScheme(torch.autograd.Function):
@@ -276,15 +288,9 @@ def _geometry(scheme: Scheme) -> tuple[list[int], list[int], list[int], bool, li
 
 
 def _shape(volumes: Tensor, kernels: Tensor, scheme: Scheme) -> list[int]:
-    """Of the answer, (B, O, D', H', W')."""
-    batch, _, depth, *plane = volumes.shape
-    kernel = kernels.shape[-1]
-    if scheme.transposed:
-        edges = [scheme.stride * (size - 1) - 2 * scheme.padding + kernel + scheme.output_padding for size in plane]
-    else:
-        edges = [(size + 2 * scheme.padding - kernel) // scheme.stride + 1 for size in plane]
-    channels = kernels.shape[2 if scheme.transposed else 1]
-    return [batch, channels, depth // scheme.step * len(scheme.outputs), *edges]
+    """Of the answer, (B, O, D', H', W'): all axes grow or shrink as the first does."""
+    edges = [math.ceil(size * len(scheme.outputs) / scheme.step) for size in volumes.shape[2:]]
+    return [len(volumes), kernels.shape[2 if scheme.transposed else 1], *edges]
 
 
 def _channels_last(volumes: Tensor) -> Tensor:
@@ -341,7 +347,7 @@ def _inside(number: int, tiles: slice, depth: int, scheme: Scheme) -> tuple[slic
 
 
 def _sum(planes: Sequence[Tensor], signs: Signs, out: Tensor | None = None) -> Tensor:
-    """Sum of planes with their signs; a single plane is given as it is."""
+    """Sum of planes with their signs, in `out` if there are several; a single one is given as it is."""
     (first, _), *others = [(plane, sign) for plane, sign in zip(planes, signs, strict=True) if sign]
     if not others:
         return first

@@ -13,11 +13,10 @@ from rich.console import Console
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from cryoden.allocator import keep_freed_memory
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
 from cryoden.evaluation.figures import save_figure, slice_figure
 from cryoden.evaluation.tables import Scores, score_rows, score_table, wedge_table, write_scores
-from cryoden.inference.denoise import choose_device, choose_precision
+from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
 from cryoden.metrics.image import quality_metrics
 from cryoden.metrics.wedge import wedge_metrics
 from cryoden.modules.adversarial import Adversarial

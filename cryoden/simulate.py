@@ -15,7 +15,7 @@ from cryoden.data.scenes import SceneDataset
 from cryoden.errors import CryodenError
 from cryoden.evaluation.figures import save_figure, slice_figure
 from cryoden.files import write_text
-from cryoden.inference.denoise import choose_device
+from cryoden.hardware import choose_device
 from cryoden.particles import load_particle
 from cryoden.simulation.degradation import Degradation, apply_all, default_degradation
 from cryoden.simulation.density import check_fits

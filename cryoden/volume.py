@@ -13,7 +13,6 @@ import gzip
 import logging
 import math
 import mmap
-import os
 import shutil
 import tempfile
 import warnings
@@ -21,7 +20,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +30,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import DTypeLike, NDArray
 
 from cryoden.errors import CryodenError
+from cryoden.files import check_output, whole_file
 
 _log = logging.getLogger(__name__)
 
@@ -180,48 +179,14 @@ def write_volume(
         header = _new_header(volume, voxels, statistics, label or "Written by cryoden")
         if images:
             header.ispg, header.mz, header.cella.z = 0, 1, volume.voxel_size
-        _clear_leftovers(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with _compressing(partial, path.suffix.lower()) as stream:
-                stream.write(header.tobytes())
-                stream.write(volume.extended_header[: int(header.nsymbt)])
-                for section in sections(volume.data):
-                    stream.write(section.astype(voxels).tobytes())
-            partial.replace(path)
-        except OSError as error:
-            raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def check_output(path: Path | str, *, overwrite: bool, size: int = 0) -> None:
-    """Checks that a file may be written, so that nobody waits an hour to learn that it may not.
-
-    Args:
-        path: The file.
-        overwrite: Whether it may exist.
-        size: Bytes that the disk must have room for.
-
-    Raises:
-        CryodenError: The file exists and may not be overwritten, its folder is missing or not writable, or the
-            disk is too full.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise CryodenError(f"cannot write {path}: it is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise CryodenError(f"cannot write {path}: there is no folder {path.parent}; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise CryodenError(f"cannot write {path}: the folder {path.parent} is not writable")
-    if path.exists() and not overwrite:
-        raise CryodenError(f"{path} exists; choose another name or allow overwriting (--overwrite)")
-    free = shutil.disk_usage(path.parent).free
-    if size > free:
-        raise CryodenError(
-            f"cannot write {path}: {size / 1e9:.1f} GB are needed there while it is made, and {free / 1e9:.1f} GB "
-            "are free; make room, or choose another disk"
-        )
+        with (
+            whole_file(path, overwrite=overwrite) as partial,
+            _compressing(partial, path.suffix.lower()) as stream,
+        ):
+            stream.write(header.tobytes())
+            stream.write(volume.extended_header[: int(header.nsymbt)])
+            for section in sections(volume.data):
+                stream.write(section.astype(voxels).tobytes())
 
 
 def sections(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -399,18 +364,6 @@ def _compressing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
     else:
         with path.open("wb") as file:
             yield file
-
-
-def _clear_leftovers(path: Path) -> None:
-    """Removes what processes that were killed had written of this file."""
-    for partial in path.parent.glob(f".{escape(path.name)}.*.part"):
-        number = partial.suffixes[-2][1:]
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            partial.unlink(missing_ok=True)
-        except (ValueError, OSError):  # not ours
-            continue
 
 
 def _new_header(volume: Volume, voxels: np.dtype[Any], statistics: Statistics, label: str) -> np.recarray[Any, Any]:

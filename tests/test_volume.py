@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from cryoden.errors import CryodenError
-from cryoden.volume import Volume, check_output, measure, open_volume, read_volume, release, sections, write_volume
+from cryoden.files import check_output
+from cryoden.volume import Volume, measure, open_volume, read_volume, release, sections, write_volume
 
 SHAPE = (5, 6, 7)
 

@@ -11,8 +11,9 @@ from scipy.stats import kurtosis, norm, skew
 
 from cryoden.errors import CryodenError
 from cryoden.evaluation.figures import _MODELS, _plain_axis, _scale_bar, save_figure
+from cryoden.files import check_output
 from cryoden.inference.contrast import detect_contrast
-from cryoden.volume import Volume, check_output, measure, read_volume
+from cryoden.volume import Volume, measure, read_volume
 
 _LAGS = 8  # voxels
 _TILE = 16  # voxels: where the noise of a tomogram is looked at, tile by tile

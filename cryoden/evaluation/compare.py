@@ -30,7 +30,7 @@ from cryoden.evaluation.sensitivity import sweeps
 from cryoden.evaluation.tables import csv_of, grids, markdown
 from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
-from cryoden.inference.denoise import choose_device
+from cryoden.hardware import choose_device
 from cryoden.modules.denoiser import Denoiser
 
 _TUNING_VOLUMES = 10

@@ -11,11 +11,10 @@ from typing import Literal
 
 import torch
 
-from cryoden.allocator import keep_freed_memory
 from cryoden.checkpoint import find_checkpoint, load_denoiser
 from cryoden.console import quiet
 from cryoden.errors import CryodenError
-from cryoden.inference.denoise import choose_device, choose_precision
+from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
 from cryoden.inference.distribute import spread
 from cryoden.inference.jobs import Job, find_files, half_jobs, single_jobs
 from cryoden.inference.plan import Settings

@@ -24,13 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
+from cryoden.files import check_output
+from cryoden.hardware import choose_device, choose_precision
 from cryoden.inference.normalisation import normalised_alike
 from cryoden.inference.plan import Plan, Settings, make_plan
 from cryoden.inference.preview import write_preview
 from cryoden.inference.resampling import resample
 from cryoden.inference.tiling import TileGrid, out_of_memory, tell, tiled
 from cryoden.scaling import Scale, standardize
-from cryoden.volume import Volume, check_output, measure, open_volume, sections, write_volume
+from cryoden.volume import Volume, measure, open_volume, sections, write_volume
 
 if TYPE_CHECKING:
     from cryoden.modules.denoiser import Denoiser
@@ -199,28 +201,6 @@ def output_label(model: Denoiser, settings: Settings, contrast: str = "") -> str
     used = f"{', augmented' * settings.augment}{', rescaled' * settings.rescale}"
     network = f"{type(model.generator).__name__} {digest.hexdigest()[:8]}"
     return f"cryoden {version('cryoden')}: denoised by {network}{used}, {contrast}".removesuffix(", ")
-
-
-def choose_device() -> tuple[torch.device, str]:
-    """The fastest device of this machine, and why it was chosen, for people to read."""
-    if torch.cuda.is_available():
-        return torch.device("cuda"), f"the GPU {torch.cuda.get_device_name()}"
-    if torch.backends.mps.is_available():
-        return torch.device("mps"), "the GPU of this Mac"
-    if torch.version.cuda is None:
-        return torch.device("cpu"), f"the CPU, because torch {torch.__version__} is built without CUDA"
-    return torch.device("cpu"), "the CPU, because torch sees no GPU: check the driver with nvidia-smi"
-
-
-def choose_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where a device computes in it, which is two to three times as fast; elsewhere float32."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        native = any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in ("avx512_bf16", "amx_tile"))
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
 
 
 def _carry_out(

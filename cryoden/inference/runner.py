@@ -15,13 +15,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from cryoden.errors import CryodenError
+from cryoden.files import check_output
 from cryoden.inference import denoise as engine
 from cryoden.inference.halves import average, check_halves, correlation, fsc_table, refuse_copies
 from cryoden.inference.jobs import Job
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.plan import Plan, Settings
 from cryoden.modules.denoiser import Denoiser
-from cryoden.volume import Volume, check_output, open_volume, write_volume
+from cryoden.volume import Volume, open_volume, write_volume
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from timing import hardware
 from torch import Tensor
 
-from cryoden.allocator import keep_freed_memory
+from cryoden.hardware import keep_freed_memory
 from cryoden.networks.convolutions import _convolve_to_one, _upsampling_kernel
 from cryoden.networks.schemes import DOUBLING, HALVING, SAME, UPSAMPLING, convolve_by
 

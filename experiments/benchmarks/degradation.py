@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from timing import hardware, medians
 
-from cryoden.allocator import keep_freed_memory
+from cryoden.hardware import keep_freed_memory
 from cryoden.simulation.degradation import MissingWedge, apply_all, default_degradation, sample_all, wedge_mask
 
 TILT_RANGE = (-60.0, 60.0)

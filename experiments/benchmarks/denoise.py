@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from cryoden import Denoiser, Volume, write_volume
-from cryoden.allocator import keep_freed_memory
-from cryoden.inference.denoise import choose_device, denoise_file
+from cryoden.hardware import choose_device, keep_freed_memory
+from cryoden.inference.denoise import denoise_file
 from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.upsample_unet import UpsampleUnet

@@ -24,7 +24,8 @@ from lightning.pytorch.callbacks import Callback
 from timing import hardware
 
 from cryoden import CompactUnetAE, Denoiser, ParticleDataModule, Volume, write_volume
-from cryoden.inference.denoise import choose_precision, denoise_file
+from cryoden.hardware import choose_precision
+from cryoden.inference.denoise import denoise_file
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.upsample_unet import UpsampleUnet

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from networks import plain_twin
 from timing import hardware
 
-from cryoden.allocator import keep_freed_memory
+from cryoden.hardware import keep_freed_memory
 from cryoden.networks.upsample_unet import UpsampleUnet
 
 GIB = 2**30

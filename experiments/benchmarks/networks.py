@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from timing import hardware, medians
 from torch import Tensor, nn
 
-from cryoden.allocator import keep_freed_memory
+from cryoden.hardware import keep_freed_memory
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet

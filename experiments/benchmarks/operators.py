@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from cryoden.allocator import keep_freed_memory
+from cryoden.hardware import keep_freed_memory
 from cryoden.networks.upsample_unet import UpsampleUnet
 
 

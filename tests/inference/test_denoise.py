@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cryoden import CompactUnetAE
 from cryoden.errors import CryodenError
-from cryoden.inference.denoise import choose_device, choose_precision, denoise, denoise_file, output_label
+from cryoden.hardware import choose_device, choose_precision
+from cryoden.inference.denoise import denoise, denoise_file, output_label
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.plan import Settings, make_plan
 from cryoden.inference.tiling import TileGrid

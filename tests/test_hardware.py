@@ -9,7 +9,7 @@ import pytest
 PROBE = """
 import resource, sys
 import torch
-from cryoden.allocator import keep_freed_memory
+from cryoden.hardware import keep_freed_memory
 
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 for _ in range(20):  # at first small things settle in between, and the next tensor does not fit into the gap

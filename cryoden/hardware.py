@@ -1,0 +1,53 @@
+"""What this machine computes with: its device, the precision that suits it, and memory that is kept."""
+
+import ctypes
+import os
+import sys
+
+import torch
+
+# mallopt's names for them, from glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def choose_device() -> tuple[torch.device, str]:
+    """The fastest device of this machine, and why it was chosen, for people to read."""
+    if torch.cuda.is_available():
+        return torch.device("cuda"), f"the GPU {torch.cuda.get_device_name()}"
+    if torch.backends.mps.is_available():
+        return torch.device("mps"), "the GPU of this Mac"
+    if torch.version.cuda is None:
+        return torch.device("cpu"), f"the CPU, because torch {torch.__version__} is built without CUDA"
+    return torch.device("cpu"), "the CPU, because torch sees no GPU: check the driver with nvidia-smi"
+
+
+def choose_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where a device computes in it, which is two to three times as fast; elsewhere float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        native = any(getattr(torch.cpu, f"_is_{kind}_supported", bool)() for kind in ("avx512_bf16", "amx_tile"))
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def keep_freed_memory() -> bool:
+    """Let this process and its children keep memory that is freed, for what is allocated next.
+
+    By default glibc gives every large tensor back to the system when it is freed. The next one comes as new pages,
+    which the system fills with zeros one by one as they are touched: a tenth to a third of a training step on a CPU.
+    Kept, the heap stays as large as it ever was, and has gaps; docs/speed.md tells what both amount to.
+
+    Returns:
+        Whether it does: only with glibc, and unless the environment already sets up its allocator (MALLOC_...,
+        GLIBC_TUNABLES, LD_PRELOAD).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    if any(name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD") for name in os.environ):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):  # musl's mallopt does nothing
+        return False
+    return bool(libc.mallopt(_M_MMAP_MAX, 0) and libc.mallopt(_M_TRIM_THRESHOLD, -1))  # -1: never

@@ -77,11 +77,6 @@ class Structure:
         return cls(name, model)
 
     @cached_property
-    def n_atoms(self) -> int:
-        """The number of atoms."""
-        return int(self.model.count_atom_sites())
-
-    @cached_property
     def diameter(self) -> float:
         """Å; twice the largest distance of an atom from the centroid."""
         return 2 * float(np.linalg.norm(_positions(self.model), axis=1).max())

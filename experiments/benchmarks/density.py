@@ -53,7 +53,11 @@ def main(spec: str) -> None:
     assert difference < 1e-5, difference
     fast = seconds(lambda: clean_volume(particle, turn, BOX, VOXEL_SIZE, RESOLUTION), 50)
     slow = seconds(lambda: atom_by_atom(particle, turn), 5)
-    print(hardware(), f"{particle.name}, {particle.n_atoms} atoms; largest difference {difference:.0e}", sep="\n")
+    print(
+        hardware(),
+        f"{particle.name}, {particle.model.count_atom_sites()} atoms; largest difference {difference:.0e}",
+        sep="\n",
+    )
     print(f"ours          {1000 * fast:7.1f} ms of CPU a volume, {1 / fast:4.0f} volumes a second")
     print(f"atom by atom  {1000 * slow:7.1f} ms of CPU a volume, {slow / fast:4.1f} times ours")
 

@@ -46,8 +46,8 @@ def test_spec(folder, spec, name, kind):
 
 
 def test_arguments_reach_the_structure(folder):
-    assert load_particle("1abc", structure_dir=folder).n_atoms == 1
-    assert load_particle("1abc", structure_dir=folder, hydrogens=True).n_atoms == 2
+    assert load_particle("1abc", structure_dir=folder).model.count_atom_sites() == 1
+    assert load_particle("1abc", structure_dir=folder, hydrogens=True).model.count_atom_sites() == 2
     with pytest.raises(CryodenError, match="no atoms are left"):
         load_particle("1abc", structure_dir=folder, ligands=False)
     with pytest.raises(CryodenError, match="no assembly '3'"):

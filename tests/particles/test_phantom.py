@@ -14,7 +14,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from cryoden.errors import CryodenError
-from cryoden.particles.phantom import _draw_symmetry_and_size, _order, make_phantom, phantom
+from cryoden.particles.phantom import make_phantom, phantom
+from cryoden.particles.phantom.assembly import draw_symmetry_and_size, order_of
 
 SEEDS = [0, 1, 2, 3, 7, 8, 11]  # C1, C2, C5, D3, D5 and D6
 
@@ -25,7 +26,7 @@ def made(seed: int) -> gemmi.Structure:
 
 
 def drawn_symmetry(seed: int) -> str:
-    return _draw_symmetry_and_size(np.random.default_rng(seed))[0]
+    return draw_symmetry_and_size(np.random.default_rng(seed))[0]
 
 
 def symmetry_of(structure: gemmi.Structure) -> str:
@@ -117,14 +118,14 @@ def test_symmetry_maps_the_assembly_on_itself(seed):
         distance, partner = cKDTree(xyz).query(xyz @ operator.T)
         assert distance.max() < 1e-6
         assert len(np.unique(partner)) == len(xyz)
-    assert len(made(seed)[0]) % _order(symmetry) == 0
+    assert len(made(seed)[0]) % order_of(symmetry) == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_copies_touch_and_do_not_clash(seed):
     model = made(seed)[0]
     backbone = positions(model, "N", "CA", "C", "O", "CB")
-    copies = _order(symmetry_of(made(seed)))
+    copies = order_of(symmetry_of(made(seed)))
     per_copy = len(backbone) // copies
     trees = [cKDTree(backbone[i * per_copy : (i + 1) * per_copy]) for i in range(copies)]
     clashes = sum(a.count_neighbors(b, 2.0) for a, b in itertools.combinations(trees, 2))
@@ -159,8 +160,8 @@ def test_matter_is_as_dense_as_in_proteins(seed):
 
 
 def test_sizes_and_symmetries_vary():
-    drawn = [_draw_symmetry_and_size(np.random.default_rng(seed)) for seed in range(400)]
-    masses = np.array([_order(symmetry) * n_residues * 0.111 for symmetry, n_residues in drawn])
+    drawn = [draw_symmetry_and_size(np.random.default_rng(seed)) for seed in range(400)]
+    masses = np.array([order_of(symmetry) * n_residues * 0.111 for symmetry, n_residues in drawn])
     assert 30 < masses.min() < 40
     assert 550 < masses.max() < 700
     quarters = np.histogram(np.log(masses), bins=np.linspace(*np.log([33, 640]), 5))[0]
@@ -197,7 +198,7 @@ def test_mmcif_round_trip(tmp_path):
 def test_phantom_is_a_particle():
     particle = phantom(8)
     assert particle.name == "phantom:8"
-    assert particle.n_atoms == len(positions(made(8)[0]))
+    assert particle.model.count_atom_sites() == len(positions(made(8)[0]))
 
 
 def test_a_negative_seed_is_refused():

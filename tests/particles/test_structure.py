@@ -77,7 +77,7 @@ def positions(structure):
 ])  # fmt: skip
 def test_what_is_kept(deposited, hydrogens, ligands, expected):
     structure = Structure.from_gemmi(deposited, "x", hydrogens=hydrogens, ligands=ligands)
-    assert structure.n_atoms == expected
+    assert structure.model.count_atom_sites() == expected
     kept = [atom for chain in structure.model for residue in chain for atom in residue]
     assert {a.occ for a in kept} == {1.0}
     assert {a.b_iso for a in kept} == {0.0}
@@ -119,7 +119,7 @@ def test_reads_by_content(deposited, tmp_path, form, compress):
     path = tmp_path / "1abc.any.thing"
     path.write_bytes(gzip.compress(text.encode()) if compress else text.encode())
     structure = read_structure(path)
-    assert (structure.name, structure.n_atoms) == ("1abc", 18)
+    assert (structure.name, structure.model.count_atom_sites()) == ("1abc", 18)
     assert read_structure(path, "other").name == "other"
 
 
@@ -175,8 +175,8 @@ def test_assembly_is_built_from_operators(deposited, tmp_path):
     text = with_assembly(deposited, "REMARK 350 APPLY THE FOLLOWING TO CHAINS: A, B\n" + BIOMT + second.rstrip())
     path = tmp_path / "1abc.pdb"
     path.write_text(text.replace(second.rstrip() + "\n" + BIOMT, second))
-    assert read_structure(path, assembly="1").n_atoms == 36
-    assert read_structure(path).n_atoms == 18
+    assert read_structure(path, assembly="1").model.count_atom_sites() == 36
+    assert read_structure(path).model.count_atom_sites() == 18
 
 
 @pytest.mark.parametrize(("chains", "n_atoms"), [("A, B", 18), ("A", 9)])
@@ -184,7 +184,7 @@ def test_smaller_assembly_is_told(deposited, tmp_path, caplog, chains, n_atoms):
     path = tmp_path / "1abc.pdb"
     path.write_text(with_assembly(deposited, f"REMARK 350 APPLY THE FOLLOWING TO CHAINS: {chains}"))
     with caplog.at_level(logging.WARNING, logger="cryoden"):
-        assert read_structure(path, assembly="1").n_atoms == n_atoms
+        assert read_structure(path, assembly="1").model.count_atom_sites() == n_atoms
     told = [r.getMessage() for r in caplog.records]
     if n_atoms == 18:
         assert told == []
@@ -204,7 +204,7 @@ def test_wrapped_list_of_chains(tmp_path, caplog, end):
     text = with_assembly(structure, head + f"REMARK 350           {', '.join(names[9:])}            ")
     path = tmp_path / "1abc.pdb"
     path.write_text(text.replace("\n", end), newline="")
-    assert read_structure(path, assembly="1").n_atoms == 9 * len(names)
+    assert read_structure(path, assembly="1").model.count_atom_sites() == 9 * len(names)
     assert caplog.records == []
 
 
@@ -222,5 +222,5 @@ def test_assembly_with_absent_chain(deposited, tmp_path):
 ])  # fmt: skip
 def test_real_structures(file, assembly, n_atoms, kilodalton):
     structure = read_structure(Path(STRUCTURES) / file, assembly=assembly)
-    assert structure.n_atoms == n_atoms
+    assert structure.model.count_atom_sites() == n_atoms
     assert structure.mass == pytest.approx(kilodalton, abs=1)

@@ -1,0 +1,60 @@
+"""A particle by what a user calls it."""
+
+from pathlib import Path
+
+from cryoden.errors import CryodenError
+from cryoden.particles.density_map import DensityMap, read_density_map
+from cryoden.particles.structure import Structure, read_structure
+
+Particle = Structure | DensityMap
+
+_MAPS = (".mrc", ".map")
+_STRUCTURES = (".cif", ".mmcif", ".pdb", ".ent")
+
+
+def load_particle(
+    spec: str,
+    *,
+    structure_dir: Path | None = None,
+    assembly: str | None = None,
+    hydrogens: bool = False,
+    ligands: bool = True,
+) -> Particle:
+    """Get a particle by what a user calls it.
+
+    Args:
+        spec: a PDB ID (`1bxn`), downloaded if need be, or the name of a file in `structure_dir`; a path to a
+            structure (.cif, .pdb or .ent) or a map (.mrc or .map), each also .gz; or `phantom:` and a number.
+        structure_dir: the folder that is searched for entries first.
+        assembly: of a structure: the biological assembly to build; None keeps the deposited atoms.
+        hydrogens: of a structure: keep hydrogen atoms.
+        ligands: of a structure: keep what is not polymer.
+
+    Raises:
+        CryodenError: there is no such particle, or its file is not sound.
+    """
+    kind, _, seed = spec.partition(":")
+    if kind == "phantom":
+        from cryoden.particles.phantom import phantom
+
+        if not seed.isdecimal():
+            raise CryodenError(f"{spec}: a phantom is called phantom: and a whole number, such as phantom:7")
+        return phantom(int(seed))
+    path = Path(spec).expanduser()
+    if _suffix(spec) in _MAPS:
+        return read_density_map(path)
+    name = None
+    if is_archive_entry(spec):
+        from cryoden.particles.archive import find_or_fetch
+
+        path, name = find_or_fetch(spec, structure_dir), spec
+    return read_structure(path, name, assembly=assembly, hydrogens=hydrogens, ligands=ligands)
+
+
+def is_archive_entry(spec: str) -> bool:
+    """Whether `load_particle` looks a particle up by its ID, not by a path, and does not make a phantom."""
+    return not spec.startswith("phantom:") and _suffix(spec) not in (*_MAPS, *_STRUCTURES)
+
+
+def _suffix(spec: str) -> str:
+    return Path(Path(spec).name.lower().removesuffix(".gz")).suffix

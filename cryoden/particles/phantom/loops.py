@@ -1,0 +1,85 @@
+"""Loops with the same geometry as all else, which join helices and strands to a chain."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from cryoden.particles.phantom.geometry import Array, beta_carbons, extend
+
+_LOOP_BASINS = np.radians([(-65, -40), (-70, 145), (-120, 130), (-90, 0), (-65, 145), (57, 40)])
+_TRIALS = 16
+_BONDED = 6  # pairs of backbone atoms of a loop and of the residues next to it that bonds keep within 2.8 Å
+
+
+def _close_loops(rng: np.random.Generator, start: Array, end: Array, n_residues: int) -> tuple[Array, Array, Array]:
+    """Find loops from one residue to another by damped least squares on the torsions.
+
+    Args:
+        rng: Source of the starting torsions.
+        start: N, CA, C of the residue before each loop, (B, 3, 3).
+        end: N, CA, C of the residue after each loop, (B, 3, 3).
+        n_residues: Residues in each loop.
+
+    Returns:
+        The loops (B, R, 3, 3), the largest distance in Å of the atoms of the residue after from where they
+        should be (B,), and the number of positive phi (B,).
+    """
+    basins = rng.choice(len(_LOOP_BASINS), size=(len(start), n_residues + 2), p=[0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
+    angles = _LOOP_BASINS[basins] + rng.normal(0, 0.25, (*basins.shape, 2))
+    torsions = np.stack([angles[:, :-1, 1], np.full(basins[:, 1:].shape, np.pi), angles[:, 1:, 0]], axis=-1)
+    for _ in range(14):
+        residues, bonds = extend(start, torsions)
+        error = (end - residues[:, -1]).reshape(-1, 9)
+        pivots = np.concatenate([start[:, 2:], residues.reshape(len(start), -1, 3)[:, :-1]], axis=1)
+        axes = bonds.reshape(len(start), -1, 3)
+        free = np.arange(pivots.shape[1]) % 3 != 1  # omega stays at 180°
+        lever = residues[:, -1][:, None] - pivots[:, free][:, :, None]
+        jacobian = np.cross(axes[:, free][:, :, None], lever).reshape(len(start), -1, 9)
+        square = jacobian.swapaxes(1, 2) @ jacobian + (1e-2 + 0.03 * (error**2).sum(axis=-1))[:, None, None] * np.eye(9)
+        step = (jacobian @ np.linalg.solve(square, error[..., None]))[..., 0]
+        torsions.reshape(len(start), -1)[:, free] += np.clip(step, -0.5, 0.5)
+    residues, _ = extend(start, torsions)
+    miss = np.linalg.norm(end - residues[:, -1], axis=-1).max(axis=-1)
+    return residues[:, :-1], miss, (np.sin(torsions[..., 2]) > 0).sum(axis=-1)
+
+
+def join(rng: np.random.Generator, segments: Sequence[Array], linked: Sequence[bool]) -> list[Array]:
+    """Join each segment to the next one where linked, by the least crowded of a number of loops.
+
+    A loop that clashes is tried again one residue longer, once; one that cannot close, until it does.
+    """
+    occupied = [points for a in segments for points in (a.reshape(-1, 3), beta_carbons(a))]
+    gaps = [np.linalg.norm(b[0, 0] - a[-1, 2]) for a, b in itertools.pairwise(segments)]
+    lengths = {i: max(3, int(gap / 3.1) + int(rng.integers(1, 4))) for i, gap in enumerate(gaps) if linked[i]}
+    loops: dict[int, Array] = {}
+    for attempt in itertools.count():
+        batches = defaultdict(list)
+        for i, length in lengths.items():
+            batches[length].append(i)
+        for length, members in sorted(batches.items()):
+            start = np.repeat([segments[i][-1] for i in members], _TRIALS, axis=0)
+            end = np.repeat([segments[i + 1][0] for i in members], _TRIALS, axis=0)
+            atoms, miss, penalty = _close_loops(rng, start, end, length)
+            for row, i in enumerate(members):
+                rows = slice(_TRIALS * row, _TRIALS * (row + 1))
+                tree = cKDTree(np.concatenate(occupied))
+                points = atoms[rows].reshape(_TRIALS, -1, 3)
+                near, clash = (tree.query_ball_point(points, r, return_length=True).sum(axis=-1) for r in (4.5, 2.8))
+                cost = near + 10 * clash + penalty[rows] + np.where(miss[rows] < 0.02, 0, np.inf)
+                best = int(np.argmin(cost))
+                if np.isfinite(cost[best]) and (clash[best] <= _BONDED or attempt >= 1):
+                    loops[i] = atoms[rows][best]
+                    occupied.append(loops[i].reshape(-1, 3))
+        lengths = {i: length + 1 for i, length in lengths.items() if i not in loops}
+        if not lengths:
+            break
+    chains = [[segments[0]]]
+    for i, segment in enumerate(segments[1:]):
+        if i in loops:
+            chains[-1] += [loops[i], segment]
+        else:
+            chains.append([segment])
+    return [np.concatenate(parts) for parts in chains]

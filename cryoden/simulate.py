@@ -19,7 +19,7 @@ from cryoden.hardware import choose_device
 from cryoden.particles import load_particle
 from cryoden.simulation.degradation import Degradation, apply_all, default_degradation
 from cryoden.simulation.density import check_fits
-from cryoden.simulation.scene import Scene, SceneVolume
+from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
 from cryoden.simulation.tables import write_relion_table, write_shrec_table
 from cryoden.simulation.tilt_series import TiltSeries, TiltSeriesDegradation
 from cryoden.volume import Volume, write_volume
@@ -133,7 +133,8 @@ def simulate(
                 )
         names = [f"{file}_{copy}" for file in files for copy in range(copies)]
     else:
-        made = Scene(voxel_size=voxel_size, resolution=resolution, particles=particles, **vars(scene))
+        contents = {name: value for name, value in vars(scene).items() if name != "shape"}
+        made = Scene(scene.shape, voxel_size, resolution, particles, SceneContents(**contents))
         specimens = _Scenes(made, copies, degradation=steps, **randomness)
         names = [f"scene_{number}" for number in range(copies)]
     kinds = (*_ALWAYS, *(_OF_SCENES if scene else ()), *(_OF_TILT_SERIES if series else ()))

@@ -12,7 +12,7 @@ from cryoden.cli import main
 from cryoden.evaluation.compare import experiment_of, load_data
 from cryoden.particles import load_particle
 from cryoden.simulate import simulate
-from cryoden.simulation.scene import Scene
+from cryoden.simulation.scene import Scene, SceneContents
 from tests.data.test_shrec import build
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -43,7 +43,7 @@ def test_a_system_trains_on_it_and_is_tested_on_it(
         small["boxes"] = 2
     elif name == "shrec":
         particles = [load_particle("phantom:1")]
-        scene = Scene((24, 48, 48), 10.0, 20.0, particles, count=8)
+        scene = Scene((24, 48, 48), 10.0, 20.0, particles, SceneContents(count=8))
         made = [scene.make(torch.Generator().manual_seed(seed)) for seed in range(2)]
         build(tmp_path / arguments["folder"], made, "reconstruction model")
         small["boxes"] = 2

@@ -123,7 +123,7 @@ def test_a_file_of_settings(tmp_path, monkeypatch, capsys):
         (["phantom:1", "phantom:2", "phantom:1"], "phantom:1 and phantom:1 would both be written to phantom-1_0_clean"),
         (["phantom:1", "--scene.count=-3"], "count: got -3"),
         (["phantom:1", "--scene.shape=3", "--scene.count=3"], "scene.shape"),
-        (["phantom:1", "--scene.shape=[24,32,32]"], "give one of them"),
+        (["phantom:1", "--scene.count=3", "--scene.occupancy=0.1"], "give one of them"),
         (
             ["phantom:1", "--degradation+=TiltSeriesDegradation"],
             "TiltSeriesDegradation.voxel_size: got 6 Å for data of 10 Å",

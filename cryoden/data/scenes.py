@@ -13,7 +13,7 @@ from cryoden.data.datamodule import THESIS_ENTRIES
 from cryoden.data.dataset import Batch, VolumeDataset, random_box
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation, default_degradation
-from cryoden.simulation.scene import Scene, placements_within
+from cryoden.simulation.scene import Scene, SceneContents, placements_within
 
 
 class SceneDataset(VolumeDataset):
@@ -166,7 +166,7 @@ class SceneDataModule(VolumeDataModule):
         self.resolution = resolution
         self.fresh = fresh
         self._contents: dict[str, Any] = {
-            "count": (4, 8) if count is None and occupancy is None else count,
+            "count": count,
             "occupancy": occupancy,
             "vesicles": vesicles,
             "vesicle_diameter": vesicle_diameter,
@@ -186,10 +186,11 @@ class SceneDataModule(VolumeDataModule):
             self._scene(split)  # refuses what it cannot be made of
 
     def _scene(self, split: int) -> Scene:
-        weights = [self.abundance.get(entry, 1.0) for entry in self.particles.entries_of(split)]
-        shape = self.shape or (self.box,) * 3
         particles = self.particles.of(split)
-        return Scene(shape, self.voxel_size, self.resolution, particles, abundance=weights, **self._contents)
+        entries = self.particles.entries_of(split)
+        abundance = {p.name: self.abundance.get(e, 1.0) for p, e in zip(particles, entries, strict=True)}
+        contents = SceneContents(abundance=abundance, **self._contents)
+        return Scene(self.shape or (self.box,) * 3, self.voxel_size, self.resolution, particles, contents)
 
     def _dataset(self, split: int) -> VolumeDataset:
         degraded: dict[str, Any] = {"degradation": self.degradation, **self._randomness(split)}

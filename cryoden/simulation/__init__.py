@@ -1,4 +1,33 @@
 """From a particle to its clean volume, and on to what the microscope leaves of it."""
 
-# The command line knows a degradation by its short name only once its module is imported.
-import cryoden.simulation.tilt_series  # noqa: F401
+from cryoden.simulation.degradation import Degradation, GaussianNoise, MissingWedge, SaltAndPepper
+from cryoden.simulation.scene import Placement, Scene, SceneContents, SceneVolume
+from cryoden.simulation.tilt_series import (
+    Detector,
+    Exposure,
+    Misalignment,
+    Optics,
+    TiltScheme,
+    TiltSeries,
+    TiltSeriesDegradation,
+    Tomograms,
+)
+
+__all__ = [
+    "Degradation",
+    "Detector",
+    "Exposure",
+    "GaussianNoise",
+    "Misalignment",
+    "MissingWedge",
+    "Optics",
+    "Placement",
+    "SaltAndPepper",
+    "Scene",
+    "SceneContents",
+    "SceneVolume",
+    "TiltScheme",
+    "TiltSeries",
+    "TiltSeriesDegradation",
+    "Tomograms",
+]

@@ -9,6 +9,9 @@ from cryoden.errors import CryodenError
 Range = float | tuple[float, float]
 """A value, or (lowest, highest)."""
 
+WholeRange = int | tuple[int, int]
+"""The same of whole numbers, both ends included."""
+
 
 def bounds(value: Range) -> tuple[float, float]:
     """The lowest and the highest value of a range."""
@@ -32,10 +35,32 @@ def check_range(name: str, value: Range, allowed: Callable[[float], bool], words
         raise CryodenError(f"{name}: got {value}; allowed is a number {words}, or a (low, high) range of such numbers")
 
 
+def check_whole_range(name: str, value: WholeRange, least: int) -> None:
+    """Refuse a range of whole numbers that is upside down or reaches below the least that is allowed.
+
+    Args:
+        name: what it is of, for the error.
+        value: the range.
+        least: that is allowed.
+
+    Raises:
+        CryodenError: it is refused.
+    """
+    low, high = bounds(value)
+    if not least <= low <= high or low != int(low) or high != int(high):
+        raise CryodenError(f"{name}: got {value}; allowed is a whole number from {least} up, or a (low, high) range")
+
+
 def draw(value: Range, generator: torch.Generator) -> float:
     """A number from a range, each as likely as the others."""
     low, high = bounds(value)
     return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+def draw_whole(value: WholeRange, generator: torch.Generator) -> int:
+    """A whole number from a range, each as likely as the others."""
+    low, high = bounds(value)
+    return int(torch.randint(int(low), int(high) + 1, (), generator=generator))
 
 
 def draw_seed(generator: torch.Generator) -> int:

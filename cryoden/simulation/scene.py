@@ -6,7 +6,7 @@ ice, from scattering factors (Peng et al. 1996) and mass densities: protein of 1
 g/cm³ 0.095, gold of 19.3 g/cm³ 0.62, and vacuum 0.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,11 +19,12 @@ from scipy.special import erf
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle
 from cryoden.simulation.density import PROTEIN_DENSITY, check_fits, scattering_density, smallest_box
-from cryoden.simulation.ranges import bounds, draw
+from cryoden.simulation.ranges import Range, WholeRange, bounds, check_range, check_whole_range, draw, draw_whole
 from cryoden.simulation.rotation import random_rotation
 
 BACKGROUND, VESICLE, FIDUCIAL = "background", "vesicle", "fiducial"
 
+_COUNT = (4, 8)  # particles, where neither their number nor their occupancy is given
 _VISIBLE = 0.05  # of an object's maximum: where its density is above this, no other may be
 _TRIES = (256, 4096, 16384)  # positions that are tried, in turns, before an object is left out
 _PROBES = (8, 64)  # voxels of an object by which most positions are ruled out, before all of them are looked at
@@ -102,86 +103,105 @@ class _Object(NamedTuple):
 
 
 @dataclass(frozen=True)
+class SceneContents:
+    """What a crowded scene is made of.
+
+    Args:
+        count: how many particles, a number or a range to draw from; fewer where there is no room. By default 4 to 8,
+            where no occupancy is given.
+        occupancy: instead of a count, the share of the ice that particles fill, such as 0.2, or a range; less where
+            there is no room. It counts visible density, about 1.3 times the volume of the molecules at 6 Å per voxel,
+            1.7 times at 10 Å.
+        abundance: how frequent each particle is relative to the others, by its name; 1 for those that are not named.
+        vesicles: closed lipid bilayers, spheres and ellipsoids, with two layers of head groups 40 Å apart; a number or
+            a range.
+        vesicle_diameter: angstrom; the longest one, between the middles of the membrane; a number or a range.
+        fiducials: beads of gold; a number or a range.
+        fiducial_diameter: angstrom; a number or a range.
+        ice: angstrom; the thickness of the ice, which lies in the middle of the scene, its surfaces perpendicular to z,
+            between vacuum on both sides; null: all ice.
+    """
+
+    count: WholeRange | None = None
+    occupancy: Range | None = None
+    abundance: dict[str, float] | None = None
+    vesicles: WholeRange = 0
+    vesicle_diameter: Range = (400.0, 1000.0)
+    fiducials: WholeRange = 0
+    fiducial_diameter: Range = 100.0
+    ice: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.occupancy is not None:
+            raise CryodenError(
+                f"count: got {self.count}, and occupancy: got {self.occupancy}; give one of them: how many particles, "
+                "or how much of the ice they fill"
+            )
+        if self.count is not None:
+            check_whole_range("count", self.count, 1)
+        if self.occupancy is not None:
+            check_range("occupancy", self.occupancy, lambda v: 0 < v < 1, "between 0 and 1")
+        weights = (self.abundance or {}).values()
+        if min(weights, default=0) < 0:
+            raise CryodenError(f"abundance: got {self.abundance}; allowed are numbers from 0 up")
+        for name, number, diameter in self.bodies:
+            check_whole_range(f"{name}s", number, 0)
+            check_range(f"{name}_diameter", diameter, lambda v: v > 0, "of angstrom above 0")
+        if self.ice is not None and not self.ice > 0:
+            raise CryodenError(f"ice: got {self.ice}; allowed is a number of angstrom above 0, or null for all ice")
+
+    @property
+    def bodies(self) -> tuple[tuple[str, WholeRange, Range], ...]:
+        """What is no particle: its name, how many, and how wide in angstrom."""
+        return (
+            (VESICLE, self.vesicles, self.vesicle_diameter),
+            (FIDUCIAL, self.fiducials, self.fiducial_diameter),
+        )
+
+
+@dataclass(frozen=True)
 class Scene:
     """Particles at random positions and in random orientations that do not overlap, in one volume.
 
     Two objects overlap where both have visible density (5 % of the maximum), not where the spheres around them do, so
     that they may nestle. Each lies whole within the ice and within the volume; cut ones are found in boxes that are cut
     from a larger scene. The large are placed before the small, so that more find room. Particles may lie in vesicles.
+    Gold is 7.4 times as dense as protein in ice, and vacuum as much below ice as ice is denser.
 
     Args:
         shape: (D, H, W) in voxels.
         voxel_size: Å.
         resolution: Å.
         particles: what to draw from.
-        count: how many particles, a number or a (lowest, highest) range. Fewer are placed where there is no room. Give
-            either this or `occupancy`.
-        occupancy: the share of the ice's volume that particles are to fill, a number or a range; less is filled where
-            there is no room. It counts visible density, about 1.3 times the volume of the molecules at 6 Å per voxel,
-            1.7 times at 10 Å.
-        abundance: how frequent each particle is relative to the others, in their order or by name; 1 for those that
-            are not named.
-        vesicles: how many, a number or a range: closed lipid bilayers, spheres and ellipsoids, with two layers of head
-            groups 40 Å apart.
-        vesicle_diameter: Å, a number or a range; the longest one, between the middles of the membrane.
-        fiducials: how many beads of gold, a number or a range; 7.4 times as dense as protein in ice.
-        fiducial_diameter: Å, a number or a range.
-        ice: Å; the thickness of the ice, which lies in the middle of the volume, its surfaces perpendicular to z. On
-            both sides of it is vacuum, as much below ice as ice is denser. None: ice everywhere.
+        contents: how many of what.
     """
 
     shape: tuple[int, int, int]
     voxel_size: float
     resolution: float
     particles: Sequence[Particle]
-    count: int | tuple[int, int] | None = None
-    occupancy: float | tuple[float, float] | None = None
-    abundance: Sequence[float] | Mapping[str, float] | None = None
-    vesicles: int | tuple[int, int] = 0
-    vesicle_diameter: float | tuple[float, float] = (400.0, 1000.0)
-    fiducials: int | tuple[int, int] = 0
-    fiducial_diameter: float | tuple[float, float] = 100.0
-    ice: float | None = None
+    contents: SceneContents = SceneContents()
 
     def __post_init__(self) -> None:
-        if (self.count is None) == (self.occupancy is None):
-            raise CryodenError(
-                f"count: got {self.count}, and occupancy: got {self.occupancy}; give one of them: how many particles, "
-                "or how much of the ice they fill"
-            )
-        if self.count is not None:
-            _check_range("count", self.count, 1)
-        if self.occupancy is not None:
-            low, high = bounds(self.occupancy)
-            if not 0 < low <= high < 1:
-                raise CryodenError(
-                    f"occupancy: got {self.occupancy}; allowed is a share between 0 and 1, or a (low, high) range"
-                )
-        _check_range("vesicles", self.vesicles, 0)
-        _check_range("fiducials", self.fiducials, 0)
         if not self.particles:
             raise CryodenError("particles: got none; a scene needs at least one to draw from")
         depth, *sides = self.shape
-        if self.ice is not None:
-            if not 0 < self.ice <= depth * self.voxel_size:
+        if self.contents.ice is not None:
+            if self.contents.ice > depth * self.voxel_size:
                 raise CryodenError(
-                    f"ice: got {self.ice} Å; allowed is above 0, up to the volume's {depth * self.voxel_size:g} Å in z"
+                    f"ice: got {self.contents.ice} Å; allowed is a thickness up to the volume's "
+                    f"{depth * self.voxel_size:g} Å in z"
                 )
             depth = self._ice[1] - self._ice[0]
         room = min(depth, *sides)
         for particle in self.particles:
             check_fits(particle, room, self.voxel_size, self.resolution)
-        for name, number, diameter in (
-            (VESICLE, self.vesicles, self.vesicle_diameter),
-            (FIDUCIAL, self.fiducials, self.fiducial_diameter),
-        ):
-            low, high = bounds(diameter)
-            if not 0 < low <= high:
-                raise CryodenError(f"{name}_diameter: got {diameter}; allowed is a number above 0, or a range")
-            if bounds(number)[1] and self._box(name, high) > room:
+        for name, number, diameter in self.contents.bodies:
+            widest = bounds(diameter)[1]
+            if bounds(number)[1] and self._box(name, widest) > room:
                 raise CryodenError(
-                    f"{name}_diameter: {high:g} Å do not fit into {room} voxels of {self.voxel_size:g} Å; the largest "
-                    f"that fits is about {max(0, (room - self._box(name, 0)) * self.voxel_size):g} Å"
+                    f"{name}_diameter: {widest:g} Å do not fit into {room} voxels of {self.voxel_size:g} Å; the "
+                    f"largest that fits is about {max(0, (room - self._box(name, 0)) * self.voxel_size):g} Å"
                 )
         self._weights  # noqa: B018 - checks them
 
@@ -239,18 +259,18 @@ class Scene:
     @cached_property
     def _ice(self) -> tuple[int, int]:
         """The first section that is wholly in the ice, and the first one after."""
-        if self.ice is None:
+        if self.contents.ice is None:
             return 0, self.shape[0]
-        half = self.ice / self.voxel_size / 2
+        half = self.contents.ice / self.voxel_size / 2
         middle = self.shape[0] / 2
         return int(np.ceil(middle - half - 1e-6)), int(np.floor(middle + half + 1e-6))
 
     def _add_vacuum(self, density: NDArray[np.float32], protein: float) -> None:
         """Put vacuum on both sides of the ice; a section that a surface cuts has its share of both."""
-        if self.ice is None:
+        if self.contents.ice is None:
             return
         depth = self.shape[0]
-        half = self.ice / self.voxel_size / 2
+        half = self.contents.ice / self.voxel_size / 2
         away = np.abs(np.arange(depth) + 0.5 - depth / 2)
         share = np.clip(away + 0.5 - half, 0, 1)
         density += (share * _VACUUM * protein).astype(np.float32)[:, None, None]
@@ -259,20 +279,13 @@ class Scene:
     def _weights(self) -> torch.Tensor:
         """How frequent each particle is."""
         names = [particle.name for particle in self.particles]
-        if isinstance(self.abundance, Mapping):
-            unknown = [name for name in self.abundance if name not in names]
-            if unknown:
-                raise CryodenError(f"abundance: no particle {unknown[0]}; there are {', '.join(names)}")
-            weights = [self.abundance.get(name, 1.0) for name in names]
-        else:
-            weights = [1.0] * len(names) if self.abundance is None else list(self.abundance)
-        if len(weights) != len(names):
-            raise CryodenError(
-                f"abundance: got {len(weights)} numbers for {len(names)} particles ({', '.join(names)}); "
-                "give one for each, or names with numbers"
-            )
-        if min(weights) < 0 or not sum(weights) > 0:
-            raise CryodenError(f"abundance: got {weights}; allowed are numbers from 0 up, one at least above 0")
+        abundance = self.contents.abundance or {}
+        unknown = [name for name in abundance if name not in names]
+        if unknown:
+            raise CryodenError(f"abundance: no particle {unknown[0]}; there are {', '.join(names)}")
+        weights = [abundance.get(name, 1.0) for name in names]
+        if not any(weights):
+            raise CryodenError(f"abundance: got {abundance}; at least one particle must have a number above 0")
         return torch.tensor(weights, dtype=torch.float64)
 
     @cached_property
@@ -287,30 +300,27 @@ class Scene:
 
     def _draw(self, generator: torch.Generator) -> NDArray[np.int64]:
         """Which particles to place: an index for each."""
-        if self.count is not None:
-            return self._draw_particles(_draw_whole(self.count, generator), generator)
-        assert self.occupancy is not None
-        top, bottom = self._ice
-        wanted = draw(self.occupancy, generator) * (bottom - top) * self.shape[1] * self.shape[2]
-        mean = float(np.average(self._sizes, weights=self._weights.numpy()))
-        # As many as fill it on average: stopping where it is full would favour what comes last, the large.
-        number = max(1, round(wanted / mean))
-        return self._draw_particles(number, generator)
-
-    def _draw_particles(self, number: int, generator: torch.Generator) -> NDArray[np.int64]:
+        if self.contents.occupancy is None:
+            number = draw_whole(_COUNT if self.contents.count is None else self.contents.count, generator)
+        else:
+            top, bottom = self._ice
+            wanted = draw(self.contents.occupancy, generator) * (bottom - top) * self.shape[1] * self.shape[2]
+            mean = float(np.average(self._sizes, weights=self._weights.numpy()))
+            # As many as fill it on average: stopping where it is full would favour what comes last, the large.
+            number = max(1, round(wanted / mean))
         drawn: NDArray[np.int64] = torch.multinomial(self._weights, number, True, generator=generator).numpy()
         return drawn
 
     def _objects(self, generator: torch.Generator) -> Iterator[_Object]:
         """What is to be placed, the large first, each made when its turn comes."""
-        for _ in range(_draw_whole(self.vesicles, generator)):
+        for _ in range(draw_whole(self.contents.vesicles, generator)):
             rotation = random_rotation(generator).numpy()
-            longest = draw(self.vesicle_diameter, generator) / 2
+            longest = draw(self.contents.vesicle_diameter, generator) / 2
             shares = torch.rand(3, generator=generator, dtype=torch.float64).numpy() * (1 - _ROUND) + _ROUND
             axes = longest * shares / shares.max()
             yield _Object(VESICLE, rotation, self._vesicle(axes, rotation))
-        for _ in range(_draw_whole(self.fiducials, generator)):
-            diameter = draw(self.fiducial_diameter, generator)
+        for _ in range(draw_whole(self.contents.fiducials, generator)):
+            diameter = draw(self.contents.fiducial_diameter, generator)
             yield _Object(FIDUCIAL, np.eye(3), self._fiducial(diameter))
         drawn = self._draw(generator)
         for index in drawn[np.argsort(-self._sizes[drawn], kind="stable")]:
@@ -399,14 +409,3 @@ class _Search:
                     corner: NDArray[np.int64] = start - first
                     return corner
         return None
-
-
-def _check_range(name: str, value: int | tuple[int, int], least: int) -> None:
-    low, high = bounds(value)
-    if not least <= low <= high or low != int(low) or high != int(high):
-        raise CryodenError(f"{name}: got {value}; allowed is a whole number from {least} up, or a (low, high) range")
-
-
-def _draw_whole(value: int | tuple[int, int], generator: torch.Generator) -> int:
-    low, high = bounds(value)
-    return int(torch.randint(int(low), int(high) + 1, (), generator=generator))

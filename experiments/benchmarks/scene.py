@@ -10,16 +10,15 @@ import torch
 from timing import hardware
 
 from cryoden.particles import load_particle
-from cryoden.simulation.scene import Scene
+from cryoden.simulation.scene import Scene, SceneContents
 
 
 def main(occupancy: float, specs: list[str]) -> None:
     """Print how many particles were placed, how full the ice is, and how long it took."""
     torch.set_num_threads(1)
     particles = [load_particle(spec) for spec in specs]
-    scene = Scene(
-        (180, 512, 512), 10.0, 20.0, particles, occupancy=occupancy, vesicles=(3, 6), fiducials=(5, 10), ice=1700.0
-    )
+    contents = SceneContents(occupancy=occupancy, vesicles=(3, 6), fiducials=(5, 10), ice=1700.0)
+    scene = Scene((180, 512, 512), 10.0, 20.0, particles, contents)
     started = time.process_time()
     made = scene.make(torch.Generator().manual_seed(0))
     seconds = time.process_time() - started

@@ -8,7 +8,7 @@ import torch
 from cryoden import CryodenError, ShrecDataModule, Volume, write_volume
 from cryoden.particles import load_particle
 from cryoden.simulation.degradation import MissingWedge
-from cryoden.simulation.scene import Scene, SceneVolume
+from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
 from cryoden.simulation.tables import write_shrec_table
 
 DEPTH, WHOLE = 24, 64
@@ -17,7 +17,8 @@ DEPTH, WHOLE = 24, 64
 @pytest.fixture(scope="module")
 def scenes() -> list[SceneVolume]:
     particles = [load_particle("phantom:1"), load_particle("phantom:2")]
-    scene = Scene((DEPTH, 48, 48), 10.0, 20.0, particles, count=14, fiducials=1, fiducial_diameter=50.0)
+    contents = SceneContents(count=14, fiducials=1, fiducial_diameter=50.0)
+    scene = Scene((DEPTH, 48, 48), 10.0, 20.0, particles, contents)
     return [scene.make(torch.Generator().manual_seed(seed)) for seed in range(2)]
 
 

@@ -6,7 +6,7 @@ from scipy import ndimage
 from cryoden.errors import CryodenError
 from cryoden.particles import DensityMap, Particle, load_particle
 from cryoden.simulation.density import PROTEIN_DENSITY, scattering_density, smallest_box
-from cryoden.simulation.scene import Scene, SceneVolume
+from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +15,10 @@ def particles() -> list[Particle]:
 
 
 def made(particles: list[Particle], /, seed: int = 0, **arguments) -> SceneVolume:
-    small = {"shape": (24, 28, 32), "voxel_size": 10.0, "resolution": 20.0, "count": 6, "particles": particles}
-    return Scene(**{**small, **arguments}).make(torch.Generator().manual_seed(seed))
+    small = {"shape": (24, 28, 32), "voxel_size": 10.0, "resolution": 20.0, "particles": particles, "count": 6}
+    chosen = {**small, **arguments}
+    scene = {name: chosen.pop(name) for name in ("shape", "voxel_size", "resolution", "particles")}
+    return Scene(**scene, contents=SceneContents(**chosen)).make(torch.Generator().manual_seed(seed))
 
 
 def test_a_scene_is_a_function_of_its_seed(particles: list[Particle]) -> None:
@@ -66,6 +68,13 @@ def test_a_full_scene_holds_fewer_than_were_asked_for(particles: list[Particle])
     assert 1 < len(made(particles, shape=(16, 16, 16), count=500).placements) < 50
     counts = {len(made(particles, seed, shape=(40, 40, 40), count=(1, 3)).placements) for seed in range(12)}
     assert counts == {1, 2, 3}
+    assert {len(made(particles, seed, shape=(48, 48, 48), count=None).placements) for seed in range(12)} <= {
+        4,
+        5,
+        6,
+        7,
+        8,
+    }
 
 
 @pytest.mark.parametrize(
@@ -76,13 +85,13 @@ def test_a_full_scene_holds_fewer_than_were_asked_for(particles: list[Particle])
         ({"particles": []}, "particles: got none"),
         ({"shape": (8, 64, 64)}, "phantom:1: its diameter of .* do not fit into a box of 8 voxels"),
         ({"ice": 80.0}, "phantom:1: its diameter of .* do not fit into a box of 8 voxels"),
-        ({"ice": 300.0}, r"ice: got 300.0 Å; allowed is above 0, up to the volume's 240 Å in z"),
-        ({"count": None}, "count: got None, and occupancy: got None; give one of them"),
+        ({"ice": 300.0}, r"ice: got 300.0 Å; allowed is a thickness up to the volume's 240 Å in z"),
+        ({"ice": 0.0}, "ice: got 0.0; allowed is a number of angstrom above 0"),
         ({"occupancy": 0.1}, "count: got 6, and occupancy: got 0.1; give one of them"),
-        ({"count": None, "occupancy": 1.5}, "occupancy: got 1.5; allowed is a share between 0 and 1"),
-        ({"abundance": [1]}, r"abundance: got 1 numbers for 2 particles \(phantom:1, phantom:2\)"),
+        ({"count": None, "occupancy": 1.5}, "occupancy: got 1.5; allowed is a number between 0 and 1"),
         ({"abundance": {"1bxn": 1}}, "abundance: no particle 1bxn; there are phantom:1, phantom:2"),
-        ({"abundance": [0, 0]}, "allowed are numbers from 0 up, one at least above 0"),
+        ({"abundance": {"phantom:1": -1}}, "abundance: got .*; allowed are numbers from 0 up"),
+        ({"abundance": {"phantom:1": 0, "phantom:2": 0}}, "at least one particle must have a number above 0"),
         ({"vesicles": -1}, "vesicles: got -1"),
         ({"fiducials": 1, "fiducial_diameter": (9.0, 5.0)}, r"fiducial_diameter: got \(9.0, 5.0\)"),
         (
@@ -105,7 +114,7 @@ def test_occupancy_and_abundance_are_what_was_asked_for(particles: list[Particle
     assert scene.occupancy == (scene.labels > 0).mean()
     numbers = [sum(p.particle == name for p in scene.placements) for name in ("phantom:1", "phantom:2")]
     assert numbers[0] / sum(numbers) == pytest.approx(0.75, abs=0.12)
-    only = made(particles, abundance=[0, 1])
+    only = made(particles, abundance={"phantom:1": 0})
     assert {p.particle for p in only.placements} == {"phantom:2"}
 
 

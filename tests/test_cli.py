@@ -182,8 +182,9 @@ def test_existing_files_are_kept(run, tmp_path: Path, capfd) -> None:
 
 def test_help_is_quick_and_complete() -> None:
     result = subprocess.run([sys.executable, "-m", "cryoden", "--help"], capture_output=True, text=True, check=True)
-    for command in ("demo", "fetch", "simulate", "fit", "validate", "test", "denoise", "export"):
-        assert f"  {command} " in result.stdout
+    for command in ("demo", "fetch", "simulate", "fit", "validate", "test", "compare", "denoise", "export"):
+        assert re.search(rf"^  {command} +[A-Z].*[.]$", result.stdout, re.M), command
+    assert "parser" not in result.stdout
     loaded = "import sys; sys.argv = ['cryoden']; import cryoden.cli as c; c.main(); print('lightning' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert result.stdout.endswith("False\n")

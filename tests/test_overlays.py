@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from cryoden.cli import main
-from cryoden.evaluation.compare import experiment_of, load_data
+from cryoden.commands.compare import experiment_of, load_data
+from cryoden.commands.simulate import simulate
 from cryoden.particles import load_particle
-from cryoden.simulate import simulate
 from cryoden.simulation.scene import Scene, SceneContents
 from tests.data.test_shrec import build
 

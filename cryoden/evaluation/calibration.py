@@ -1,8 +1,6 @@
 """A simulated tomogram beside a real one: do spectrum, grey values and noise look alike?"""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,10 +8,9 @@ from numpy.typing import NDArray
 from scipy.stats import kurtosis, norm, skew
 
 from cryoden.errors import CryodenError
-from cryoden.evaluation.figures import _MODELS, _plain_axis, _scale_bar, save_figure
-from cryoden.files import check_output
+from cryoden.evaluation.figures import _MODELS, _plain_axis, _scale_bar
 from cryoden.inference.contrast import detect_contrast
-from cryoden.volume import Volume, measure, read_volume
+from cryoden.volume import Volume, measure
 
 _LAGS = 8  # voxels
 _TILE = 16  # voxels: where the noise of a tomogram is looked at, tile by tile
@@ -39,50 +36,6 @@ class Character:
     noise: NDArray[np.float64]
     skewness: float
     kurtosis: float
-
-
-def calibrate(simulated: str, real: str, output: str = "calibration.png", overwrite: bool = False) -> Iterator[str]:
-    """Draw a simulated tomogram beside a real one: slices, power spectrum, grey values, correlation of the noise.
-
-    Grey scales may differ, and the sign: both are brought to a standard deviation of 1 and bright protein.
-    Which arguments of the simulation change what, docs/tilt-series.md tells.
-
-    Args:
-        simulated: MRC file of a simulated tomogram.
-        real: MRC file of a real one, of about the same voxel size.
-        output: the figure, .png or .svg.
-        overwrite: replace an existing figure.
-
-    Yields:
-        The figures' numbers, and where the figure is.
-
-    Raises:
-        CryodenError: a file cannot be used, the voxel sizes are more than 10 % apart, or the output exists.
-    """
-    path = Path(output)
-    if path.suffix not in (".png", ".svg"):
-        raise CryodenError(f"output {output}: allowed are names that end in .png or .svg")
-    check_output(path, overwrite=overwrite)
-    volumes = {file: read_volume(file) for file in (simulated, real)}
-    sizes = [volume.voxel_size for volume in volumes.values()]
-    if min(sizes) > 0 and abs(sizes[0] / sizes[1] - 1) > 0.1:
-        raise CryodenError(
-            f"{simulated} has voxels of {sizes[0]:.4g} Å, {real} of {sizes[1]:.4g} Å; what is compared must be of the "
-            "same scale within 10 %: simulate at the real voxel size"
-        )
-    characters = {file: describe(volume, file) for file, volume in volumes.items()}
-    names = ("simulated", "real")
-    for name, (file, it) in zip(names, characters.items(), strict=True):
-        neighbours = ", ".join(f"{axis} {it.noise[i, 1]:.2f}" for i, axis in enumerate("zyx"))
-        yield (
-            f"{name:9s} {file}: noise of neighbours correlates by {neighbours}; "
-            f"skewness {it.skewness:.2f}, excess kurtosis {it.kurtosis:.2f}"
-        )
-    ours, theirs = characters.values()
-    yield f"power spectra: {spectral_distance(ours, theirs):.1f} dB apart, root mean square over frequencies"
-    figure = calibration_figure(dict(zip(names, characters.values(), strict=True)), max(sizes))
-    save_figure(figure, path)
-    yield str(path)
 
 
 def describe(volume: Volume, name: str) -> Character:

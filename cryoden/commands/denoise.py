@@ -1,4 +1,4 @@
-"""The tool `cryoden denoise`. Its signature and docstring are its help."""
+"""The verb `denoise`."""
 
 from __future__ import annotations
 

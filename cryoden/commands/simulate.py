@@ -1,4 +1,4 @@
-"""The tool `cryoden simulate`. Its signature and docstring are its help."""
+"""The verb `simulate`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -6,7 +6,8 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from cryoden.cli import main
-from cryoden.evaluation.calibration import calibrate, describe, power_spectrum, spectral_distance
+from cryoden.commands.calibrate import calibrate
+from cryoden.evaluation.calibration import describe, power_spectrum, spectral_distance
 from cryoden.volume import Volume, write_volume
 
 SHAPE = (32, 48, 40)

@@ -1,4 +1,4 @@
-"""The tool `compare`: runs in; tables, figures, numbers and one page of verdict out."""
+"""The verb `compare`: runs in; tables, figures, numbers and one page of verdict out."""
 
 import copy
 import csv

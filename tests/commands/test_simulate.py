@@ -10,12 +10,12 @@ import yaml
 
 from cryoden import CryodenError, read_volume
 from cryoden.cli import main
+from cryoden.commands.simulate import SceneSettings, simulate
 from cryoden.data.pairs import PairDataModule
-from cryoden.simulate import SceneSettings, simulate
 from cryoden.simulation.tables import read_shrec_table
 from cryoden.simulation.tilt_series import Exposure, TiltScheme, TiltSeriesDegradation
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "simulations"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments" / "simulations"
 
 SMALL = {"voxel_size": 10.0, "resolution": 20.0}
 

@@ -1,4 +1,4 @@
-"""The whole job in minutes, offline and on a CPU: made-up proteins in, a trained denoiser and a denoised volume out."""
+"""The verb `demo`: made-up proteins in; a trained denoiser and a denoised volume out."""
 
 import sys
 import time
@@ -15,6 +15,7 @@ from cryoden.console import quiet
 from cryoden.data.datamodule import ParticleDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.figures import save_figure, slice_figure
+from cryoden.files import refuse_existing
 from cryoden.inference.denoise import denoise_file
 from cryoden.modules.recipes import CompactUnetAE
 from cryoden.volume import Volume, write_volume
@@ -43,8 +44,7 @@ def demo(output: str = "cryoden-demo", epochs: int = 2, seed: int = 0, overwrite
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise CryodenError(f"{folder}: is a file; choose another folder with --output")
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise CryodenError(f"{folder}: not empty; choose another folder with --output, or give --overwrite")
+    refuse_existing(folder, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     yield "cryoden demo: made-up proteins, a small U-Net, a CPU. Nothing is downloaded."

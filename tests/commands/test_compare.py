@@ -12,9 +12,9 @@ import yaml
 
 from cryoden.checkpoint import export_weights, load_denoiser
 from cryoden.cli import main
+from cryoden.commands.compare import experiment_of, load_data, load_models, notes
 from cryoden.data.datamodule import ParticleDataModule
 from cryoden.errors import CryodenError
-from cryoden.evaluation.compare import experiment_of, load_data, load_models, notes
 from cryoden.evaluation.evaluate import evaluate, spaced
 from cryoden.evaluation.measures import MEASURES
 from cryoden.evaluation.results import Comparison, Model

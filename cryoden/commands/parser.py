@@ -1,0 +1,135 @@
+"""From words on the command line to a function's arguments, and what is wrong with them in one line."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import Any, NoReturn, get_args
+
+from docstring_parser import parse
+from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # made when first asked for
+
+from cryoden.errors import CryodenError
+
+
+class OneLine:
+    """A mixin for jsonargparse's parsers: where they would print all options and all types they tried, one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the arguments.
+
+        Raises:
+            CryodenError: always.
+        """
+        if not self.exit_on_error:  # type: ignore[attr-defined]  # jsonargparse tries one type after another
+            super().error(message, ex)  # type: ignore[misc]
+        program = self.prog.replace(" [options]", "")  # type: ignore[attr-defined]
+        raise CryodenError(f"{_in_one_line(message)}; see `{program} --help`")
+
+
+class _Parser(OneLine, ArgumentParser):
+    """jsonargparse's, which tells of bad input in one line."""
+
+
+def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) -> Iterator[str]:
+    """Call a function with arguments from the command line; its docstring is the help.
+
+    A first argument that is a list takes plain words, a flag stands bare, and what is by name only is an option even
+    where it is required. Where arguments have arguments of their own, all may stand in a file: `--config FILE`.
+
+    Args:
+        tool: the function.
+        name: what it is called on the command line.
+        words: its arguments.
+
+    Returns:
+        What the function does: its lines.
+
+    Raises:
+        CryodenError: the arguments are not the function's.
+    """
+    parser = _Parser(prog=f"cryoden {name}")
+    parameters = list(inspect.signature(tool, eval_str=True).parameters.values())
+    about = {each.arg_name: each.description for each in parse(inspect.getdoc(tool) or "").params}
+    listed = next((each.name for each in parameters[:1] if each.annotation == list[str]), None)
+    flags = [each.name for each in parameters if each.default is False]
+    options = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
+    if listed:  # plain words, where jsonargparse would want [a,b]
+        parser.add_argument("words", metavar=listed, nargs="*", help=about[listed])
+    if any(_has_arguments(each.annotation) for each in parameters):
+        parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these arguments")
+        if listed:
+            parser.add_argument(f"--{listed}", type=list[str], default=[], help="the same as plain words, for a file")
+    for each in options:
+        parser.add_argument(f"--{each.name}", type=each.annotation, required=True, help=about[each.name])
+    for flag in flags:  # bare, where jsonargparse would want true or false
+        parser.add_argument(f"--{flag}", action="store_true", help=about[flag])
+    skip: set[str | int] = {*flags, *(each.name for each in options), *([listed] if listed else [])}
+    parser.add_function_arguments(tool, as_positional=True, skip=skip)
+    parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
+    # --dry-run is --dry_run
+    plain = [re.sub(r"^--[\w-]+", lambda found: f"--{found[0][2:].replace('-', '_')}", word) for word in words]
+    given = parser.instantiate(parser.parse_args(plain)).as_dict()
+    given.pop("config", None)
+    if listed:
+        given[listed] = given.pop("words") or given.get(listed, [])
+        if not given[listed]:
+            parser.error(f"{listed}: none given")
+    return tool(**given)
+
+
+def _has_arguments(annotation: Any) -> bool:
+    """Whether what is annotated is, or may be, an object of a class of ours, which takes arguments itself."""
+    ours = isinstance(annotation, type) and annotation.__module__.startswith("cryoden.")
+    return ours or any(map(_has_arguments, get_args(annotation)))
+
+
+def in_one_line(error: Exception) -> str | None:
+    """What is wrong with the input, from an error that a library made of it; None: it is no matter of input."""
+    missing = _missing_module(error)
+    if missing is not None:
+        return f"{missing} is not installed here, and what was asked for needs it: pip install {missing}"
+    if "Does not validate against any of the Union subtypes" in str(error):
+        # jsonargparse wraps what a class says of its arguments into the list of types it tried.
+        return _in_one_line(str(error))
+    return None
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """The package that could not be imported, where that is at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            requirement = re.search(r"(?:Requirement '|`)([\w-]+)", str(error))  # Lightning's ways to say it
+            return requirement[1] if requirement else (error.name or str(error)).partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _in_one_line(message: str) -> str:
+    """What is wrong, from the many lines in which jsonargparse tells it: the deepest key, and the first reason."""
+    reason = re.search(
+        r"(Option '.*' is not accepted|Group '.*' does not accept option '.*'|"
+        r"Expected an? .*Got value: .*|^ *- (?!Problem|Not a|Does not).*)",
+        message,
+        re.M,
+    )
+    if reason is None:
+        return " ".join(message.split())[:300]
+    keys = re.findall(r'Parser key "([^"]+)"', message[: reason.start()])
+    told = re.sub(r"typing\.|<class '(\w+)'>", r"\1", reason[1].strip(" -"))
+    told = re.sub(r"Group '(.*)' does not accept option", r"\1 has no argument", told)
+    option = re.match(r"Option '(.*)' is not accepted", told)
+    kind = re.search(r"class_path '([\w.]+)'", message)
+    if option and kind:
+        home, _, name = kind[1].rpartition(".")
+        classes = inspect.getmro(getattr(import_module(home), name))
+        known = {
+            parameter
+            for c in classes
+            if "__init__" in vars(c)
+            for parameter in inspect.signature(vars(c)["__init__"]).parameters
+        }
+        close = difflib.get_close_matches(option[1], known, n=1)
+        told = f"{name} has no argument {option[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"{'.'.join(keys)}: {told}" if keys else told

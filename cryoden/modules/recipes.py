@@ -10,11 +10,11 @@ from cryoden.modules.autoencoder import Autoencoder
 from cryoden.modules.dragan import DRAGAN
 from cryoden.modules.gan import GAN
 from cryoden.modules.wgan import WGAN, WGANGP
-from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.blocks import NormName
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.discriminators import DraganDiscriminator, Pix2PixDiscriminator, SimpleDiscriminator
 from cryoden.networks.original_unet import OriginalUnet
+from cryoden.networks.simple_autoencoder import SimpleAutoEncoder
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
 
+_PLAIN = (int, float, str, bool, type(None))
+
 
 def constructor_arguments(module: nn.Module) -> dict[str, Any]:
     """The arguments that build the same network again: `type(module)(**constructor_arguments(module))`.
@@ -20,14 +22,32 @@ def constructor_arguments(module: nn.Module) -> dict[str, Any]:
         module: A network of this package, or one that keeps the same convention.
 
     Returns:
-        Name to plain value (int, float, str, bool), in the constructor's order.
+        Name to plain value (int, float, str, bool, None, or a list of these), in the constructor's order.
+
+    Raises:
+        CryodenError: An argument is not kept, is not plain, or has no name of its own.
 
     Examples:
         >>> from cryoden.networks.upsample_unet import UpsampleUnet
         >>> constructor_arguments(UpsampleUnet(channels=8))
         {'channels': 8, 'norm': 'batch', 'nonnegative': True}
     """
-    return {name: getattr(module, name) for name in inspect.signature(type(module)).parameters}
+    arguments = {}
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        where = f"{type(module).__name__}: constructor argument {name!r}"
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise CryodenError(f"{where} is written {parameter}; name each argument, so that it can be kept")
+        if not hasattr(module, name):
+            raise CryodenError(f"{where} is not kept as an attribute; write self.{name} = {name} in __init__")
+        value = getattr(module, name)
+        value = list(value) if isinstance(value, tuple) else value
+        if not all(isinstance(each, _PLAIN) for each in (value if isinstance(value, list) else [value])):
+            raise CryodenError(
+                f"{where} must be int, float, str, bool, None or a list of these, which a checkpoint can keep, got a "
+                f"{type(value).__name__}; make what is needed of plain values in __init__"
+            )
+        arguments[name] = value
+    return arguments
 
 
 class DenoisingNetwork(nn.Module, ABC):
@@ -39,14 +59,32 @@ class DenoisingNetwork(nn.Module, ABC):
     Attributes:
         multiple: D, H and W must each be a multiple of this.
         nonnegative: It never answers below 0.
+        reach: The answer at a voxel depends on what lies up to this many voxels away along each axis, and on nothing
+            beyond (batch norms at rest, as after training); None where it depends on more, or nobody has said.
     """
 
-    multiple: int
-    nonnegative: bool
+    multiple: int = 1
+    nonnegative: bool = False
+    reach: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()  # without it, a network that has no constructor would take any argument
 
     @abstractmethod
     def forward(self, volumes: Tensor) -> Tensor:
         """Denoise (B, 1, D, H, W) volumes."""
+
+    def end_linearly(self) -> None:
+        """Drop the end that keeps answers from falling below 0, if there is one: noise, say, does.
+
+        Raises:
+            CryodenError: There is one that cannot be dropped.
+        """
+        if self.nonnegative:
+            raise CryodenError(
+                f"{type(self).__name__} never answers below 0, where noise does, and has no linear form; "
+                "take a network that has one, such as UpsampleUnet"
+            )
 
     def check_box(self, volumes: Tensor) -> None:
         """Refuse volumes that this network cannot take.
@@ -121,10 +159,13 @@ def network_record(network: DenoisingNetwork) -> dict[str, Any]:
     """Name and constructor arguments of a network, as plain values: what a checkpoint keeps with the weights.
 
     Args:
-        network: a network that keeps its constructor arguments as attributes.
+        network: A network that keeps its constructor arguments as attributes.
 
     Returns:
         {"class_path": ..., "init_args": {...}}.
+
+    Raises:
+        CryodenError: It does not keep them, or they are not plain.
     """
     kind = type(network)
     return {
@@ -143,6 +184,8 @@ def build_network(record: dict[str, Any]) -> DenoisingNetwork:
         CryodenError: The class is not installed here, or is not a denoising network.
     """
     module, _, name = record["class_path"].rpartition(".")
+    if module.startswith(f"{__package__}."):
+        module = __package__  # which names them all, whatever file they were in when the record was made
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -217,8 +217,18 @@ class DensityHead(nn.Sequential):
 
     def __init__(self, in_channels: int, *, kernel: int = 3, nonnegative: bool = True) -> None:
         conv = Convolution(in_channels, 1, kernel, padding=kernel // 2)
-        start_at(-3.0 if nonnegative else 0.0, conv)
-        super().__init__(conv, *([nn.Softplus()] if nonnegative else []))
+        start_at(-3.0, conv)
+        super().__init__(conv, nn.Softplus())
+        if not nonnegative:
+            self.end_linearly()
+
+    def end_linearly(self) -> None:
+        """Drop the Softplus, if there is one, and the bias that was for it."""
+        conv, *softplus = self
+        if softplus:
+            assert isinstance(conv.bias, nn.Parameter)
+            nn.init.zeros_(conv.bias)
+            del self[1:]
 
 
 class MergeBlock(Block):

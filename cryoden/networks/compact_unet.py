@@ -39,6 +39,8 @@ class CompactUnet(DenoisingNetwork):
         self.levels = levels
         self.norm = norm
         self.multiple = 2**levels
+        # encoder 1 + 2 (2 + 4 + ...), decoder 1 + 2 + ..., and to the far end of a voxel of the coarsest level
+        self.reach = 6 * self.multiple - 5 if norm == "batch" else None
         widths = [channels * min(2**level, 4) for level in range(levels + 1)]
         below = list(pairwise(widths))
         self.encoder = nn.ModuleList(

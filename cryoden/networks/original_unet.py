@@ -30,11 +30,18 @@ class OriginalUnet(DenoisingNetwork):
         self.channels = channels
         self.norm = norm
         self.nonnegative = nonnegative
+        # encoder 2 (1 + 2 + 4 + 8 + 16), decoder 2 (1 + 2 + 4 + 8), to the far end of a voxel of the coarsest level 15
+        self.reach = 107 if norm == "batch" else None
         widths = [channels * 2**level for level in range(5)]
         self.encoder = nn.ModuleList(_level(a, b, norm) for a, b in pairwise([1, *widths]))
         self.widen = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, 2) for a, b in reversed(list(pairwise(widths))))
         self.decoder = nn.ModuleList(_level(2 * width, width, norm) for width in reversed(widths[:-1]))
         self.head = DensityHead(channels, kernel=1, nonnegative=nonnegative)
+
+    def end_linearly(self) -> None:
+        """Drop the Softplus: answers may fall below 0, as with nonnegative=False."""
+        self.head.end_linearly()
+        self.nonnegative = False
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Denoise (B, 1, D, H, W) volumes."""

@@ -26,6 +26,8 @@ class Unet(DenoisingNetwork):
         self.channels = channels
         self.norm = norm
         self.nonnegative = nonnegative
+        # 2 (1 + 2 + 4 + 8) down and again up, 1 + 2 + 4 + 8 to merge, 1 in the head
+        self.reach = 76 if norm == "batch" else None
         self.first = Block(1, channels, kernel=5, stride=2, norm=norm)
         self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm)
         self.bottleneck = Block(channels, channels, kernel=5, stride=2, norm=norm)
@@ -34,6 +36,11 @@ class Unet(DenoisingNetwork):
         self.widen = UpBlock(channels, channels, norm=norm)
         self.last = MergeBlock(channels, 1, channels, norm=norm)
         self.head = DensityHead(channels, nonnegative=nonnegative)
+
+    def end_linearly(self) -> None:
+        """Drop the Softplus: answers may fall below 0, as with nonnegative=False."""
+        self.head.end_linearly()
+        self.nonnegative = False
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Denoise (B, 1, D, H, W) volumes."""

@@ -26,10 +26,17 @@ class UpsampleUnet(DenoisingNetwork):
         self.channels = channels
         self.norm = norm
         self.nonnegative = nonnegative
+        # first 1, narrow 2 (1 + 2 + 4), widen 1 + 2 + 4, head 1, to the far end of a voxel of the coarsest level 7
+        self.reach = 30 if norm == "batch" else None
         self.first = Block(1, channels, kernel=3, norm=norm)
         self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm)
         self.widen = UpsampleBlock(channels, channels, channels, norm=norm)
         self.head = DensityHead(channels, nonnegative=nonnegative)
+
+    def end_linearly(self) -> None:
+        """Drop the Softplus: answers may fall below 0, as with nonnegative=False."""
+        self.head.end_linearly()
+        self.nonnegative = False
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Denoise (B, 1, D, H, W) volumes."""

@@ -20,8 +20,8 @@ import torch
 from cryoden import Denoiser, Volume, write_volume
 from cryoden.hardware import choose_device, keep_freed_memory
 from cryoden.inference.denoise import denoise_file
-from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork
+from cryoden.networks.simple_autoencoder import SimpleAutoEncoder
 from cryoden.networks.upsample_unet import UpsampleUnet
 from cryoden.volume import sections
 

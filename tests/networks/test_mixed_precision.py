@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.blocks import Convolution, Doubling, MergeBlock, UpsampleBlock
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.discriminators import DraganDiscriminator, Pix2PixDiscriminator, SimpleDiscriminator
 from cryoden.networks.original_unet import OriginalUnet
+from cryoden.networks.simple_autoencoder import SimpleAutoEncoder
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
 

@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
-from cryoden.networks.autoencoder import SimpleAutoEncoder
 from cryoden.networks.base import DenoisingNetwork, constructor_arguments
 from cryoden.networks.blocks import (
     BatchNorm,
@@ -19,6 +18,7 @@ from cryoden.networks.blocks import (
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.convolutions import convolve_concatenated, convolve_upsampled
 from cryoden.networks.discriminators import SimpleDiscriminator
+from cryoden.networks.simple_autoencoder import SimpleAutoEncoder
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
 

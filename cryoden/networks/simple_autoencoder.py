@@ -37,6 +37,7 @@ class SimpleAutoEncoder(DenoisingNetwork):
         self.channels = channels
         self.norm = norm
         self.output_range = output_range
+        self.reach = 60 if norm == "batch" else None  # 2 (1 + 2 + 4 + 8) down and again up
         widths = [channels * 4**level for level in range(4)]
         last = Doubling(channels, 1)
         start_at(math.log(_START / (output_range - _START)), last)

@@ -1,120 +1,67 @@
 """cryoden: denoise cryo-electron tomograms with networks trained on volumes simulated from protein structures."""
 
+import ast
+from functools import cache
 from importlib import import_module
-from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# The public names, each once. Type checkers and editors read these lines as they stand, `_homes` reads them too, and a
+# module is only imported when one of its names is first asked for, so that `import cryoden` stays light.
 if TYPE_CHECKING:
-    from cryoden.checkpoint import export_weights, load_denoiser
-    from cryoden.data.datamodule import ParticleDataModule
-    from cryoden.data.pairs import PairDataModule
-    from cryoden.data.scenes import SceneDataModule
-    from cryoden.data.shrec import ShrecDataModule
-    from cryoden.errors import CryodenError
-    from cryoden.inference.denoise import denoise, denoise_file
-    from cryoden.modules.autoencoder import Autoencoder
-    from cryoden.modules.denoiser import Denoiser
-    from cryoden.modules.dragan import DRAGAN
-    from cryoden.modules.gan import GAN
-    from cryoden.modules.recipes import (
-        CompactUnetAE,
-        OriginalUnetAE,
-        SimpleAE,
-        UnetAE,
-        UpsampleUnetAE,
-        UpsampleUnetDRAGAN,
-        UpsampleUnetGAN,
-        UpsampleUnetWGAN,
-        UpsampleUnetWGANGP,
-    )
-    from cryoden.modules.wgan import WGAN, WGANGP
-    from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
-    from cryoden.simulation.scene import Scene
-    from cryoden.simulation.tilt_series import TiltSeriesDegradation
-    from cryoden.volume import Volume, open_volume, read_volume, write_volume
+    from cryoden.checkpoint import export_weights as export_weights
+    from cryoden.checkpoint import load_denoiser as load_denoiser
+    from cryoden.data.datamodule import ParticleDataModule as ParticleDataModule
+    from cryoden.data.pairs import PairDataModule as PairDataModule
+    from cryoden.data.scenes import SceneDataModule as SceneDataModule
+    from cryoden.data.shrec import ShrecDataModule as ShrecDataModule
+    from cryoden.errors import CryodenError as CryodenError
+    from cryoden.inference.denoise import denoise as denoise
+    from cryoden.inference.denoise import denoise_file as denoise_file
+    from cryoden.modules.autoencoder import Autoencoder as Autoencoder
+    from cryoden.modules.denoiser import Denoiser as Denoiser
+    from cryoden.modules.dragan import DRAGAN as DRAGAN
+    from cryoden.modules.gan import GAN as GAN
+    from cryoden.modules.recipes import CompactUnetAE as CompactUnetAE
+    from cryoden.modules.recipes import OriginalUnetAE as OriginalUnetAE
+    from cryoden.modules.recipes import SimpleAE as SimpleAE
+    from cryoden.modules.recipes import UnetAE as UnetAE
+    from cryoden.modules.recipes import UpsampleUnetAE as UpsampleUnetAE
+    from cryoden.modules.recipes import UpsampleUnetDRAGAN as UpsampleUnetDRAGAN
+    from cryoden.modules.recipes import UpsampleUnetGAN as UpsampleUnetGAN
+    from cryoden.modules.recipes import UpsampleUnetWGAN as UpsampleUnetWGAN
+    from cryoden.modules.recipes import UpsampleUnetWGANGP as UpsampleUnetWGANGP
+    from cryoden.modules.wgan import WGAN as WGAN
+    from cryoden.modules.wgan import WGANGP as WGANGP
+    from cryoden.simulation import GaussianNoise as GaussianNoise
+    from cryoden.simulation import MissingWedge as MissingWedge
+    from cryoden.simulation import SaltAndPepper as SaltAndPepper
+    from cryoden.simulation import Scene as Scene
+    from cryoden.simulation import SceneContents as SceneContents
+    from cryoden.simulation import TiltSeriesDegradation as TiltSeriesDegradation
+    from cryoden.version import __version__ as __version__
+    from cryoden.volume import Volume as Volume
+    from cryoden.volume import open_volume as open_volume
+    from cryoden.volume import read_volume as read_volume
+    from cryoden.volume import write_volume as write_volume
+else:
 
-# Where each public name lives. Loaded on first use, so that `import cryoden` stays light.
-_HOMES = {
-    "Autoencoder": "modules.autoencoder",
-    "CompactUnetAE": "modules.recipes",
-    "CryodenError": "errors",
-    "DRAGAN": "modules.dragan",
-    "Denoiser": "modules.denoiser",
-    "GAN": "modules.gan",
-    "GaussianNoise": "simulation.degradation",
-    "MissingWedge": "simulation.degradation",
-    "OriginalUnetAE": "modules.recipes",
-    "PairDataModule": "data.pairs",
-    "ParticleDataModule": "data.datamodule",
-    "SaltAndPepper": "simulation.degradation",
-    "Scene": "simulation.scene",
-    "SceneDataModule": "data.scenes",
-    "ShrecDataModule": "data.shrec",
-    "SimpleAE": "modules.recipes",
-    "TiltSeriesDegradation": "simulation.tilt_series",
-    "UnetAE": "modules.recipes",
-    "UpsampleUnetAE": "modules.recipes",
-    "UpsampleUnetDRAGAN": "modules.recipes",
-    "UpsampleUnetGAN": "modules.recipes",
-    "UpsampleUnetWGAN": "modules.recipes",
-    "UpsampleUnetWGANGP": "modules.recipes",
-    "Volume": "volume",
-    "WGAN": "modules.wgan",
-    "WGANGP": "modules.wgan",
-    "denoise": "inference.denoise",
-    "denoise_file": "inference.denoise",
-    "export_weights": "checkpoint",
-    "load_denoiser": "checkpoint",
-    "open_volume": "volume",
-    "read_volume": "volume",
-    "write_volume": "volume",
-}
-
-__all__ = [  # noqa: RUF022 - in the order of _HOMES; a test holds the two equal
-    "Autoencoder",
-    "CompactUnetAE",
-    "CryodenError",
-    "DRAGAN",
-    "Denoiser",
-    "GAN",
-    "GaussianNoise",
-    "MissingWedge",
-    "OriginalUnetAE",
-    "PairDataModule",
-    "ParticleDataModule",
-    "SaltAndPepper",
-    "Scene",
-    "SceneDataModule",
-    "ShrecDataModule",
-    "SimpleAE",
-    "TiltSeriesDegradation",
-    "UnetAE",
-    "UpsampleUnetAE",
-    "UpsampleUnetDRAGAN",
-    "UpsampleUnetGAN",
-    "UpsampleUnetWGAN",
-    "UpsampleUnetWGANGP",
-    "Volume",
-    "WGAN",
-    "WGANGP",
-    "__version__",
-    "denoise",
-    "denoise_file",
-    "export_weights",
-    "load_denoiser",
-    "open_volume",
-    "read_volume",
-    "write_volume",
-]
-
-__version__ = version("cryoden")
+    def __getattr__(name: str) -> Any:
+        if name == "__all__":
+            return list(_homes())
+        if name not in _homes():
+            raise AttributeError(f"module 'cryoden' has no attribute {name!r}")
+        return getattr(import_module(_homes()[name]), name)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cryoden' has no attribute {name!r}")
-    return getattr(import_module(f"cryoden.{_HOMES[name]}"), name)
+@cache
+def _homes() -> dict[str, str]:
+    """Public name → the module that has it, in the order of the names."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return dict(sorted((alias.name, str(node.module)) for node in imports for alias in node.names))
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(_homes())

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-import cryoden
 from cryoden.errors import CryodenError
 
 
@@ -29,7 +28,9 @@ def main(args: Sequence[str] | None = None) -> None:
         print(_help())
         return
     if words[0] == "--version":
-        print(f"cryoden {cryoden.__version__}")
+        from cryoden.version import __version__
+
+        print(f"cryoden {__version__}")
         return
     try:
         _run(words[0], words[1:])

@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from cryoden import __version__
 from cryoden.data.dataset import Batch, Key, VolumeDataset
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation
 from cryoden.simulation.scene import Placement
+from cryoden.version import __version__
 
 _REST = "item.json"
 _HOST = socket.gethostname()

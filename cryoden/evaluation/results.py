@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from cryoden.evaluation.evaluate import Evaluation
 from cryoden.evaluation.measures import CURVES, MEASURES, Measure, spread
 from cryoden.metrics.fsc import shell_frequencies
+from cryoden.version import __version__
 
 PERCENTILES = (5, 50, 95)
-_PACKAGES = ("cryoden", "torch", "lightning", "numpy", "scipy", "scikit-image", "gemmi")
+_PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-image", "gemmi")
 
 
 @dataclass(eq=False)
@@ -241,7 +242,8 @@ def plain_numbers(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """Of what the numbers depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    own = {"python": platform.python_version(), "cryoden": __version__}
+    return own | {name: version(name) for name in _PACKAGES}
 
 
 def hardware() -> dict[str, Any]:

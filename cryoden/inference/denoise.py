@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +31,7 @@ from cryoden.inference.preview import write_preview
 from cryoden.inference.resampling import resample
 from cryoden.inference.tiling import TileGrid, out_of_memory, tell, tiled
 from cryoden.scaling import Scale, standardize
+from cryoden.version import __version__
 from cryoden.volume import Volume, measure, open_volume, sections, write_volume
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def output_label(model: Denoiser, settings: Settings, contrast: str = "") -> str
         digest.update(value.cpu().contiguous().numpy().tobytes())
     used = f"{', augmented' * settings.augment}{', rescaled' * settings.rescale}"
     network = f"{type(model.generator).__name__} {digest.hexdigest()[:8]}"
-    return f"cryoden {version('cryoden')}: denoised by {network}{used}, {contrast}".removesuffix(", ")
+    return f"cryoden {__version__}: denoised by {network}{used}, {contrast}".removesuffix(", ")
 
 
 def _carry_out(

@@ -15,12 +15,16 @@ from torchmetrics import MetricCollection
 
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
 from cryoden.evaluation.figures import save_figure, slice_figure
-from cryoden.evaluation.tables import Scores, score_rows, score_table, wedge_table, write_scores
+from cryoden.evaluation.results import Scores
+from cryoden.evaluation.tables import csv_text, score_grid, score_rows
+from cryoden.files import write_text
 from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
-from cryoden.metrics.image import quality_metrics
-from cryoden.metrics.wedge import wedge_metrics
+from cryoden.metrics import percentiles
+from cryoden.metrics.per_volume import QUALITY, WEDGE, training_metrics
 from cryoden.modules.adversarial import Adversarial
 from cryoden.modules.denoiser import Denoiser, measured_of, plain
+
+_IN_WEDGE = "in the missing wedge, where nothing was measured"
 
 
 def best_precision(accelerator: object) -> Literal["bf16-mixed", "32-true"]:
@@ -61,7 +65,7 @@ class Report(Callback):
     """
 
     def __init__(self) -> None:
-        self._baselines: dict[str, tuple[MetricCollection, MetricCollection]] = {}
+        self._baselines: dict[str, MetricCollection] = {}
         self._rows: dict[str, Scores] = {}
         self._picture: dict[str, Tensor] = {}
         self._entry = ""
@@ -101,22 +105,19 @@ class Report(Callback):
         if not trainer.sanity_checking:
             epoch = trainer.current_epoch + (1 if trainer.state.fn == TrainerFn.FITTING else 0)
             module = _denoiser(pl_module)
-            metrics = module.val_metrics, module.val_wedge
-            self._finish(trainer, module, metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")
+            self._finish(trainer, module, module.val_metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and draw."""
         module = _denoiser(pl_module)
-        self._finish(trainer, module, (module.test_metrics, module.test_wedge), "test", "test.png")
+        self._finish(trainer, module, module.test_metrics, "test", "test.png")
 
     def _start(self, module: Denoiser, *, again: bool) -> None:
         self._picture = {}
         if again:
             self._rows = {}
             names = ["input", "zeros", *map(_gaussian_name, SIGMAS)]
-            self._baselines = {
-                name: (quality_metrics().to(module.device), wedge_metrics().to(module.device)) for name in names
-            }
+            self._baselines = {name: training_metrics().to(module.device) for name in names}
 
     def _score(self, denoised: Tensor, batch: Any) -> None:
         degraded, clean = batch["degraded"], batch["clean"]
@@ -128,42 +129,33 @@ class Report(Callback):
             answers = {"input": degraded, "zeros": torch.zeros_like(clean)}
             answers |= {_gaussian_name(sigma): gaussian_baseline(degraded, sigma) for sigma in SIGMAS}
             for name, volumes in answers.items():
-                quality, wedge = self._baselines[name]
-                quality.update(volumes, clean)
-                wedge.update(volumes, clean, measured_of(batch))
+                self._baselines[name].update(volumes, clean, measured_of(batch))
 
-    def _finish(
-        self,
-        trainer: Trainer,
-        module: Denoiser,
-        metrics: tuple[MetricCollection, MetricCollection],
-        title: str,
-        picture: str,
-    ) -> None:
+    def _finish(self, trainer: Trainer, module: Denoiser, metrics: MetricCollection, title: str, picture: str) -> None:
         # Every rank computes: the metrics gather their values from all of them.
         if not self._rows:
-            scores = {name: _computed(*collections) for name, collections in self._baselines.items()}
-            best = min(map(_gaussian_name, SIGMAS), key=lambda name: scores[name]["nrmse"].median())
+            scores = {name: _computed(baseline) for name, baseline in self._baselines.items()}
+            best = min(map(_gaussian_name, SIGMAS), key=lambda name: percentiles(scores[name]["nrmse"], (50,)))
             self._rows = {name: scores[name] for name in ("input", "zeros", best)}
-        model = _computed(*metrics)
+        model = _computed(metrics)
         if not trainer.is_global_zero:
             return
         system = type(module).__name__
         title = f"{system}, {title}"
-        tables = [score_table({**self._rows, system: model}, f"{title}: {model['nrmse'].numel()} volumes")]
-        if model["wedge_energy"].numel() > 0:
-            tables.append(wedge_table({**self._rows, system: model}))
-        for table in tables:
-            Console().print(table)
+        scores = {**self._rows, system: model}
+        columns, rows = score_rows(scores, (*QUALITY, *WEDGE))
+        for measures, what in ((QUALITY, f"{title}: {model['nrmse'].size} volumes"), (WEDGE, _IN_WEDGE)):
+            grid = score_grid(scores, measures, what)
+            if len(grid.header) > 1:
+                Console().print(grid.terminal())
         if trainer.testing:
-            write_scores({**self._rows, system: model}, run_directory(trainer) / "test.csv")
+            write_text(run_directory(trainer) / "test.csv", csv_text([columns, *rows]), overwrite=True)
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
         path = run_directory(trainer) / "slices" / picture
         save_figure(slice_figure(volumes, module.voxel_size or 1.0, f"{title}: {self._entry}"), path)
         if isinstance(trainer.logger, WandbLogger):
             stage = "test" if trainer.testing else "val"
             trainer.logger.log_image(f"{stage}/slices", [str(path)], caption=[title])
-            columns, rows = score_rows({**self._rows, system: model})
             trainer.logger.log_table(f"{stage}/table", columns=columns, data=rows)
 
 
@@ -262,10 +254,9 @@ def _denoiser(module: LightningModule) -> Denoiser:
     return module
 
 
-def _computed(*collections: MetricCollection) -> Scores:
-    """The values of all metrics, under their names without a stage before them."""
-    computed = [metrics.compute() for metrics in collections]
-    return {name.rpartition("/")[2]: values for scores in computed for name, values in scores.items()}
+def _computed(metrics: MetricCollection) -> Scores:
+    """The values of all measures, under their names without a stage before them."""
+    return {name.rpartition("/")[2]: values.cpu().numpy() for name, values in metrics.compute().items()}
 
 
 def _gaussian_name(sigma: float) -> str:

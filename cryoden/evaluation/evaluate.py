@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from cryoden.data.dataset import Batch, VolumeDataset, collate
 from cryoden.errors import CryodenError
-from cryoden.evaluation.measures import CURVES, MEASURES, measure
+from cryoden.metrics import CURVES, MEASURES, measure
 from cryoden.simulation.degradation import Degradation, measured_by_all
 
 Method = Callable[[Tensor], Tensor]

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cryoden.evaluation.measures import MEASURES, spread
 from cryoden.evaluation.results import Comparison, Example, Sweep, curve_spread
+from cryoden.metrics import MEASURES, percentiles
 
 _PLANES = (("xy", "z"), ("xz", "y"), ("yz", "x"))
 
@@ -162,7 +162,7 @@ def bar_figure(comparison: Comparison) -> Figure:
     for axis, measure in zip(figure.subplots(2, 3, sharey=True).flat, shown, strict=True):
         about = MEASURES[measure]
         for row, name in enumerate(names):
-            low, median, high = spread(comparison.of(name, measure))
+            low, median, high = percentiles(comparison.of(name, measure))
             style = styles[name]
             axis.barh(row, median, color=style.color, hatch=style.hatch, edgecolor="white", linewidth=0.5)
             for color, width in (("white", 3.5), ("black", 1.4)):  # seen on dark bars and on white paper

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from cryoden.evaluation.evaluate import Evaluation
-from cryoden.evaluation.measures import CURVES, MEASURES, Measure, spread
-from cryoden.metrics.fsc import shell_frequencies
+from cryoden.metrics import CURVES, MEASURES, Measure, percentiles, shell_frequencies
 from cryoden.version import __version__
 
-PERCENTILES = (5, 50, 95)
+Scores = Mapping[str, NDArray[np.floating[Any]]]
+"""Name of a measure → one value per volume, (n,); nan where it has none."""
+
 _PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-image", "gemmi")
 
 
@@ -138,14 +139,11 @@ class Comparison:
     @property
     def measures(self) -> dict[str, Measure]:
         """The measures that at least one volume has a value for."""
-        values = self.evaluation.values.values()
-        return {
-            name: about for name, about in MEASURES.items() if any(np.isfinite(method[name]).any() for method in values)
-        }
+        return {name: MEASURES[name] for name in scored(self.evaluation.values, MEASURES)}
 
     def median(self, method: str, measure: str = "nrmse", entry: str | None = None) -> float:
         """The median over volumes, of all or of one particle."""
-        return spread(self.of(method, measure, entry), (50,))[0]
+        return percentiles(self.of(method, measure, entry), (50,))[0]
 
     def of(self, method: str, measure: str, entry: str | None = None) -> NDArray[np.float64]:
         """One value for each volume, of all or of one particle."""
@@ -194,7 +192,7 @@ class Comparison:
                     method: {
                         entry or "all": {
                             measure: dict(
-                                zip(("p5", "p50", "p95"), spread(self.of(method, measure, entry)), strict=True)
+                                zip(("p5", "p50", "p95"), percentiles(self.of(method, measure, entry)), strict=True)
                             )
                             for measure in MEASURES
                         }
@@ -219,9 +217,19 @@ class Comparison:
         return result
 
 
+def scored(scores: Mapping[str, Scores], measures: Iterable[str]) -> list[str]:
+    """Those measures that at least one volume of one method has a value for.
+
+    Args:
+        scores: method → its scores.
+        measures: which of `MEASURES`.
+    """
+    return [name for name in measures if any(np.isfinite(each[name]).any() for each in scores.values())]
+
+
 def curve_spread(curves: NDArray[np.float64]) -> dict[str, list[float]]:
     """Percentiles over volumes of curves (n, S), shell by shell."""
-    rows = [spread(shell) for shell in curves.T]
+    rows = [percentiles(shell) for shell in curves.T]
     return dict(zip(("p5", "p50", "p95"), (list(row) for row in zip(*rows, strict=True)), strict=True))
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from cryoden.data.base import VolumeDataModule
 from cryoden.evaluation.baselines import FILTERS, best_setting
 from cryoden.evaluation.evaluate import Method, batches, evaluate, spaced
-from cryoden.evaluation.measures import MEASURES, spread
 from cryoden.evaluation.results import Sweep
+from cryoden.metrics import MEASURES, percentiles
 from cryoden.simulation.degradation import Degradation, GaussianNoise, MissingWedge
 from cryoden.simulation.tilt_series import TiltSeriesDegradation
 
@@ -87,7 +87,7 @@ def sweeps(
             for method, scores in _at(methods, module, degradation, volumes, device).items():
                 kept = values.setdefault(method, {name: [] for name in MEASURES})
                 for name in MEASURES:
-                    kept[name].append(spread(scores[name]))
+                    kept[name].append(percentiles(scores[name]))
             done += 1
             progress(done, total)
         # a method that failed at one point has no curve

@@ -1,4 +1,4 @@
-"""Quality figures as tables: percentiles over volumes, one row per method."""
+"""Scores as tables: one row per method, percentiles over volumes; for a terminal, a logger, a file and a page."""
 
 import csv
 import io
@@ -9,114 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from numpy.typing import ArrayLike
 from rich.table import Table
-from torch import Tensor
 
-from cryoden.evaluation.measures import MEASURES, spread
-from cryoden.evaluation.results import PERCENTILES, Comparison
-from cryoden.metrics.image import percentiles
-
-Scores = Mapping[str, Tensor]
-"""Metric name → one value per volume, (n,)."""
-
-_Column = tuple[str, float, int]  # heading, factor, digits
-
-# NRMSE first, since SSIM flatters an empty box
-_COLUMNS = {
-    "nrmse": ("NRMSE ↓", 1.0, 3),
-    "psnr": ("PSNR dB ↑", 1.0, 2),
-    "ssim": ("SSIM ↑", 1.0, 3),
-    "mse": ("MSE ×10⁻³ ↓", 1000.0, 2),
-}
-
-
-_WEDGE_COLUMNS = {
-    "wedge_energy": ("energy (clean: 1)", 1.0, 3),
-    "wedge_correlation": ("correlation ↑", 1.0, 3),
-}
-
-_CAPTION = "median [5th, 95th percentile] over volumes"
-
-
-def score_table(rows: Mapping[str, Scores], title: str) -> Table:
-    """A table for the terminal: the median over volumes, and the 5th to 95th percentile behind it.
-
-    Args:
-        rows: method → its scores.
-        title: what was scored.
-
-    Returns:
-        A rich table.
-    """
-    return _table(rows, _COLUMNS, title, _CAPTION)
-
-
-def wedge_table(rows: Mapping[str, Scores]) -> Table:
-    """A table for the terminal of what each method put into the missing wedge.
-
-    Args:
-        rows: method → its scores.
-
-    Returns:
-        A rich table.
-    """
-    caption = f"{_CAPTION}\nenergy without correlation is invented"
-    return _table(rows, _WEDGE_COLUMNS, "in the missing wedge, where nothing was measured", caption)
-
-
-def score_rows(rows: Mapping[str, Scores]) -> tuple[list[str], list[list[str | float]]]:
-    """The same figures as plain rows, for a logger.
-
-    Args:
-        rows: method → its scores.
-
-    Returns:
-        The columns' names, and a row for each method.
-    """
-    columns = ["method"]
-    cells: dict[str, list[str | float]] = {method: [method] for method in rows}
-    for name in (*_COLUMNS, *_WEDGE_COLUMNS):
-        if all(scores[name].numel() > 0 for scores in rows.values()):
-            columns += [f"{name}_p5", name, f"{name}_p95"]
-            for method, scores in rows.items():
-                cells[method] += percentiles(scores[name]).tolist()
-    return columns, list(cells.values())
-
-
-def write_scores(rows: Mapping[str, Scores], path: Path) -> None:
-    """Write the same figures as CSV, under a temporary name that is then moved.
-
-    Args:
-        rows: method → its scores.
-        path: the file.
-    """
-    columns, cells = score_rows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *cells])
-    temporary.replace(path)
-
-
-def _table(rows: Mapping[str, Scores], columns: Mapping[str, _Column], title: str, caption: str) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption)
-    table.add_column("", overflow="fold", max_width=12)
-    for heading, _, _ in columns.values():
-        table.add_column(heading, justify="right", min_width=13)
-    for method, scores in rows.items():
-        cells = []
-        for name, (_, factor, digits) in columns.items():
-            low, median, high = (float(v) * factor for v in percentiles(scores[name]))
-            # one space, so that a narrow terminal breaks the line there
-            cells.append(f"{median:.{digits}f} [{low:.{digits}f},{high:.{digits}f}]")
-        # a long name of a system breaks before its kind: CompactUnet AE
-        table.add_row(re.sub(r"(?<=[a-z])(?=[A-Z]{2,}$)", " ", method) if len(method) > 12 else method, *cells)
-    return table
+from cryoden.evaluation.results import Comparison, Scores, scored
+from cryoden.metrics import MEASURES, PERCENTILES, percentiles
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table for files and pages.
+    """A table.
 
     Args:
         title: what it shows.
@@ -135,14 +37,76 @@ class Grid:
         lines = [f"## {self.title}", "", self.note, "", _line(self.header), _line(["---"] * len(self.header))]
         return "\n".join([*lines, *map(_line, self.rows), ""])
 
+    def terminal(self) -> Table:
+        """The table for a terminal of 80 columns, if it has at most five."""
+        table = Table(title=self.title, title_justify="left", caption=self.note)
+        table.add_column(self.header[0], overflow="fold", max_width=12)
+        for heading in self.header[1:]:
+            table.add_column(heading, justify="right", min_width=13)
+        for name, *cells in self.rows:
+            # a long name of a system breaks before its kind: CompactUnet AE
+            broken = re.sub(r"(?<=[a-z])(?=[A-Z]{2,}$)", " ", name) if len(name) > 12 else name
+            # one space, so that a narrow terminal breaks the line there
+            table.add_row(broken, *(cell.replace(", ", ",") for cell in cells))
+        return table
+
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def score_grid(scores: Mapping[str, Scores], measures: Iterable[str], title: str, about: str = "") -> Grid:
+    """A row for each method, a column for each measure.
+
+    Args:
+        scores: method → its scores.
+        measures: which of `MEASURES`; one that no method has a value for is left out.
+        title: what was scored.
+        about: what else the note should say.
+    """
+    shown = scored(scores, measures)
+    rows = [[method, *(_cell(name, each[name]) for name in shown)] for method, each in scores.items()]
+    note = f"Median [5th, 95th percentile] over volumes. ↓: less is better, ↑: more is better.{about and f' {about}'}"
+    return Grid(title, note, ["method", *(MEASURES[name].column for name in shown)], rows)
+
+
+def score_rows(
+    scores: Mapping[str, Scores], measures: Iterable[str]
+) -> tuple[list[str], list[list[str | float | None]]]:
+    """The same figures as plain rows, for a logger or a file.
+
+    Args:
+        scores: method → its scores.
+        measures: which of `MEASURES`; one that no method has a value for is left out.
+
+    Returns:
+        The columns' names, and a row for each method; None where it has no value.
+    """
+    shown = scored(scores, measures)
+    columns = ["method", *itertools.chain.from_iterable((f"{name}_p5", name, f"{name}_p95") for name in shown)]
+    rows: list[list[str | float | None]] = []
+    for method, each in scores.items():
+        numbers = itertools.chain.from_iterable(percentiles(each[name]) for name in shown)
+        rows.append([method, *(None if math.isnan(number) else number for number in numbers)])
+    return columns, rows
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _cell(name: str, values: ArrayLike) -> str:
+    low, median, high = map(MEASURES[name].show, percentiles(values))
+    return median if median == "–" else f"{median} [{low}, {high}]"
+
+
 def grids(comparison: Comparison) -> list[Grid]:
     """All tables of a comparison: all measures, the thesis's layout, per particle, filters, template matching."""
-    made = [measure_grid(comparison), thesis_grid(comparison)]
+    every = score_grid(comparison.evaluation.values, MEASURES, "All measures", f"{comparison.n} volumes.")
+    made = [every, thesis_grid(comparison)]
     if len(comparison.entries) > 1:
         made.append(entry_grid(comparison))
     made.append(_filter_grid(comparison))
@@ -155,21 +119,6 @@ def grids(comparison: Comparison) -> list[Grid]:
     return made
 
 
-def measure_grid(comparison: Comparison) -> Grid:
-    """A row for each method, a column for each measure."""
-    arrows = {-1: " ↓", 0: "", 1: " ↑"}
-    header = ["method", *(about.heading + arrows[about.better] for about in comparison.measures.values())]
-    rows = []
-    for method in comparison.methods:
-        cells = []
-        for name, about in comparison.measures.items():
-            low, median, high = map(about.show, spread(comparison.of(method, name)))
-            cells.append(median if median == "–" else f"{median} [{low}, {high}]")
-        rows.append([method, *cells])
-    note = f"Median [5th, 95th percentile] over {comparison.n} volumes. ↓: less is better, ↑: more is better."
-    return Grid("All measures", note, header, rows)
-
-
 def thesis_grid(comparison: Comparison) -> Grid:
     """Three rows for each method, one for each percentile, as the thesis's tables have it, and its numbers beside."""
     thesis = read_thesis(comparison.experiment)
@@ -179,7 +128,7 @@ def thesis_grid(comparison: Comparison) -> Grid:
     header += [f"thesis: {MEASURES[name].heading}" for name in _THESIS]
     rows = []
     for method, system in ours.items():
-        low_to_high = {name: spread(comparison.of(method, name), PERCENTILES) for name in _THESIS}
+        low_to_high = {name: percentiles(comparison.of(method, name)) for name in _THESIS}
         for i, percentile in enumerate(PERCENTILES):
             there = thesis.get((system, percentile), {})
             cells = [MEASURES[name].show(low_to_high[name][i]) for name in _THESIS]
@@ -256,15 +205,13 @@ def csv_of(comparison: Comparison) -> str:
     Columns: experiment, method, entry, percentile, the measures (in their own units), thesis_ and the thesis's four.
     """
     thesis = read_thesis(comparison.experiment)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["experiment", "method", "entry", "percentile", *MEASURES, *(f"thesis_{n}" for n in _THESIS)])
+    rows = [["experiment", "method", "entry", "percentile", *MEASURES, *(f"thesis_{name}" for name in _THESIS)]]
     for method, entry in itertools.product(comparison.methods, (None, *comparison.entries)):
         model = comparison.models.get(method)
-        columns = [spread(comparison.of(method, name, entry), PERCENTILES) for name in MEASURES]
+        columns = [percentiles(comparison.of(method, name, entry)) for name in MEASURES]
         for percentile, values in zip(PERCENTILES, zip(*columns, strict=True), strict=True):
             known = thesis.get((model.system if model else method, percentile)) if entry is None else None
             beside = [known[name] for name in _THESIS] if known else [""] * len(_THESIS)
             cells = ["" if math.isnan(v) else f"{v:.6g}" for v in values]
-            writer.writerow([comparison.experiment, method, entry or "all", percentile, *cells, *beside])
-    return text.getvalue()
+            rows.append([comparison.experiment, method, entry or "all", str(percentile), *cells, *map(str, beside)])
+    return csv_text(rows)

@@ -1,1 +1,26 @@
-"""How close a denoised volume is to the clean one: pure functions, and the same as torchmetrics classes."""
+"""How close a denoised volume is to the clean one: pure functions, and what they measure by name.
+
+`PerVolume` and `training_metrics` are in `cryoden.metrics.per_volume`, since torchmetrics takes long to import.
+"""
+
+from cryoden.metrics.fsc import fourier_shell_correlation, resolution_at, shell_frequencies
+from cryoden.metrics.functional import mse, nrmse, particle_mask, psnr, ssim
+from cryoden.metrics.measures import CURVES, MEASURES, PERCENTILES, Measure, Pair, measure, percentiles
+
+__all__ = [
+    "CURVES",
+    "MEASURES",
+    "PERCENTILES",
+    "Measure",
+    "Pair",
+    "fourier_shell_correlation",
+    "measure",
+    "mse",
+    "nrmse",
+    "particle_mask",
+    "percentiles",
+    "psnr",
+    "resolution_at",
+    "shell_frequencies",
+    "ssim",
+]

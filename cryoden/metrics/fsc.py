@@ -1,11 +1,85 @@
 """Agreement of volumes frequency by frequency, in all of Fourier space or in the part that was never measured."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from cryoden.metrics.functional import as_pair
 
 _FOURIER = (-3, -2, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Spectra:
+    """Two volumes frequency by frequency, in the layout of `torch.fft.rfftn`: one transform, and all that follows.
+
+    Attributes:
+        cross: (B, D, H, W // 2 + 1), cross power; what stands for two frequencies is counted twice.
+        denoised: (B, D, H, W // 2 + 1), power of the denoised volumes.
+        clean: (B, D, H, W // 2 + 1), power of the clean ones.
+        weight: (1, D, H, W // 2 + 1), how many frequencies each value stands for.
+        shape: (D, H, W) of the volumes in voxels.
+    """
+
+    cross: Tensor
+    denoised: Tensor
+    clean: Tensor
+    weight: Tensor
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, denoised: Tensor, clean: Tensor) -> "Spectra":
+        """Transform volumes.
+
+        Args:
+            denoised: (B, 1, D, H, W).
+            clean: (B, 1, D, H, W), in any unit.
+
+        Raises:
+            CryodenError: The shapes differ, or are not five-dimensional.
+        """
+        denoised, clean = as_pair(denoised, clean)
+        weight = multiplicity(clean).expand(1, *clean.shape[2:4], -1)
+        a, b = (torch.fft.rfftn(volumes[:, 0], dim=_FOURIER, norm="ortho") for volumes in (denoised, clean))
+        cross = (a.real * b.real + a.imag * b.imag) * weight
+        return cls(cross, power(a) * weight, power(b) * weight, weight, tuple(clean.shape[2:]))
+
+    def shell_correlation(self, region: Tensor | None = None) -> Tensor:
+        """(B, S), see `fourier_shell_correlation`."""
+        parts = (self.cross, self.denoised, self.clean, self.weight)
+        cross, power_a, power_b, count = (
+            shell_sums(values if region is None else values * region, self.shape) for values in parts
+        )
+        return (cross / _geometric_mean(power_a, power_b)).where(count > 0, torch.nan)
+
+    def correlation(self, region: Tensor) -> Tensor:
+        """Whether what the denoised volumes hold in a region is the truth.
+
+        Args:
+            region: Bool, broadcastable to (B, D, H, W // 2 + 1), such as `~measured` for the missing wedge.
+
+        Returns:
+            (B,), the correlation of the two there: 1 is the truth, 0 has nothing to do with it, or nothing is there but
+            what the rounding of a Fourier transform leaves.
+        """
+        cross, power_a, power_b = (
+            (values * region).sum(_FOURIER) for values in (self.cross, self.denoised, self.clean)
+        )
+        rounding = torch.finfo(power_a.dtype).eps ** 2 * self.denoised.sum(_FOURIER)
+        return (cross / _geometric_mean(power_a, power_b)).where(power_a > 100 * rounding, 0.0)
+
+    def power_ratio(self, region: Tensor) -> Tensor:
+        """Power of the denoised volumes in a region over that of the clean ones.
+
+        Args:
+            region: Bool, broadcastable to (B, D, H, W // 2 + 1), such as `~measured` for the missing wedge.
+
+        Returns:
+            (B,); nan where the clean volume has nothing there.
+        """
+        power_a, power_b = ((values * region).sum(_FOURIER) for values in (self.denoised, self.clean))
+        return power_a / power_b.where(power_b > 0, torch.nan)
 
 
 def fourier_shell_correlation(denoised: Tensor, clean: Tensor, region: Tensor | None = None) -> Tensor:
@@ -27,11 +101,7 @@ def fourier_shell_correlation(denoised: Tensor, clean: Tensor, region: Tensor | 
     Raises:
         CryodenError: The shapes differ, or are not five-dimensional.
     """
-    cross, power_a, power_b, weight = _products(denoised, clean, region)
-    cross, power_a, power_b, count = (
-        shell_sums(values, clean.shape[2:]) for values in (cross, power_a, power_b, weight)
-    )
-    return (cross / _geometric_mean(power_a, power_b)).where(count > 0, torch.nan)
+    return Spectra.of(denoised, clean).shell_correlation(region)
 
 
 def shell_frequencies(shape: tuple[int, int, int]) -> Tensor:
@@ -76,41 +146,6 @@ def resolution_at(correlation: Tensor, threshold: float, voxel_size: float, shap
     return voxel_size / torch.where(below.any(dim=1), place, 0.5)
 
 
-def wedge_energy(volumes: Tensor, measured: Tensor) -> Tensor:
-    """How much of each volume lies in the part of Fourier space that was never measured.
-
-    Args:
-        volumes: (B, 1, D, H, W).
-        measured: Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`.
-
-    Returns:
-        (B,), the share of the volume's variance (mean square of its part there), in the volumes' unit squared.
-    """
-    volumes = volumes.float()
-    spectrum = torch.fft.rfftn(volumes[:, 0], dim=_FOURIER, norm="forward")
-    return (power(spectrum) * (multiplicity(volumes) * ~measured)).sum(_FOURIER)
-
-
-def wedge_correlation(denoised: Tensor, clean: Tensor, measured: Tensor) -> Tensor:
-    """Whether what was put into the part of Fourier space that was never measured is the truth.
-
-    Args:
-        denoised: (B, 1, D, H, W).
-        clean: (B, 1, D, H, W).
-        measured: Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`.
-
-    Returns:
-        (B,), the correlation of the two there: 1 is the truth, 0 has nothing to do with it, or nothing is there but
-        what the rounding of a Fourier transform leaves.
-
-    Raises:
-        CryodenError: The shapes differ, or are not five-dimensional.
-    """
-    cross, power_a, power_b = (values.sum(_FOURIER) for values in _products(denoised, clean, ~measured)[:3])
-    rounding = torch.finfo(power_a.dtype).eps ** 2 * denoised.float().square().sum((1, 2, 3, 4))
-    return (cross / _geometric_mean(power_a, power_b)).where(power_a > 100 * rounding, 0.0)
-
-
 def shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sums over shells of frequencies.
 
@@ -151,16 +186,6 @@ def multiplicity(volumes: Tensor) -> Tensor:
 def power(spectrum: Tensor) -> Tensor:
     """The squared magnitude of complex values, differentiable at 0."""
     return spectrum.real.square() + spectrum.imag.square()
-
-
-def _products(denoised: Tensor, clean: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cross power and both powers at each frequency of a region (B, D, H, W // 2 + 1), and the weight of each."""
-    denoised, clean = as_pair(denoised, clean)
-    weight = multiplicity(clean).expand(1, *clean.shape[2:4], -1)
-    if region is not None:
-        weight = weight * region.to(clean.device)
-    a, b = (torch.fft.rfftn(volumes[:, 0], dim=_FOURIER, norm="ortho") for volumes in (denoised, clean))
-    return (a.real * b.real + a.imag * b.imag) * weight, power(a) * weight, power(b) * weight, weight
 
 
 def _geometric_mean(power_a: Tensor, power_b: Tensor) -> Tensor:

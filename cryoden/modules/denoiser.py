@@ -15,8 +15,8 @@ from torchmetrics import MetricCollection
 import cryoden
 from cryoden.errors import CryodenError
 from cryoden.losses import LossMixture, data_consistency, make_loss
-from cryoden.metrics.image import percentiles, quality_metrics
-from cryoden.metrics.wedge import wedge_metrics
+from cryoden.metrics import percentiles
+from cryoden.metrics.per_volume import training_metrics
 from cryoden.modules.safeguards import Safeguard
 from cryoden.networks.base import DenoisingNetwork, network_record
 from cryoden.scaling import Scale, offset_of, restore, standardize
@@ -84,10 +84,8 @@ class Denoiser(LightningModule):
         self.voxel_size: float | None = None
         self.offset, self.offset_batches = 0.0, 0
         self.seed = torch.initial_seed()
-        self.val_metrics = quality_metrics("val/")
-        self.val_wedge = wedge_metrics("val/")
-        self.test_metrics = quality_metrics("test/")
-        self.test_wedge = wedge_metrics("test/")
+        self.val_metrics = training_metrics("val/")
+        self.test_metrics = training_metrics("test/")
 
     def forward(self, degraded: Tensor) -> Tensor:
         """Denoise volumes.
@@ -162,11 +160,11 @@ class Denoiser(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Score a batch; the denoised volumes are for callbacks."""
-        return self._evaluate(batch, self.val_metrics, self.val_wedge)
+        return self._evaluate(batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Score a batch; the denoised volumes are for callbacks."""
-        return self._evaluate(batch, self.test_metrics, self.test_wedge)
+        return self._evaluate(batch, self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Denoise a batch."""
@@ -175,11 +173,11 @@ class Denoiser(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the percentiles over volumes: the median under the metric's own name."""
-        self._log_percentiles(self.val_metrics, self.val_wedge)
+        self._log_percentiles(self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the percentiles over volumes: the median under the metric's own name."""
-        self._log_percentiles(self.test_metrics, self.test_wedge)
+        self._log_percentiles(self.test_metrics)
 
     def on_validation_start(self) -> None:
         """Let all processes hold the same running statistics: each has seen other batches."""
@@ -195,19 +193,17 @@ class Denoiser(LightningModule):
                 if buffer.is_floating_point():
                     buffer.copy_(self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
 
-    def _evaluate(self, batch: Batch, metrics: MetricCollection, wedge: MetricCollection) -> Batch:
+    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Batch:
         denoised = self(batch["degraded"])
-        metrics.update(denoised, batch["clean"])
-        wedge.update(denoised, batch["clean"], measured_of(batch))
+        metrics.update(denoised, batch["clean"], measured_of(batch))
         return {"denoised": denoised}
 
-    def _log_percentiles(self, *collections: MetricCollection) -> None:
-        for metrics in collections:
-            for name, values in metrics.compute().items():
-                if values.numel() > 0:  # there may be no missing wedge
-                    low, median, high = percentiles(values)
-                    self.log_dict({name: median, f"{name}_p5": low, f"{name}_p95": high}, sync_dist=True)
-            metrics.reset()
+    def _log_percentiles(self, metrics: MetricCollection) -> None:
+        for name, values in metrics.compute().items():
+            low, median, high = percentiles(values.cpu())
+            if not math.isnan(median):  # there may be no missing wedge
+                self.log_dict({name: median, f"{name}_p5": low, f"{name}_p95": high}, sync_dist=True)
+        metrics.reset()
 
     def _reconstruction(self, batch: Batch, denoised: Tensor, loss: LossMixture) -> dict[str, Tensor]:
         """The supervised terms of a loss."""

@@ -16,11 +16,10 @@ from cryoden.commands.compare import experiment_of, load_data, load_models, note
 from cryoden.data.datamodule import ParticleDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.evaluate import evaluate, spaced
-from cryoden.evaluation.measures import MEASURES
 from cryoden.evaluation.results import Comparison, Model
 from cryoden.evaluation.tables import grids, read_thesis
 from cryoden.evaluation.verdict import verdict
-from cryoden.metrics import functional
+from cryoden.metrics import MEASURES, functional
 from cryoden.modules.recipes import CompactUnetAE
 from cryoden.simulation.degradation import SaltAndPepper
 

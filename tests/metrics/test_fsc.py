@@ -5,13 +5,7 @@ import pytest
 import torch
 
 from cryoden.errors import CryodenError
-from cryoden.metrics.fsc import (
-    fourier_shell_correlation,
-    resolution_at,
-    shell_frequencies,
-    wedge_correlation,
-    wedge_energy,
-)
+from cryoden.metrics.fsc import Spectra, fourier_shell_correlation, resolution_at, shell_frequencies
 from cryoden.simulation.degradation import MissingWedge
 
 
@@ -67,19 +61,21 @@ def test_a_region_looks_nowhere_else() -> None:
     torch.testing.assert_close(
         fourier_shell_correlation(filled, clean, measured), fourier_shell_correlation(denoised, clean, measured)
     )
-    torch.testing.assert_close(wedge_correlation(filled, clean, measured), torch.ones(2))
-    torch.testing.assert_close(wedge_energy(filled, measured), wedge_energy(clean, measured))
+    torch.testing.assert_close(Spectra.of(filled, clean).correlation(~measured), torch.ones(2))
+    torch.testing.assert_close(Spectra.of(filled, clean).power_ratio(~measured), torch.ones(2))
 
 
 @pytest.mark.parametrize("axis", ["x", "y"])
-def test_wedge_energy_is_the_mean_square_of_what_the_wedge_takes_away(axis: str) -> None:
+def test_power_in_the_wedge_is_the_mean_square_of_what_the_wedge_takes_away(axis: str) -> None:
     step = MissingWedge((-60, 50), axis)
-    _, clean = pair(16, 12, 18)
+    denoised, clean = pair(16, 12, 18)
     parameters = [step.sample(torch.Generator())] * 2
-    lost = clean - step.apply(clean, parameters)
     measured = step.measured(clean, parameters)
-    torch.testing.assert_close(wedge_energy(clean, measured), lost.square().mean((1, 2, 3, 4)))
-    torch.testing.assert_close(wedge_energy(step.apply(clean, parameters), measured), torch.zeros(2), atol=1e-9, rtol=0)
+    lost = [(volumes - step.apply(volumes, parameters)).square().mean((1, 2, 3, 4)) for volumes in (denoised, clean)]
+    torch.testing.assert_close(Spectra.of(denoised, clean).power_ratio(~measured), lost[0] / lost[1])
+    left = step.apply(clean, parameters)
+    torch.testing.assert_close(Spectra.of(left, clean).power_ratio(~measured), torch.zeros(2), atol=1e-9, rtol=0)
+    assert Spectra.of(clean, left).power_ratio(torch.zeros_like(measured)).isnan().all()
 
 
 @pytest.mark.parametrize(

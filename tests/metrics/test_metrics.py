@@ -1,4 +1,5 @@
 import itertools
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from skimage.metrics import mean_squared_error, normalized_root_mse, peak_signal
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from cryoden.errors import CryodenError
-from cryoden.metrics import functional
-from cryoden.metrics.image import PSNR, percentiles, quality_metrics
-from cryoden.metrics.wedge import wedge_metrics
+from cryoden.metrics import MEASURES, functional
+from cryoden.metrics.per_volume import QUALITY, WEDGE, PerVolume, training_metrics
 
 NAMES = ("mse", "nrmse", "psnr", "ssim")
+EVERYWHERE = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 
 
 def pair(kind: str, shape: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,52 +121,58 @@ def test_psnr_equals_torchmetrics() -> None:
     # which is not used itself: it computes in half precision where the volumes are
     denoised, clean = pair("sparse", (16, 16, 16))
     theirs = PeakSignalNoiseRatio(data_range=1.0, reduction="none", dim=(1, 2, 3, 4))
-    torch.testing.assert_close(PSNR()(denoised, clean), theirs(denoised, clean))
+    torch.testing.assert_close(functional.psnr(denoised, clean), theirs(denoised, clean))
 
 
 def test_one_value_per_volume_over_updates() -> None:
     denoised, clean = pair("dense", (10, 10, 10))
-    metrics = quality_metrics("val/")
-    metrics.update(denoised.requires_grad_(), clean)
-    metrics.update(denoised[:1], clean[:1])
+    metrics = training_metrics("val/")
+    metrics.update(denoised.requires_grad_(), clean, EVERYWHERE)
+    metrics.update(denoised[:1], clean[:1], EVERYWHERE)
     values = metrics.compute()
     assert not any(value.requires_grad for value in values.values())  # or a whole epoch's graph would stay alive
-    assert set(values) == {"val/mse", "val/nrmse", "val/psnr", "val/ssim"}
-    torch.testing.assert_close(values["val/nrmse"], functional.nrmse(denoised, clean)[[0, 1, 2, 0]])
+    assert set(values) == {f"val/{name}" for name in (*QUALITY, *WEDGE)}
+    for name in NAMES:
+        torch.testing.assert_close(values[f"val/{name}"], getattr(functional, name)(denoised, clean)[[0, 1, 2, 0]])
     metrics.reset()
-    metrics.update(denoised[:1], clean[:1])
+    metrics.update(denoised[:1], clean[:1], EVERYWHERE)
     assert metrics.compute()["val/ssim"].numel() == 1
 
 
-@pytest.mark.parametrize("n", [1, 2, 7])
-def test_percentiles_equal_numpy(n: int) -> None:
-    values = torch.rand(n, generator=torch.Generator().manual_seed(n))
-    np.testing.assert_allclose(percentiles(values).numpy(), np.percentile(values.numpy(), (5, 50, 95)), rtol=1e-6)
-
-
-def test_volumes_without_a_missing_wedge_have_no_wedge_metrics() -> None:
+@pytest.mark.parametrize("name", WEDGE)
+def test_volumes_without_a_missing_wedge_have_no_value_in_it(name: str) -> None:
     denoised, clean = pair("dense", (8, 8, 8))
-    metrics = wedge_metrics("val/")
-    everywhere = torch.ones(3, 1, 1, 1, dtype=torch.bool)
-    metrics.update(denoised, clean, everywhere)
-    assert [len(values) for values in metrics.compute().values()] == [0, 0]
-    half = everywhere & (torch.arange(5) < 3)
-    metrics.update(denoised, clean, half)
-    assert [len(values) for values in metrics.compute().values()] == [3, 3]
+    metric = PerVolume(MEASURES[name])
+    measured = torch.arange(5) < torch.tensor([5, 3, 2])[:, None, None, None]  # of the first volume everything
+    metric.update(denoised, clean, measured)
+    assert metric.compute().isnan().tolist() == [True, False, False]
 
 
-def test_percentiles_of_nothing_are_refused() -> None:
-    with pytest.raises(CryodenError, match="no volume has been scored"):
-        percentiles(torch.tensor([]))
+@pytest.mark.parametrize(("name", "worst"), [("nrmse", torch.inf), ("ssim", -torch.inf), ("invented", torch.inf)])
+def test_an_answer_that_is_not_finite_is_infinitely_bad(name: str, worst: float) -> None:
+    denoised, clean = pair("dense", (8, 8, 8))
+    denoised[1, 0, 4, 4, 4] = torch.nan
+    metric = PerVolume(MEASURES[name])
+    metric.update(denoised, clean, torch.arange(5) < 3)
+    assert metric.compute().isfinite().tolist() == [True, False, True]
+    assert metric.compute()[1] == worst
+
+
+def test_a_metric_travels_to_another_process() -> None:
+    denoised, clean = pair("dense", (8, 8, 8))
+    metrics = training_metrics()
+    metrics.update(denoised, clean, EVERYWHERE)
+    again = pickle.loads(pickle.dumps(metrics))
+    torch.testing.assert_close(again.compute()["nrmse"], metrics.compute()["nrmse"])
 
 
 def _rank(rank: int, shares: list[int], folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     denoised, clean = pair("dense", (10, 10, 10))
-    metrics = quality_metrics()
+    metrics = training_metrics()
     start = sum(shares[:rank])
     for volume in range(start, start + shares[rank]):
-        metrics.update(denoised[volume : volume + 1], clean[volume : volume + 1])
+        metrics.update(denoised[volume : volume + 1], clean[volume : volume + 1], EVERYWHERE)
     torch.save(metrics.compute(), Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 

@@ -76,7 +76,7 @@ def test_both_players_move_and_all_is_logged(system, data, tmp_path: Path) -> No
     assert {"critic", "discriminator"} & logged
     assert len(model.balance) == 1
     assert all(value.isfinite() for value in trainer.callback_metrics.values())
-    assert trainer.callback_metrics["val/wedge_energy"] > 0
+    assert trainer.callback_metrics["val/wedge_power"] > 0
 
 
 @EVERY_SYSTEM

@@ -77,7 +77,7 @@ def test_two_processes_measure_what_one_measures(system: str, trained: Path) -> 
     trainer.validate(model, ParticleDataModule(**DATA), verbose=False)
     alone = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
     together = json.loads((trained / f"{system}.json").read_text())
-    assert {"val/nrmse", "val/ssim", "val/psnr_p95", "val/wedge_energy"} <= set(alone)
+    assert {"val/nrmse", "val/ssim", "val/psnr_p95", "val/wedge_power"} <= set(alone)
     for name, value in alone.items():
         assert together[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cryoden.evaluation.baselines import gaussian_filter
-from cryoden.evaluation.measures import CURVES, MEASURES, measure, present, spread
+from cryoden.metrics import CURVES, MEASURES, measure, percentiles
 from cryoden.simulation.degradation import MissingWedge
 
 WEDGE = MissingWedge((-50, 50))
@@ -27,7 +27,7 @@ def wedge_of(volumes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_truth_scores_best(clean: torch.Tensor) -> None:
     values, curves = measure(clean, clean, wedge_of(clean)[1], 10.0)
     assert list(values) == list(MEASURES)
-    assert tuple(curves) == CURVES
+    assert list(curves) == list(CURVES)
     best = {"nrmse": 0, "masked_nrmse": 0, "mse": 0, "psnr": math.inf, "ssim": 1, "masked_ssim": 1, "fsc_area": 1}
     best |= {"resolution_0.5": 20, "resolution_0.143": 20, "fsc_measured": 1, "fsc_wedge": 1, "wedge_power": 1}
     for name, expected in {**best, "invented": 0}.items():
@@ -60,18 +60,34 @@ def test_an_empty_volume_resolves_nothing_and_a_volume_without_wedge_has_none(cl
     values, _ = measure(torch.zeros_like(clean), clean, everywhere, 10.0)
     assert values["nrmse"].tolist() == values["masked_nrmse"].tolist() == [1, 1]
     assert values["resolution_0.5"].tolist() == [math.inf] * 2
-    for name in ("fsc_wedge", "wedge_power", "invented"):
-        assert values[name].isnan().all()
-    scores = {"zeros": {name: value.numpy() for name, value in values.items()}}
-    assert [n for n in MEASURES if n not in present(scores)] == [
-        "resolution_0.5",
-        "resolution_0.143",
-        "fsc_wedge",
-        "wedge_power",
-        "invented",
-    ]
-    assert MEASURES["resolution_0.5"].show(math.inf) == "–"
-    assert MEASURES["mse"].show(0.0012345) == "1.234"
+    assert {name for name, value in values.items() if value.isnan().all()} == {"fsc_wedge", "wedge_power", "invented"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("resolution_0.5", math.inf, "–"),
+        ("invented", math.nan, "–"),
+        ("mse", 0.0012345, "1.234"),
+        ("mse", 0.0123456, "12.35"),  # four digits count: a column of a terminal is no wider
+        ("mse", 123.0, "123000"),
+        ("psnr", 34.567, "34.57"),
+        ("psnr", -3.0, "-3.00"),
+        ("resolution_0.5", 20.0, "20.0"),
+    ],
+)
+def test_values_are_shown_in_their_unit(name: str, value: float, text: str) -> None:
+    assert MEASURES[name].show(value) == text
+
+
+def test_a_measure_alone_is_what_it_is_among_all(clean: torch.Tensor) -> None:
+    denoised = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    measured = wedge_of(clean)[1]
+    together, _ = measure(denoised, clean, measured, 10.0)
+    for name, each in MEASURES.items():
+        torch.testing.assert_close(each(denoised, clean, measured, 10.0), together[name], rtol=0, atol=0)
+    assert MEASURES["resolution_0.5"](denoised, clean, measured).isnan().all()  # in Å, of voxels of an unknown size
+    assert all(each.about and each.heading for each in MEASURES.values())
 
 
 def test_each_volume_is_measured_for_itself(clean: torch.Tensor) -> None:
@@ -83,8 +99,10 @@ def test_each_volume_is_measured_for_itself(clean: torch.Tensor) -> None:
         torch.testing.assert_close(together[name][1:], value)
 
 
-def test_spread_equals_numpy_and_stands_infinities() -> None:
-    values = np.random.default_rng(0).random(13)
-    assert spread(values) == pytest.approx(list(np.percentile(values, (5, 50, 95))))
-    assert spread([math.inf, 20.0, math.inf]) == [20.0, math.inf, math.inf]
-    assert all(math.isnan(v) for v in spread([math.nan]))
+@pytest.mark.parametrize("n", [1, 2, 13])
+def test_percentiles_equal_numpy_and_stand_infinities(n: int) -> None:
+    values = np.random.default_rng(n).random(n)
+    assert percentiles(values) == pytest.approx(list(np.percentile(values, (5, 50, 95))))
+    assert percentiles([*values, math.nan]) == percentiles(values)
+    assert percentiles([math.inf, 20.0, math.inf]) == [20.0, math.inf, math.inf]
+    assert all(math.isnan(v) for v in percentiles([math.nan]))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cryoden.errors import CryodenError
-from cryoden.networks.convolutions import (
+from cryoden.networks.cpu.convolutions import (
     carefully,
     convolve,
     convolve_concatenated,

@@ -15,8 +15,8 @@ from timing import hardware
 from torch import Tensor
 
 from cryoden.hardware import keep_freed_memory
-from cryoden.networks.convolutions import _convolve_to_one, _upsampling_kernel
-from cryoden.networks.schemes import DOUBLING, HALVING, SAME, UPSAMPLING, convolve_by
+from cryoden.networks.cpu.convolutions import _convolve_to_one, _upsampling_kernel
+from cryoden.networks.cpu.schemes import DOUBLING, HALVING, SAME, UPSAMPLING, convolve_by
 
 Convolve = Callable[[Tensor, Tensor, Tensor], Tensor]
 

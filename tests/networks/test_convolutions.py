@@ -1,5 +1,8 @@
 """Convolutions that are computed otherwise than torch computes them: equal to torch's, gradients too."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -7,17 +10,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cryoden.networks import schemes
 from cryoden.networks.blocks import Block, Convolution, Doubling, UpsampleBlock
-from cryoden.networks.convolutions import (
+from cryoden.networks.cpu import plain_convolutions, schemes
+from cryoden.networks.cpu.convolutions import (
     _convolve_to_one,
     _upsampling_kernel,
     convolve,
+    convolve_concatenated,
     convolve_doubling,
     convolve_upsampled,
 )
-from cryoden.networks.schemes import DOUBLING, HALVING, SAME, UPSAMPLING, Scheme, convolve_by, pays
+from cryoden.networks.cpu.schemes import DOUBLING, HALVING, SAME, UPSAMPLING, Scheme, convolve_by, pays
+from cryoden.networks.cpu.switch import plain
 
 Convolve = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -179,7 +185,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Scheme]:
         used.append(scheme)
         return convolve_by(scheme, *arguments)
 
-    monkeypatch.setattr("cryoden.networks.convolutions.convolve_by", convolve)
+    monkeypatch.setattr("cryoden.networks.cpu.convolutions.convolve_by", convolve)
     return used
 
 
@@ -208,6 +214,66 @@ def test_layers_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     convolve(volumes[:, :4], torch.randn(4, 4, 3, 3, 3))
     convolve_doubling(coarse[:, :4], torch.randn(4, 4, 5, 5, 5))
     assert len(used) == 5
+
+
+def test_one_switch_gives_every_convolution_back_to_torch() -> None:
+    """All that is left are torch's operators on whole volumes, and the answers are the same."""
+    torch.manual_seed(0)
+    volumes = torch.randn(1, 40, 24, 24, 24).contiguous(memory_format=torch.channels_last_3d)
+    coarse = volumes[..., :12, :12, :12].contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.randn(40, 80, 3, 3, 3) / 40
+    layers: dict[str, Callable[[], Tensor]] = {
+        "kernel 3": lambda: convolve(volumes, weight[:, :40]),
+        "halving": partial(Convolution(40, 40, 5, 2, padding=2), volumes),
+        "doubling": partial(Doubling(40, 40), coarse),
+        "to one": partial(Convolution(40, 1, 3, padding=1), volumes),
+        "concatenated": lambda: convolve_concatenated(volumes, volumes, weight, None),
+        "upsampled": lambda: convolve_upsampled(coarse, volumes, weight, None),
+    }
+    for name, layer in layers.items():
+        ours, usual = watched(layer)
+        with plain_convolutions():
+            plain, torchs = watched(layer)
+        assert usual != torchs, name
+        assert torchs.count("convolution") == 1, name
+        assert set(torchs) <= {"convolution", "cat", "upsample_nearest3d", "slice"}, name
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def watched(layer: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
+    """A layer's answer, and the names of torch's operators that it took."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    with torch.no_grad(), Watch():
+        return layer(), names
+
+
+@pytest.mark.parametrize(("value", "off"), [("1", True), ("0", False), (None, False)])
+def test_the_variable_turns_it_off_for_a_process_and_the_log_tells(value: str | None, off: bool) -> None:
+    environment = {name: each for name, each in os.environ.items() if name != "CRYODEN_PLAIN_CONVOLUTIONS"}
+    if value is not None:
+        environment["CRYODEN_PLAIN_CONVOLUTIONS"] = value
+    code = "import cryoden.networks; from cryoden.networks.cpu.switch import plain; print(plain())"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    told = "all convolutions are torch's own, and slower: CRYODEN_PLAIN_CONVOLUTIONS is set\n"
+    assert (run.stdout, run.stderr) == (f"{off}\n", told if off else "")
+
+
+def test_the_switch_goes_back_after_an_error() -> None:
+    @plain_convolutions()
+    def stumble() -> None:
+        assert plain()
+        raise ZeroDivisionError
+
+    assert not plain()
+    with pytest.raises(ZeroDivisionError):
+        stumble()
+    assert not plain()
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

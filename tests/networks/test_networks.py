@@ -16,7 +16,7 @@ from cryoden.networks.blocks import (
     make_norm,
 )
 from cryoden.networks.compact_unet import CompactUnet
-from cryoden.networks.convolutions import convolve_concatenated, convolve_upsampled
+from cryoden.networks.cpu.convolutions import convolve_concatenated, convolve_upsampled
 from cryoden.networks.discriminators import SimpleDiscriminator
 from cryoden.networks.simple_autoencoder import SimpleAutoEncoder
 from cryoden.networks.unet import Unet

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cryoden.networks.cpu.switch import plain
+
 Signs = tuple[int, ...]
 
 
@@ -165,6 +167,8 @@ def pays(scheme: Scheme, volumes: Tensor, weight: Tensor) -> bool:
 def is_channels_last_on_cpu(volumes: Tensor) -> bool:
     """Whether torch's own convolution may be replaced at all: not on a GPU, nor where a compiler makes its own of it.
 
+    Nor where `plain_convolutions` asks for torch's.
+
     Args:
         volumes: (B, C, D, H, W).
 
@@ -174,6 +178,7 @@ def is_channels_last_on_cpu(volumes: Tensor) -> bool:
     return (
         volumes.device.type == "cpu"
         and not torch.compiler.is_compiling()
+        and not plain()
         and volumes.is_contiguous(memory_format=torch.channels_last_3d)
     )
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cryoden.networks.schemes import (
+from cryoden.networks.cpu.schemes import (
     DOUBLING,
     HALVING,
     SAME,
@@ -18,6 +18,7 @@ from cryoden.networks.schemes import (
     is_channels_last_on_cpu,
     pays,
 )
+from cryoden.networks.cpu.switch import plain
 
 
 def carefully(convolve: Callable[..., Tensor], *volumes: Tensor) -> Tensor:
@@ -97,6 +98,8 @@ def convolve_concatenated(decoded: Tensor, skip: Tensor, weight: Tensor, bias: T
     Returns:
         (B, O, D, H, W).
     """
+    if plain():
+        return F.conv3d(torch.cat([decoded, skip], dim=1), weight, bias, padding=1)
     channels = decoded.shape[1]
     return convolve(decoded, weight[:, :channels], bias).add_(convolve(skip, weight[:, channels:]))
 
@@ -118,6 +121,8 @@ def convolve_upsampled(decoded: Tensor, skip: Tensor, weight: Tensor, bias: Tens
     Returns:
         (B, O, 2D, 2H, 2W).
     """
+    if plain():
+        return convolve_concatenated(F.interpolate(decoded, scale_factor=2.0), skip, weight, bias)
     channels = decoded.shape[1]
     to_decoded = weight[:, :channels]
     if pays(UPSAMPLING, decoded, to_decoded):

@@ -14,7 +14,6 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
-from cryoden.evaluation.figures import save_figure, slice_figure
 from cryoden.evaluation.results import Scores
 from cryoden.evaluation.tables import csv_text, score_grid, score_rows
 from cryoden.files import write_text
@@ -23,6 +22,7 @@ from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import QUALITY, WEDGE, training_metrics
 from cryoden.modules.adversarial import Adversarial
 from cryoden.modules.denoiser import Denoiser, measured_of, plain
+from cryoden.pictures import save_figure, slice_figure
 
 _IN_WEDGE = "in the missing wedge, where nothing was measured"
 
@@ -152,7 +152,8 @@ class Report(Callback):
             write_text(run_directory(trainer) / "test.csv", csv_text([columns, *rows]), overwrite=True)
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
         path = run_directory(trainer) / "slices" / picture
-        save_figure(slice_figure(volumes, module.voxel_size or 1.0, f"{title}: {self._entry}"), path)
+        figure = slice_figure(volumes, module.voxel_size or 1.0, f"{title}: {self._entry}")
+        save_figure(figure, path, overwrite=True)
         if isinstance(trainer.logger, WandbLogger):
             stage = "test" if trainer.testing else "val"
             trainer.logger.log_image(f"{stage}/slices", [str(path)], caption=[title])

@@ -40,12 +40,11 @@ HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Shrinks to nothing, and is not to grow.
 STILL_UPWARDS = {
     ("checkpoint", "modules"),
-    ("inference", "evaluation"),
     ("inference", "modules"),
     ("modules", "cryoden"),
 }
 STILL_CIRCLES = 1
-STILL_TO_COME = {"batch", "denoiser", "pictures", "runs"}
+STILL_TO_COME = {"batch", "denoiser", "runs"}
 STILL_WITH_LIGHTNING = {"checkpoint", "inference"}
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cryoden.errors import CryodenError
 from cryoden.evaluation.calibration import calibration_figure, describe, spectral_distance
-from cryoden.evaluation.figures import save_figure
 from cryoden.files import check_output
+from cryoden.pictures import save_figure
 from cryoden.volume import read_volume
 
 
@@ -50,5 +50,5 @@ def calibrate(simulated: str, real: str, output: str = "calibration.png", overwr
     ours, theirs = characters.values()
     yield f"power spectra: {spectral_distance(ours, theirs):.1f} dB apart, root mean square over frequencies"
     figure = calibration_figure(dict(zip(names, characters.values(), strict=True)), max(sizes))
-    save_figure(figure, path)
+    save_figure(figure, path, overwrite=overwrite)
     yield str(path)

@@ -23,15 +23,17 @@ from cryoden.data.scenes import SceneDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, Filter, best_setting
 from cryoden.evaluation.evaluate import Method, batches, evaluate, first_line, spaced
-from cryoden.evaluation.figures import figures, rendered
+from cryoden.evaluation.figures import figures
 from cryoden.evaluation.report import report
 from cryoden.evaluation.results import Comparison, Example, Model
 from cryoden.evaluation.sensitivity import sweeps
 from cryoden.evaluation.tables import csv_of, grids, markdown
 from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
+from cryoden.files import refuse_existing, whole_file
 from cryoden.hardware import choose_device
 from cryoden.modules.denoiser import Denoiser
+from cryoden.pictures import rendered
 
 _TUNING_VOLUMES = 10
 
@@ -71,8 +73,9 @@ def compare(
         CryodenError: no model can be used, or there is nothing to test on, or the output exists.
     """
     folder = Path(output)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not overwrite):
-        raise CryodenError(f"{folder}: exists already; choose another --output, or give --overwrite")
+    if folder.is_file():
+        raise CryodenError(f"output {folder}: is a file; give the name of a folder")
+    refuse_existing(folder, overwrite=overwrite)
     for name, number, least in (("volumes", volumes, 1), ("sensitivity", sensitivity, 0), ("matching", matching, 0)):
         if number < least:
             raise CryodenError(f"{name}: got {number}; it must be at least {least}")
@@ -345,12 +348,9 @@ def write(comparison: Comparison, folder: Path) -> Iterator[str]:
         **{f"figures/{name}.png": png for name, png in pictures.items()},
         **{f"figures/{name}.svg": rendered(figure, "svg") for name, figure in drawn.items()},
     }
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        path = folder / name
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with whole_file(folder / name, overwrite=True) as partial:
+            partial.write_bytes(content)
     yield f"wrote {folder}: report.html, tables.md, tables.csv, results.json, and in figures {', '.join(drawn)}"
 
 

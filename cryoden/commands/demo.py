@@ -14,10 +14,10 @@ from cryoden.checkpoint import load_denoiser
 from cryoden.console import quiet
 from cryoden.data.datamodule import ParticleDataModule
 from cryoden.errors import CryodenError
-from cryoden.evaluation.figures import save_figure, slice_figure
 from cryoden.files import refuse_existing
 from cryoden.inference.denoise import denoise_file
 from cryoden.modules.recipes import CompactUnetAE
+from cryoden.pictures import save_figure, slice_figure
 from cryoden.volume import Volume, write_volume
 
 # Eight proteins of 50 to 400 kDa to learn from, and one that is never seen in training.
@@ -78,7 +78,8 @@ def demo(output: str = "cryoden-demo", epochs: int = 2, seed: int = 0, overwrite
         folder / "degraded.mrc", folder / "denoised.mrc", load_denoiser(checkpoint), device="cpu", overwrite=overwrite
     )
     shown = {"degraded": pair["degraded"][0].numpy(), "denoised": denoised.data, "clean": pair["clean"][0].numpy()}
-    save_figure(slice_figure(shown, _VOXEL_SIZE, f"{_UNSEEN}, never seen in training"), folder / "slices.png")
+    figure = slice_figure(shown, _VOXEL_SIZE, f"{_UNSEEN}, never seen in training")
+    save_figure(figure, folder / "slices.png", overwrite=overwrite)
 
     yield f"Done in {time.monotonic() - started:.0f} s."
     yield f"In {folder}: degraded.mrc, denoised.mrc, clean.mrc, slices.png, best.ckpt."

@@ -13,10 +13,10 @@ from torch import Tensor
 from cryoden.data.dataset import Batch, ParticleDataset, VolumeDataset
 from cryoden.data.scenes import SceneDataset
 from cryoden.errors import CryodenError
-from cryoden.evaluation.figures import save_figure, slice_figure
 from cryoden.files import write_text
 from cryoden.hardware import choose_device
 from cryoden.particles import load_particle
+from cryoden.pictures import save_figure, slice_figure
 from cryoden.simulation.degradation import Degradation, apply_all, default_degradation
 from cryoden.simulation.density import check_fits
 from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
@@ -214,7 +214,7 @@ class _Writer:
     def picture(self, volumes: dict[str, Tensor], title: str) -> str:
         path = self._path("slices.png")
         arrays = {kind: volume.cpu().numpy() for kind, volume in volumes.items()}
-        save_figure(slice_figure(arrays, self.voxel_size, title), path)
+        save_figure(slice_figure(arrays, self.voxel_size, title), path, overwrite=self.overwrite)
         return str(path)
 
     def _write(self, kind: str, data: NDArray[np.float32], suffix: str = ".mrc", images: bool = False) -> str:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.stats import kurtosis, norm, skew
 
 from cryoden.errors import CryodenError
-from cryoden.evaluation.figures import _MODELS, _plain_axis, _scale_bar
 from cryoden.inference.contrast import detect_contrast
+from cryoden.pictures import STYLES, plain_axis, scale_bar, show_slice
 from cryoden.volume import Volume, measure
 
 _LAGS = 8  # voxels
@@ -124,16 +124,14 @@ def calibration_figure(characters: dict[str, Character], voxel_size: float) -> F
     slices = left.subplots(2, len(characters), height_ratios=(3, 1), squeeze=False)
     panels = right.subplots(2, 2)
     spectrum, grey, along, beam = panels.flat
-    for column, ((name, it), style) in enumerate(zip(characters.items(), _MODELS, strict=False)):
+    for column, ((name, it), style) in enumerate(zip(characters.items(), STYLES, strict=False)):
         for row, axis in enumerate((0, 1)):
             image = np.take(it.data, it.data.shape[axis] // 2, axis=axis)
             place = slices[row, column]
-            place.imshow(image, cmap="gray", vmin=-3, vmax=4, origin="lower", interpolation="nearest")
-            place.set_xticks([])
-            place.set_yticks([])
+            show_slice(place, image, -3, 4)
             place.set_title(f"{name}, {('xy', 'xz')[row]}", fontsize=10)
             if voxel_size and row == 0:
-                _scale_bar(place, image.shape[1], voxel_size)
+                scale_bar(place, image.shape[1], voxel_size)
         line = {"color": style.color, "linestyle": style.line, "label": name}
         spectrum.semilogy(it.frequency, it.power, **line)
         density, edges = np.histogram(it.data, bins=80, range=(-5, 7), density=True)
@@ -149,7 +147,7 @@ def calibration_figure(characters: dict[str, Character], voxel_size: float) -> F
         panel.axhline(0, color="#999999", linewidth=0.8, linestyle=":")
         panel.set(xlabel="voxels apart", ylabel="correlation", ylim=(-0.4, 1.02), title=f"noise, {where}")
     for panel in panels.flat:
-        _plain_axis(panel)
+        plain_axis(panel)
         panel.title.set_fontsize(10)
     grey.legend(fontsize=9, frameon=False)
     return figure

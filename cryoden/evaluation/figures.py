@@ -1,9 +1,5 @@
-"""Pictures that a person can judge a volume, or a method, by: one style, safe for the colour-blind and in grey."""
+"""The figures of a comparison, that a person can judge a method by."""
 
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,107 +8,23 @@ from matplotlib.patches import Patch
 
 from cryoden.evaluation.results import Comparison, Example, Sweep, curve_spread
 from cryoden.metrics import MEASURES, percentiles
+from cryoden.pictures import STYLES, Style, grey_scale, plain_axis, scale_bar, show_slice, slice_figure
 
-_PLANES = (("xy", "z"), ("xz", "y"), ("yz", "x"))
-
-
-def slice_figure(volumes: Mapping[str, np.ndarray], voxel_size: float, title: str = "") -> Figure:
-    """Central slices of volumes side by side: a column per volume, a row per plane, one grey scale for all.
-
-    Args:
-        volumes: name → (D, H, W), density; protein is drawn bright.
-        voxel_size: angstrom.
-        title: of the whole figure.
-
-    Returns:
-        The figure; the scale bar is in nm.
-    """
-    figure = Figure(figsize=(2.5 * len(volumes) + 1, 7.6), layout="constrained")
-    axes = figure.subplots(3, len(volumes), squeeze=False)
-    # The last column is the best there is, by convention: its contrast sets the grey scale, with room for noise below.
-    reference = list(volumes.values())[-1]
-    top = float(np.quantile(reference, 0.9995)) or 1.0
-    for column, (name, volume) in enumerate(volumes.items()):
-        for row, (plane, across) in enumerate(_PLANES):
-            axis = axes[row, column]
-            image = np.take(volume, volume.shape[row] // 2, axis=row)
-            # xy and xz have x across; yz is turned so that z is across and y stays vertical
-            if plane == "yz":
-                image = image.T
-            shown = axis.imshow(image, cmap="gray", vmin=-0.35 * top, vmax=top, origin="lower", interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if row == 0:
-                axis.set_title(name, fontsize=11)
-            if column == 0:
-                axis.set_ylabel(f"{plane} slice, middle of {across}", fontsize=9)
-    _scale_bar(axes[0, 0], next(iter(volumes.values())).shape[2], voxel_size)
-    figure.colorbar(shown, ax=axes, shrink=0.5, label="density")
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, as PNG or SVG by its path's ending, under a temporary name, then move it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(rendered(figure, path.suffix[1:]))
-    temporary.replace(path)
-
-
-def rendered(figure: Figure, kind: str = "png") -> bytes:
-    """A figure as the content of a PNG or SVG file."""
-    buffer = io.BytesIO()
-    # without the date an SVG is the same for the same numbers
-    # tight: constrained layout may leave the outermost label beyond the edge
-    metadata = {"Date": None} if kind == "svg" else None
-    figure.savefig(buffer, format=kind, dpi=130, bbox_inches="tight", metadata=metadata)
-    return buffer.getvalue()
-
-
-def _scale_bar(axis, width: int, voxel_size: float) -> None:  # type: ignore[no-untyped-def]  # matplotlib's Axes
-    extent_nm = width * voxel_size / 10
-    length_nm = max((step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500) if step < extent_nm / 3), default=1)
-    voxels = length_nm * 10 / voxel_size
-    start = 0.06 * width
-    axis.plot([start, start + voxels], [0.07 * width] * 2, color="white", linewidth=3, solid_capstyle="butt")
-    axis.text(start + voxels / 2, 0.1 * width, f"{length_nm} nm", color="white", ha="center", va="bottom", fontsize=9)
-
-
-@dataclass(frozen=True)
-class _Style:
-    color: str
-    line: Any
-    marker: str
-    hatch: str
-
-
-# Okabe and Ito 2008, told apart by the colour-blind; lines, markers and hatches tell them apart in grey.
-_MODELS = (
-    _Style("#0072B2", "-", "o", ""),
-    _Style("#D55E00", "--", "s", "//"),
-    _Style("#009E73", "-.", "^", "\\\\"),
-    _Style("#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "D", "xx"),
-    _Style("#E69F00", (0, (8, 2)), "v", "||"),
-    _Style("#56B4E9", (0, (3, 1)), "P", "--"),
-    _Style("#7F5F00", (0, (1, 1)), "X", "++"),
-)
 _PLAIN = (  # input, zeros, then the filters
-    _Style("#444444", ":", "x", ""),
-    _Style("#bbbbbb", (0, (1, 3)), ".", ""),
-    _Style("#555555", (0, (1, 1)), "+", ".."),
-    _Style("#777777", (0, (2, 2)), "1", ".."),
-    _Style("#888888", (0, (4, 2)), "2", ".."),
-    _Style("#666666", (0, (6, 2)), "3", ".."),
+    Style("#444444", ":", "x", ""),
+    Style("#bbbbbb", (0, (1, 3)), ".", ""),
+    Style("#555555", (0, (1, 1)), "+", ".."),
+    Style("#777777", (0, (2, 2)), "1", ".."),
+    Style("#888888", (0, (4, 2)), "2", ".."),
+    Style("#666666", (0, (6, 2)), "3", ".."),
 )
 
 
-def _styles(comparison: Comparison) -> dict[str, _Style]:
+def _styles(comparison: Comparison) -> dict[str, Style]:
     plain = [name for name in comparison.methods if name not in comparison.models]
     styles = {name: _PLAIN[i % len(_PLAIN)] for i, name in enumerate(plain)}
     models = enumerate(comparison.models)
-    return {**styles, **{name: _MODELS[i % len(_MODELS)] for i, name in models}}
+    return {**styles, **{name: STYLES[i % len(STYLES)] for i, name in models}}
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -170,7 +82,7 @@ def bar_figure(comparison: Comparison) -> Figure:
         axis.set_yticks(range(len(names)), names, fontsize=9)
         axis.set_xlabel(f"{about.heading}, {'less' if about.better < 0 else 'more'} is better", fontsize=9)
         axis.set_xlim(left=min(0, axis.get_xlim()[0]))
-        _plain_axis(axis)
+        plain_axis(axis)
     return figure
 
 
@@ -200,7 +112,7 @@ def box_figure(comparison: Comparison) -> Figure:
     axis.set_ylim(bottom=0)
     patches = [Patch(facecolor=styles[n].color, hatch=styles[n].hatch, edgecolor="black", label=n) for n in names]
     _legend_below(figure, patches)
-    _plain_axis(axis)
+    plain_axis(axis)
     return figure
 
 
@@ -240,7 +152,7 @@ def fsc_figure(comparison: Comparison) -> Figure:
         top = axis.secondary_xaxis("top")
         top.set_xticks(ticks, [f"{comparison.voxel_size / tick:.0f}" for tick in ticks], fontsize=8)
         top.set_xlabel("Å", fontsize=8)
-        _plain_axis(axis)
+        plain_axis(axis)
     axis = figure.axes[0]
     axis.set_ylabel("Fourier shell correlation")
     _legend_below(figure, axis.get_legend_handles_labels()[0])
@@ -270,7 +182,7 @@ def training_figure(comparison: Comparison) -> Figure:
     right.set(xlabel="epoch", ylabel="training loss / first value")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
-        _plain_axis(axis)
+        plain_axis(axis)
     _legend_below(figure, left.get_legend_handles_labels()[0] or right.get_legend_handles_labels()[0])
     return figure
 
@@ -278,21 +190,18 @@ def training_figure(comparison: Comparison) -> Figure:
 def overview_figure(example: Example, voxel_size: float) -> Figure:
     """The same volume by all methods: the xy and xz slices through most of its density."""
     names = list(example.volumes)
-    top = float(np.quantile(example.volumes["clean"], 0.9995)) or 1.0
     figure = Figure(figsize=(1.75 * len(names), 4.2), layout="constrained")
     axes = figure.subplots(2, len(names), squeeze=False)
+    low, high = grey_scale(example.volumes["clean"])
     for column, name in enumerate(names):
         volume = example.volumes[name]
-        for row, axis_number in enumerate((0, 1)):
-            axis = axes[row, column]
-            image = np.take(volume, example.densest(axis_number), axis=axis_number)
-            axis.imshow(image, cmap="gray", vmin=-0.35 * top, vmax=top, origin="lower", interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
+        for across in (0, 1):
+            image = np.take(volume, example.densest(across), axis=across)
+            show_slice(axes[across, column], image, low, high)
         axes[0, column].set_title(name.replace(" (", "\n("), fontsize=9)
     axes[0, 0].set_ylabel("xy", fontsize=9)
     axes[1, 0].set_ylabel("xz, beam upwards", fontsize=9)
-    _scale_bar(axes[0, 0], example.volumes["clean"].shape[2], voxel_size)
+    scale_bar(axes[0, 0], example.volumes["clean"].shape[2], voxel_size)
     figure.suptitle(f"{example.title}: {example.entry}, item {example.index}", fontsize=10)
     return figure
 
@@ -315,13 +224,8 @@ def sweep_figure(comparison: Comparison, sweep: Sweep) -> Figure:
         axis.set_xticks([], minor=True)
     axis.axhline(1, color="#999999", linestyle=":", linewidth=1)
     _legend_below(figure, axis.get_legend_handles_labels()[0])
-    _plain_axis(axis)
+    plain_axis(axis)
     return figure
-
-
-def _plain_axis(axis: Any) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize=9)
 
 
 def _legend_below(figure: Figure, handles: Any) -> None:

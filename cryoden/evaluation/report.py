@@ -18,6 +18,7 @@ from cryoden.evaluation.figures import CAPTIONS
 from cryoden.evaluation.results import Comparison, Example, hardware, versions
 from cryoden.evaluation.tables import Grid
 from cryoden.evaluation.verdict import verdict
+from cryoden.pictures import grey_scale
 
 _NUMBER = re.compile(r"-?\d")  # how a cell with a number starts
 
@@ -85,7 +86,7 @@ def _example(example: Example) -> dict[str, Any]:
     """The slices of each volume as one sheet of images, row by row, and how to find them on it."""
     clean = example.volumes["clean"]
     depth, height, width = clean.shape
-    top = float(np.quantile(clean, 0.9995)) or 1.0
+    low, high = grey_scale(clean)
     return {
         "title": f"{example.title}: {example.entry}, item {example.index}",
         "depth": depth,
@@ -93,22 +94,23 @@ def _example(example: Example) -> dict[str, Any]:
         "height": height,
         "width": width,
         "columns": math.ceil(math.sqrt(depth)),
-        "sheets": {name: _data_url(slice_sheet(volume, top)) for name, volume in example.volumes.items()},
+        "sheets": {name: _data_url(slice_sheet(volume, low, high)) for name, volume in example.volumes.items()},
     }
 
 
-def slice_sheet(volume: NDArray[np.float32], top: float) -> bytes:
+def slice_sheet(volume: NDArray[np.float32], low: float, high: float) -> bytes:
     """All z slices of a volume as one PNG, row by row, y upwards as in the figures.
 
     Args:
         volume: (D, H, W).
-        top: the value that is white.
+        low: the value that is black.
+        high: the value that is white.
     """
     depth, height, width = volume.shape
     columns = math.ceil(math.sqrt(depth))
     rows = math.ceil(depth / columns)
     tiles = np.zeros((rows * columns, height, width), np.uint8)
-    tiles[:depth] = np.clip((volume[:, ::-1] / top + 0.35) / 1.35 * 255, 0, 255)
+    tiles[:depth] = np.clip((volume[:, ::-1] - low) / (high - low) * 255, 0, 255)
     image = tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)

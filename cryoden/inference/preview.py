@@ -3,15 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from cryoden.evaluation.figures import save_figure
+from cryoden.pictures import PLANES, central_slice, save_figure, scale_bar, show_slice
 from cryoden.volume import Volume, release
-
-_PLANES = (("xy", "z"), ("xz", "y"), ("yz", "x"))
-_BAR_NM = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def write_preview(path: Path, before: Volume, after: Volume, title: str) -> None:
@@ -25,7 +21,7 @@ def write_preview(path: Path, before: Volume, after: Volume, title: str) -> None
         after: The same, denoised.
         title: Above it all.
     """
-    save_figure(_figure(before, after, title), path)
+    save_figure(_figure(before, after, title), path, overwrite=True)
 
 
 def _figure(before: Volume, after: Volume, title: str) -> Figure:
@@ -40,39 +36,18 @@ def _figure(before: Volume, after: Volume, title: str) -> Figure:
     axes = figure.subplots(3, 3, height_ratios=np.clip(ratios, 0.15, 1.5))
     names = ("before", "after", "before - after")
     for column, (name, images, (low, high)) in enumerate(zip(names, slices, limits, strict=True)):
-        for row, (plane, across) in enumerate(_PLANES):
-            axis = axes[row, column]
-            shown = axis.imshow(images[row], cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
+        for row, (plane, across) in enumerate(PLANES):
+            shown = show_slice(axes[row, column], images[row], low, high)
             if column == 0:
-                axis.set_ylabel(f"{plane}, middle of {across}", fontsize=9)
+                axes[row, column].set_ylabel(f"{plane}, middle of {across}", fontsize=9)
         axes[0, column].set_title(name, fontsize=11)
         figure.colorbar(shown, ax=axes[:, column], location="bottom", shrink=0.7, aspect=30)
-    _scale_bar(axes[0, 0], width, before.voxel_size)
+    scale_bar(axes[0, 0], width, before.voxel_size)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
 def _slice(volume: Volume, axis: int) -> NDArray[np.float64]:
-    """The central slice across an axis; yz is turned so that z is across and y stays vertical."""
-    image: NDArray[np.float64] = np.take(volume.data, volume.data.shape[axis] // 2, axis=axis).astype(np.float64)
+    image = central_slice(volume.data, axis).astype(np.float64)
     release(volume.data)
-    return image.T if axis == 2 else image
-
-
-def _scale_bar(axis: Axes, width: int, voxel_size: float) -> None:
-    """A bar of about a quarter of the width, with its length in nm, on a ground of its own."""
-    length = max((step for step in _BAR_NM if step < width * voxel_size / 30), default=_BAR_NM[0])
-    start, end = 0.06 * width, 0.06 * width + 10 * length / voxel_size
-    axis.plot([start, end], [0.06 * width] * 2, color="white", linewidth=3, solid_capstyle="butt")
-    axis.text(
-        (start + end) / 2,
-        0.08 * width,
-        f"{length} nm",
-        color="white",
-        ha="center",
-        va="bottom",
-        fontsize=9,
-        bbox={"facecolor": "black", "alpha": 0.5, "linewidth": 0, "pad": 1},
-    )
+    return image

@@ -239,7 +239,8 @@ def test_bad_data(text: str | None, message: str, tmp_path: Path) -> None:
         (["{runs}/nowhere"], "none of the runs can be used"),
         (["{runs}/compact.safetensors"], "no run has a config.yaml"),
         (["{runs}/simple/version_0", "--volumes", "0"], "volumes: got 0; it must be at least 1"),
-        (["{runs}/simple/version_0", "--output", "{runs}"], "exists already"),
+        (["{runs}/simple/version_0", "--output", "{runs}"], "is a folder that is not empty; choose another name"),
+        (["{runs}/compact.safetensors", "--output", "{runs}/compact.safetensors", "--overwrite"], "is a file; give"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], message: str, runs: Path, tmp_path: Path, capfd, monkeypatch) -> None:

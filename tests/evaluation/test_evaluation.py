@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +5,6 @@ from scipy.ndimage import gaussian_filter as scipy_gaussian
 
 from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, Filter, best_setting, gaussian_baseline, gaussian_filter
-from cryoden.evaluation.figures import save_figure, slice_figure
 from cryoden.metrics.functional import nrmse
 
 
@@ -43,16 +40,3 @@ def test_each_filter_denoises_at_its_best_setting(filter: Filter, blobs) -> None
     torch.testing.assert_close(filter(100 * degraded, best), 100 * filter(degraded, best), rtol=1e-4, atol=1e-4)
     one = filter(degraded[1:], best)[0]
     torch.testing.assert_close(filter(degraded, best)[1], one)  # whatever batch a volume is in
-
-
-def test_slices_show_the_planes_they_name(tmp_path: Path) -> None:
-    volume = np.zeros((8, 10, 12), np.float32)
-    volume[4, 2, 9] = 1  # z is the middle one: only the xy slice shows it, at x = 9, y = 2
-    figure = slice_figure({"only": volume}, 10.0)
-    xy, xz, yz = (np.asarray(axis.images[0].get_array()) for axis in figure.axes[:3])
-    assert np.unravel_index(xy.argmax(), xy.shape) == (2, 9)
-    assert xz.shape == (8, 12)
-    assert yz.shape == (10, 8)
-    assert xz.max() == yz.max() == 0
-    save_figure(figure, tmp_path / "new" / "a.png")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]

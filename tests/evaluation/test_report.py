@@ -130,7 +130,7 @@ def test_a_sheet_holds_all_slices_in_order() -> None:
     volume = np.zeros((5, 4, 6), np.float32)
     for z in range(5):
         volume[z, 0, z] = 1  # the first row of y, which is drawn at the bottom
-    sheet = np.asarray(Image.open(io.BytesIO(slice_sheet(volume, top=1.0))))
+    sheet = np.asarray(Image.open(io.BytesIO(slice_sheet(volume, -0.35, 1.0))))
     assert sheet.shape == (2 * 4, 3 * 6)
     for z in range(5):
         part = sheet[z // 3 * 4 : z // 3 * 4 + 4, z % 3 * 6 : z % 3 * 6 + 6]

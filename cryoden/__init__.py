@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cryoden.checkpoint import export_weights as export_weights
     from cryoden.checkpoint import load_denoiser as load_denoiser
-    from cryoden.data.datamodule import ParticleDataModule as ParticleDataModule
-    from cryoden.data.pairs import PairDataModule as PairDataModule
-    from cryoden.data.scenes import SceneDataModule as SceneDataModule
-    from cryoden.data.shrec import ShrecDataModule as ShrecDataModule
+    from cryoden.data import PairDataModule as PairDataModule
+    from cryoden.data import ParticleDataModule as ParticleDataModule
+    from cryoden.data import SceneDataModule as SceneDataModule
+    from cryoden.data import ShrecDataModule as ShrecDataModule
     from cryoden.errors import CryodenError as CryodenError
     from cryoden.inference.denoise import denoise as denoise
     from cryoden.inference.denoise import denoise_file as denoise_file

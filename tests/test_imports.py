@@ -19,11 +19,12 @@ PACKAGE = Path(cryoden.__file__).parent
 # The house, bottom to top. A room, a file or a folder, imports what stands on floors below it; the rooms of one floor
 # do not know each other. The door, `__init__`, is the room named cryoden.
 FLOORS = (
-    ("batch", "console", "errors", "hardware", "version"),
+    ("console", "errors", "hardware", "version"),
     ("files",),
     ("pictures", "scaling", "volume"),
     ("metrics", "networks", "particles"),
     ("losses", "simulation"),
+    ("batch",),
     ("denoiser",),
     ("checkpoint",),
     ("inference",),
@@ -44,7 +45,7 @@ STILL_UPWARDS = {
     ("modules", "cryoden"),
 }
 STILL_CIRCLES = 1
-STILL_TO_COME = {"batch", "denoiser", "runs"}
+STILL_TO_COME = {"denoiser", "runs"}
 STILL_WITH_LIGHTNING = {"checkpoint", "inference"}
 
 

@@ -1,6 +1,7 @@
 """The data of the thesis's experiments, as files to lay over a system's, or to compare on."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import yaml
 
 from cryoden.cli import main
-from cryoden.commands.compare import experiment_of, load_data
+from cryoden.commands.compare import load_data
 from cryoden.commands.simulate import simulate
 from cryoden.particles import load_particle
 from cryoden.simulation.scene import Scene, SceneContents
@@ -69,5 +70,47 @@ def test_a_system_trains_on_it_and_is_tested_on_it(
     assert steps == [f"cryoden.{step['class_path']}" for step in arguments.get("degradation", [])]
     module, described = load_data(tmp_path / "runs/simple_ae/version_0/config.yaml")
     assert json.loads(json.dumps(described))["init_args"] == trained  # goes into results.json as it is
-    assert experiment_of(module) == EXPECTED[name]
-    assert module.test_dataset[0, 0]["clean"].shape == (1, 32, 32, 32)
+    assert module.experiment == EXPECTED[name]
+    assert module.test_volumes()[0, 0]["clean"].shape == (1, 32, 32, 32)
+
+
+# A process for each file. They begin as copies of one that has imported what takes long, and nothing of cryoden's.
+FRESH = """
+import os, sys
+import gemmi, jsonargparse, lightning, matplotlib.pyplot, scipy.ndimage, skimage, torchmetrics
+
+def read(path):
+    from pathlib import Path
+    from cryoden import CryodenError
+    from cryoden.commands.compare import load_data
+    try:
+        load_data(Path(path))
+    except CryodenError as error:
+        if "no such folder" not in str(error):  # which its class says, and so is known
+            print(error)
+            return 1
+    return 0
+
+for path in sys.argv[1:]:
+    assert not any(name.startswith("cryoden") for name in sys.modules)
+    child = os.fork()
+    if child == 0:
+        os._exit(read(path))
+    assert os.waitpid(child, 0)[1] == 0, path
+"""
+
+
+def test_classes_are_known_in_a_process_of_their_own(tmp_path: Path) -> None:
+    """As `cryoden compare MODEL --data OVERLAY` reads them, whatever else was imported before."""
+    offline = {"entries": ["phantom:1", "phantom:2"], "holdout": ["phantom:3"]}
+    for path in (EXPERIMENTS / "overlays").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        arguments = config["data"]["init_args"]
+        arguments |= {key: value for key, value in offline.items() if arguments.get(key)}
+        (tmp_path / path.name).write_text(yaml.safe_dump(config))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 10
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FRESH, *map(str, files)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

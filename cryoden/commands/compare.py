@@ -18,8 +18,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cryoden.checkpoint import find_checkpoint, load_denoiser, read_record
-from cryoden.data.base import VolumeDataModule
-from cryoden.data.scenes import SceneDataModule
+from cryoden.data import SceneDataModule, VolumeDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, Filter, best_setting
 from cryoden.evaluation.evaluate import Method, batches, evaluate, first_line, spaced
@@ -97,12 +96,11 @@ def compare(
         filters = tune_filters(module, bar)
         yield f"filters set on validation volumes: {', '.join(f'{f.name} {s:g}' for f, s in filters)}"
         methods = all_methods(filters, denoisers, device)
-        dataset = module.test_dataset
+        dataset = module.test_volumes()
         evaluation = evaluate(
             methods,
             dataset,
             spaced(len(dataset), volumes),
-            degradation=module.degradation,
             voxel_size=module.voxel_size,
             batch_size=module.batch_size,
             num_workers=module.num_workers,
@@ -115,7 +113,7 @@ def compare(
         if not models:
             raise CryodenError("none of the models could be evaluated; see above")
         comparison = Comparison(
-            experiment=experiment_of(module),
+            experiment=module.experiment,
             evaluation=evaluation,
             voxel_size=module.voxel_size,
             data=described,
@@ -128,7 +126,11 @@ def compare(
         if sensitivity:
             yield f"sensitivity: {sensitivity} volumes at each point"
             usable = {name: methods[name] for name in models}
-            comparison.sweeps = sweeps(usable, module, sensitivity, device, bar("sensitivity"))
+            try:
+                comparison.sweeps = sweeps(usable, module, sensitivity, device, bar("sensitivity"))
+            except CryodenError as error:
+                comparison.notes.append(f"sensitivity: no curves: {error}")
+                yield comparison.notes[-1]
         if matching and isinstance(module, SceneDataModule):
             yield f"template matching in {matching} test and {matching} validation scenes"
             shown = ["input", comparison.best(comparison.filters), *models]
@@ -223,9 +225,6 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
-    import cryoden.data.datamodule
-    import cryoden.data.pairs  # noqa: F401 - makes the classes' names resolve
-
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -247,27 +246,14 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
     return module, described
 
 
-def experiment_of(module: VolumeDataModule) -> str:
-    """The thesis's experiment that a data module makes."""
-    kind = type(module).__name__
-    if kind in ("PairDataModule", "ShrecDataModule"):
-        return "realistic"
-    if kind == "SceneDataModule":
-        return "multiple-particles"
-    steps = {type(step).__name__ for step in module.degradation}
-    if "TiltSeriesDegradation" in steps:  # what made the thesis's realistic volumes
-        return "realistic"
-    if "SaltAndPepper" in steps:
-        return "different-noise"
-    return "unseen-particle" if module.hparams.get("holdout") else "control"
-
-
 def tune_filters(module: VolumeDataModule, bar: "_Bar") -> list[tuple[Filter, float]]:
     """The best setting of each filter on some validation volumes."""
-    dataset = module.val_dataset
+    dataset = module.validation_volumes()
     indices = spaced(len(dataset), _TUNING_VOLUMES)
     pairs = list(batches(dataset, indices, module.batch_size, module.num_workers))
-    degraded, clean = (torch.cat([batch[key] for batch in pairs]) for key in ("degraded", "clean"))
+    degraded, clean = (
+        torch.cat(volumes) for volumes in zip(*((b["degraded"], b["clean"]) for b in pairs), strict=True)
+    )
     show = bar("setting of filters")
     tuned = []
     for done, filter in enumerate(FILTERS, start=1):
@@ -298,12 +284,11 @@ def notes(models: dict[str, Model], module: VolumeDataModule) -> list[str]:
             said.append(f"{name} has no metrics.csv beside its checkpoint: no training curve")
         elif "val/nrmse" not in model.history:
             said.append(f"the metrics.csv of {name} has no val/nrmse: no validation curve")
-    tested = set(getattr(getattr(module, "particles", None), "evaluation", ()))
     for name, model in models.items():
         config = _beside(Path(model.checkpoint), "config.yaml")
-        if config and module.hparams.get("holdout"):
+        if config and module.unseen:
             trained = (yaml.safe_load(config.read_text()).get("data") or {}).get("init_args", {})
-            seen = tested & (set(trained.get("entries", ())) - set(trained.get("holdout") or ()))
+            seen = module.unseen & (set(trained.get("entries", ())) - set(trained.get("holdout") or ()))
             if seen:
                 said.append(
                     f"{name} was trained on {', '.join(sorted(seen))}, which is held out here: not unseen to it"
@@ -320,10 +305,11 @@ def examples(
     chosen = {"typical volume": int(order[(len(order) - 1) // 2]), "worst volume": int(order[-1])}
     rival = comparison.best(comparison.filters)
     shown = [name for name in comparison.methods if name in ("input", rival) or name in comparison.models]
+    dataset = module.test_volumes()
     made = []
     for title, place in chosen.items():
         index = comparison.evaluation.indices[place]
-        item = module.test_dataset[0, index]
+        item = dataset[0, index]
         degraded: Tensor = item["degraded"][None].to(device)
         with torch.inference_mode():
             volumes = {name: methods[name](degraded)[0, 0].float().cpu().numpy() for name in shown}

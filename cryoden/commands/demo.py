@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from cryoden.callbacks import KeepMemory, Report, best_precision
 from cryoden.checkpoint import load_denoiser
 from cryoden.console import quiet
-from cryoden.data.datamodule import ParticleDataModule
+from cryoden.data import ParticleDataModule
 from cryoden.errors import CryodenError
 from cryoden.files import refuse_existing
 from cryoden.inference.denoise import denoise_file
@@ -63,7 +63,7 @@ def demo(output: str = "cryoden-demo", epochs: int = 2, seed: int = 0, overwrite
         seed=seed,
     )
     data.setup()
-    pair = data.test_dataset[0, 0]
+    pair = data.test_volumes()[0, 0]
     for kind in ("clean", "degraded"):
         volume = Volume(pair[kind][0].numpy(), _VOXEL_SIZE)
         write_volume(folder / f"{kind}.mrc", volume, overwrite=overwrite, label=f"cryoden demo {kind}")

@@ -9,10 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-import cryoden.data.datamodule
-import cryoden.data.pairs
-import cryoden.data.scenes
-import cryoden.data.shrec
+import cryoden.data
 import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
 from cryoden.callbacks import Balance, KeepMemory, Report, SaveConfig, best_precision
 from cryoden.checkpoint import read_checkpoint

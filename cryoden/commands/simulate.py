@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryoden.data.dataset import Batch, ParticleDataset, VolumeDataset
+from cryoden.batch import Specimen
+from cryoden.data.dataset import ParticleDataset, VolumeDataset
 from cryoden.data.scenes import SceneDataset
 from cryoden.errors import CryodenError
 from cryoden.files import write_text
@@ -151,7 +152,7 @@ def simulate(
         yield f"tilt series of {len(series.scheme.angles)} images on {device} ({reason})"
     for index, name in enumerate(names):
         writer = _Writer(Path(output), name, voxel_size, overwrite)
-        item = specimens[0, index]
+        item: Any = specimens[0, index]
         if scene:
             yield from writer.scene(item["scene"])
         clean = item["clean"].to(device)
@@ -171,9 +172,10 @@ def simulate(
 class _Scenes(SceneDataset):
     """Scenes with all that is known of them: an item also holds the `scene`, a SceneVolume."""
 
-    def make(self, index: int, generator: torch.Generator) -> Batch:
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
         made = self.scene.make(generator)
-        return {"clean": torch.from_numpy(made.density)[None], "entry": f"scene {index}", "scene": made}
+        specimen = {"clean": torch.from_numpy(made.density)[None], "entry": f"scene {index}", "scene": made}
+        return cast(Specimen, specimen)
 
 
 @dataclass(frozen=True)

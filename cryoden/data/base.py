@@ -9,22 +9,21 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from cryoden.batch import Batch, Item
 from cryoden.data.cache import CachedDataset
-from cryoden.data.dataset import Batch, EpochSampler, ResumableLoader, VolumeDataset, collate
+from cryoden.data.dataset import EpochSampler, ResumableLoader, VolumeDataset, collate
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
-from cryoden.simulation.degradation import Degradation, apply_all, measured_by_all
+from cryoden.simulation.degradation import Degradation, apply_all
 from cryoden.simulation.density import check_fits
 
 TRAIN, VALIDATION, TEST = range(3)
 
 
 class VolumeDataModule(LightningDataModule, ABC):
-    """Batches of pairs of volumes.
+    """Batches of pairs of volumes, as `cryoden.batch.Batch` has them.
 
-    A batch is a mapping with `clean` and `degraded` (B, 1, D, H, W), `measured` (bool, broadcastable to (B, D, H,
-    W // 2 + 1): which part of Fourier space was measured), `entry` (a list of names) and `parameters`.
     Training volumes are degraded in batches on the device; validation and test volumes never change. Every item is a
     pure function of the seed, the epoch and its index, whatever the number of workers and processes.
 
@@ -52,8 +51,7 @@ class VolumeDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_above_zero(batch_size=batch_size)
-        for step in degradation:
-            step.check_voxel_size(voxel_size)
+        check_voxel_size(degradation, voxel_size)
         self.degradation = list(degradation)
         self.voxel_size = voxel_size
         self.batch_size = batch_size
@@ -61,9 +59,19 @@ class VolumeDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.cache = Path(cache).expanduser() if cache else None
 
+    @property
+    def experiment(self) -> str:
+        """The experiment of the thesis that these data make: the one whose numbers stand beside theirs."""
+        return "control"
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Which of the entries that validate and test are never trained on."""
+        return frozenset()
+
     @abstractmethod
-    def _dataset(self, split: int) -> VolumeDataset:
-        """The volumes of TRAIN, VALIDATION or TEST."""
+    def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
+        """The volumes of TRAIN, VALIDATION or TEST, degraded by these steps."""
 
     def _randomness(self, split: int) -> dict[str, Any]:
         """The seed of a split, and what is drawn anew and degraded where."""
@@ -80,17 +88,29 @@ class VolumeDataModule(LightningDataModule, ABC):
         dataset.fresh, dataset.degrade = False, True
         return CachedDataset(dataset, self.cache)
 
-    @property
-    def val_dataset(self) -> VolumeDataset:
+    def _dataset(self, split: int) -> VolumeDataset:
+        """The volumes of TRAIN, VALIDATION or TEST, as training and tables have them."""
+        return self._kept(self._volumes(split, self.degradation))
+
+    def validation_volumes(self) -> VolumeDataset:
         """The validation volumes: item (0, i) for each i."""
         return self._dataset(VALIDATION)
 
-    @property
-    def test_dataset(self) -> VolumeDataset:
-        """The test volumes: item (0, i) for each i."""
-        return self._dataset(TEST)
+    def test_volumes(self, degradation: Sequence[Degradation] | None = None) -> VolumeDataset:
+        """The test volumes: item (0, i) for each i.
 
-    def _loader(self, split: int) -> DataLoader[Batch]:
+        Args:
+            degradation: steps from clean to degraded other than the data's own; what they make is kept nowhere.
+
+        Raises:
+            CryodenError: these data cannot be degraded otherwise, or a step is made for other voxels.
+        """
+        if degradation is None:
+            return self._dataset(TEST)
+        check_voxel_size(degradation, self.voxel_size)
+        return self._volumes(TEST, degradation)
+
+    def _loader(self, split: int) -> DataLoader[Item]:
         dataset = self._dataset(split)
         trainer = self.trainer
         sampler = EpochSampler(
@@ -115,23 +135,22 @@ class VolumeDataModule(LightningDataModule, ABC):
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Item]:
         """Training volumes; `degraded` is added on the device."""
         return self._loader(TRAIN)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Item]:
         """Validation volumes, always the same."""
         return self._loader(VALIDATION)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Item]:
         """Test volumes, always the same, and none of them a validation volume."""
         return self._loader(TEST)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Degrade a training batch on the device, and say which part of Fourier space was measured."""
+        """Degrade a training batch on the device."""
         if "degraded" not in batch:
             batch["degraded"] = apply_all(self.degradation, batch["clean"], batch["parameters"])
-        batch["measured"] = measured_by_all(self.degradation, batch["clean"], batch["parameters"])
         return batch
 
 
@@ -169,6 +188,11 @@ class Particles:
     def entries(self) -> list[str]:
         """All of them, each once."""
         return list(dict.fromkeys([*self.training, *self.evaluation]))
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Those that validate and test and are never trained on."""
+        return frozenset(self.evaluation) - frozenset(self.training)
 
     def fetch(self) -> None:
         """Download what is missing."""
@@ -208,6 +232,16 @@ def split_copies(copies: int, val_fraction: float, what: str) -> dict[int, int]:
             f"raise {what} or change val_fraction"
         )
     return {TRAIN: copies - val, VALIDATION: val, TEST: val}
+
+
+def check_voxel_size(degradation: Sequence[Degradation], voxel_size: float) -> None:
+    """Check that each step suits volumes of this voxel size.
+
+    Raises:
+        CryodenError: one does not.
+    """
+    for step in degradation:
+        step.check_voxel_size(voxel_size)
 
 
 def check_above_zero(**numbers: float) -> None:

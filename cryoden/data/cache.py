@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gemmi
 import numpy as np
@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from cryoden.data.dataset import Batch, Key, VolumeDataset
+from cryoden.batch import Item, Specimen
+from cryoden.data.dataset import Key, VolumeDataset
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation
 from cryoden.simulation.scene import Placement
@@ -59,13 +60,13 @@ class CachedDataset(VolumeDataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: Key) -> Item:
         place = self._place(key[1])
         if not place.is_dir():
             self._keep(place, self.dataset[0, key[1]])
         return _read(place)
 
-    def make(self, index: int, generator: torch.Generator) -> Batch:
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
         """As the other dataset does."""
         return self.dataset.make(index, generator)
 
@@ -90,7 +91,7 @@ class CachedDataset(VolumeDataset):
     def _place(self, index: int) -> Path:
         return self.folder / f"{index:06d}"
 
-    def _keep(self, place: Path, item: Batch) -> None:
+    def _keep(self, place: Path, item: Item) -> None:
         partial = self.folder / f".{_HOST}~{os.getpid()}~{place.name}.part"
         try:
             # A process of the same number was killed: a container that starts again has the same host and numbers.
@@ -121,9 +122,9 @@ class CachedDataset(VolumeDataset):
                 continue
 
 
-def _read(place: Path) -> Batch:
+def _read(place: Path) -> Item:
     try:
-        item: Batch = json.loads((place / _REST).read_text(encoding="utf-8"))
+        item = json.loads((place / _REST).read_text(encoding="utf-8"))
         for path in place.glob("*.npy"):
             # A private mapping: what is not looked at is not read, and changes stay in memory.
             item[path.stem] = torch.from_numpy(np.load(path, mmap_mode="c"))
@@ -134,10 +135,10 @@ def _read(place: Path) -> Batch:
             Placement(name, np.array(position, np.int64), np.array(rotation, np.float64))
             for name, position, rotation in item["placements"]
         ]
-    return item
+    return cast(Item, item)
 
 
-def _nothing(item: Batch) -> None:
+def _nothing(item: Item) -> None:
     """What a worker hands over of an item: it lies on the disk."""
 
 

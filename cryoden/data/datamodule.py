@@ -1,8 +1,11 @@
 """Simulated particles, each alone in its box, for Lightning."""
 
+from collections.abc import Sequence
+
 from cryoden.data.base import Particles, VolumeDataModule, check_above_zero, split_copies
 from cryoden.data.dataset import ParticleDataset, VolumeDataset
-from cryoden.simulation.degradation import Degradation, default_degradation
+from cryoden.simulation.degradation import Degradation, SaltAndPepper, default_degradation
+from cryoden.simulation.tilt_series import TiltSeriesDegradation
 
 THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1", "3d2f", "4d8q")
 
@@ -10,11 +13,9 @@ THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1"
 class ParticleDataModule(VolumeDataModule):
     """Volumes simulated from particles: each copy in a random orientation, alone in its box, then degraded.
 
-    A batch is a mapping with `clean` and `degraded` (B, 1, N, N, N), `measured` (bool, broadcastable to (B, N, N,
-    N // 2 + 1): which part of Fourier space was measured), `entry` (a list of names), `rotation` (B, 3, 3) and
-    `parameters`. Density is computed in worker processes; training volumes are degraded in batches on the device.
-    Validation and test volumes never change. Every item is a pure function of the seed, the epoch and its index,
-    whatever the number of workers and processes.
+    Density is computed in worker processes; training volumes are degraded in batches on the device. Validation and test
+    volumes never change. Every item is a pure function of the seed, the epoch and its index, whatever the number of
+    workers and processes. A batch also has `rotation`.
 
     Args:
         entries: particles: PDB entries ("1u6g"), structure files (.cif, .pdb, .ent, each also .gz), density maps (.mrc,
@@ -84,14 +85,27 @@ class ParticleDataModule(VolumeDataModule):
         """Read the particles and check that each fits the box."""
         self.particles.load(self.box, self.voxel_size, self.resolution)
 
-    def _dataset(self, split: int) -> VolumeDataset:
-        dataset = ParticleDataset(
+    @property
+    def experiment(self) -> str:
+        """The experiment of the thesis that these data make."""
+        if any(isinstance(step, TiltSeriesDegradation) for step in self.degradation):
+            return "realistic"  # a tilt series made the thesis's realistic volumes
+        if any(isinstance(step, SaltAndPepper) for step in self.degradation):
+            return "different-noise"
+        return "unseen-particle" if self.unseen else "control"
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Which of the entries that validate and test are never trained on."""
+        return self.particles.unseen
+
+    def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
+        return ParticleDataset(
             self.particles.of(split),
             self.copies[split],
-            self.degradation,
+            degradation,
             box=self.box,
             voxel_size=self.voxel_size,
             resolution=self.resolution,
             **self._randomness(split),
         )
-        return self._kept(dataset)

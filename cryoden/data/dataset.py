@@ -2,30 +2,26 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
+from cryoden.batch import Batch, Item, Specimen
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle
-from cryoden.simulation.degradation import Degradation, apply_all, sample_all
+from cryoden.simulation.degradation import Degradation, apply_all, measured_by_all, sample_all
 from cryoden.simulation.density import clean_volume
 from cryoden.simulation.rotation import random_rotation
 
 Key = tuple[int, int]
 """(epoch, index): what a sampler hands to the dataset, so that workers need no state of their own."""
 
-Batch = dict[str, Any]
 
-
-class VolumeDataset(Dataset[Batch], ABC):
+class VolumeDataset(Dataset[Item], ABC):
     """Pairs of volumes: item (epoch, index) is a pure function of the seed, the epoch and the index.
-
-    Every item holds `clean` (1, D, H, W), `entry` (what it shows) and `parameters` (one mapping per degradation step);
-    with `degrade`, also `degraded` (1, D, H, W).
 
     Args:
         degradation: the steps that damage a clean volume, in order.
@@ -49,17 +45,23 @@ class VolumeDataset(Dataset[Batch], ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def make(self, index: int, generator: torch.Generator) -> Batch:
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Make an item's clean volume and what belongs to it, with the generator as the only source of randomness."""
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: Key) -> Item:
         epoch, index = key
         state = np.random.SeedSequence([*self.seed, epoch if self.fresh else 0, index]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]))
-        item = self.make(index, generator)
-        item["parameters"] = sample_all(self.degradation, generator)
+        specimen = self.make(index, generator)
+        parameters = sample_all(self.degradation, generator)
+        alone = specimen["clean"][None], [parameters]  # a batch of one
+        item: Item = {
+            **specimen,
+            "parameters": parameters,
+            "measured": measured_by_all(self.degradation, *alone)[0],
+        }
         if self.degrade and "degraded" not in item:
-            item["degraded"] = apply_all(self.degradation, item["clean"][None], [item["parameters"]])[0]
+            item["degraded"] = apply_all(self.degradation, *alone)[0]
         return item
 
 
@@ -84,9 +86,7 @@ def random_box(volume: NDArray[np.float32], box: int, generator: torch.Generator
 
 
 class ParticleDataset(VolumeDataset):
-    """Copies of particles, each alone in its box in a random orientation.
-
-    An item also holds `rotation` (3, 3), acting on xyz; the maximum of `clean` (1, N, N, N) is 1.
+    """Copies of particles, each alone in its box in a random orientation; the maximum of `clean` is 1.
 
     Args:
         particles: what to put into the boxes.
@@ -119,7 +119,7 @@ class ParticleDataset(VolumeDataset):
     def __len__(self) -> int:
         return len(self.particles) * self.copies
 
-    def make(self, index: int, generator: torch.Generator) -> Batch:
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Turn a particle and compute its density."""
         particle = self.particles[index // self.copies]
         rotation = random_rotation(generator)
@@ -131,10 +131,11 @@ class ParticleDataset(VolumeDataset):
 _LISTS = ("parameters", "placements")
 
 
-def collate(items: Sequence[Batch]) -> Batch:
+def collate(items: Sequence[Item]) -> Batch:
     """Stack items; the degradation's parameters and the tables of scenes stay lists."""
-    batch: Batch = default_collate([{k: v for k, v in item.items() if k not in _LISTS} for item in items])
-    return {**batch, **{k: [item[k] for item in items] for k in _LISTS if k in items[0]}}
+    stacked = default_collate([{k: v for k, v in item.items() if k not in _LISTS} for item in items])
+    lists = {k: [cast(dict[str, Any], item)[k] for item in items] for k in _LISTS if k in items[0]}
+    return cast(Batch, {**stacked, **lists})
 
 
 class EpochSampler(DistributedSampler[Key]):
@@ -173,7 +174,7 @@ class EpochSampler(DistributedSampler[Key]):
         return iter(keys[self.skip :])
 
 
-class ResumableLoader(DataLoader[Batch]):
+class ResumableLoader(DataLoader[Item]):
     """A loader that a checkpoint from the middle of an epoch can resume: Lightning keeps its state.
 
     Args:

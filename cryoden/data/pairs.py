@@ -1,5 +1,6 @@
 """Pairs of MRC files, degraded and clean, for Lightning: what a microscope or another program made."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cryoden.batch import Specimen
 from cryoden.data.base import TRAIN, VolumeDataModule, check_above_zero
-from cryoden.data.dataset import Batch, VolumeDataset, random_box
+from cryoden.data.dataset import VolumeDataset, random_box
 from cryoden.errors import CryodenError
-from cryoden.simulation.degradation import MissingWedge
+from cryoden.simulation.degradation import Degradation, MissingWedge
 from cryoden.volume import read_volume
 
 _CLEAN, _DEGRADED = "_clean.mrc", "_degraded.mrc"
@@ -148,26 +150,27 @@ class PairDataset(VolumeDataset):
     def __len__(self) -> int:
         return len(self.pairs) * self.boxes
 
-    def make(self, index: int, generator: torch.Generator) -> Batch:
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Cut a box that shows something."""
         pair = self.pairs[index // self.boxes]
-        return {**cut_pair(pair, random_box(pair.clean, self.box, generator)), "entry": pair.name}
+        return cut_pair(pair, random_box(pair.clean, self.box, generator))
 
 
-def cut_pair(pair: Pair, part: tuple[slice, ...]) -> Batch:
-    """A box of a pair as `clean` and `degraded` (1, N, N, N).
+def cut_pair(pair: Pair, part: tuple[slice, ...]) -> Specimen:
+    """A box of a pair.
 
     Args:
         pair: what to cut from.
         part: the box's place along z, y, x.
     """
-    return {kind: torch.from_numpy(getattr(pair, kind)[part].copy())[None] for kind in ("clean", "degraded")}
+    clean, degraded = (torch.from_numpy(volume[part].copy())[None] for volume in (pair.clean, pair.degraded))
+    return {"clean": clean, "degraded": degraded, "entry": pair.name}
 
 
 class PairDataModule(VolumeDataModule):
     """Boxes from pairs of MRC files, degraded and clean: real ones, or another program's.
 
-    A batch is as that of ParticleDataModule, without `rotation`. Both volumes of a pair are brought to one grey scale,
+    Both volumes of a pair are brought to one grey scale,
     dark particles made bright. The pairs that are held out validate and test, each with boxes of its own.
 
     Args:
@@ -240,6 +243,27 @@ class PairDataModule(VolumeDataModule):
         self.pairs = pairs
         self.voxel_size = first.voxel_size
 
+    @property
+    def experiment(self) -> str:
+        """The experiment of the thesis that these data make."""
+        return "realistic"
+
+    def test_volumes(self, degradation: Sequence[Degradation] | None = None) -> VolumeDataset:
+        """The test volumes: item (0, i) for each i.
+
+        Args:
+            degradation: refused: what degraded these volumes, degraded them.
+
+        Raises:
+            CryodenError: another degradation was asked for.
+        """
+        if degradation is not None:
+            raise CryodenError(
+                f"{type(self).__name__}: its volumes come from files, as they were degraded; what would have become of "
+                "them otherwise is only known of simulated ones: take ParticleDataModule or SceneDataModule"
+            )
+        return super().test_volumes()
+
     def _find(self) -> dict[str, tuple[Path, Path]]:
         """The pairs of the folder: name → (degraded, clean)."""
         return find_pairs(self.folder)
@@ -256,5 +280,5 @@ class PairDataModule(VolumeDataModule):
         """What a dataset needs beside its pairs: they are degraded already."""
         return {**self._randomness(split), "degradation": self.degradation, "degrade": False}
 
-    def _dataset(self, split: int) -> VolumeDataset:
+    def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
         return PairDataset(self._of(split), self.boxes, self.box, **self._settings(split))

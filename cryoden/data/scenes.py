@@ -1,25 +1,25 @@
 """Scenes of several particles, for Lightning."""
 
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cryoden.batch import Specimen
 from cryoden.data.base import TEST, TRAIN, Particles, VolumeDataModule, check_above_zero, split_copies
 from cryoden.data.cache import CachedDataset
 from cryoden.data.datamodule import THESIS_ENTRIES
-from cryoden.data.dataset import Batch, VolumeDataset, random_box
+from cryoden.data.dataset import VolumeDataset, random_box
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation, default_degradation
 from cryoden.simulation.scene import Scene, SceneContents, placements_within
 
 
 class SceneDataset(VolumeDataset):
-    """Scenes, each with particles of its own.
-
-    An item also holds `placements`, the list of its particles; its `entry` is "scene".
+    """Scenes, each with particles of its own, its `placements`.
 
     Args:
         scene: what to make.
@@ -35,7 +35,7 @@ class SceneDataset(VolumeDataset):
     def __len__(self) -> int:
         return self.scenes
 
-    def make(self, index: int, generator: torch.Generator) -> Batch:
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Place particles."""
         made = self.scene.make(generator)
         return {"clean": torch.from_numpy(made.density)[None], "entry": "scene", "placements": made.placements}
@@ -60,7 +60,7 @@ class CropDataset(VolumeDataset):
     def __len__(self) -> int:
         return len(self.scenes) * self.crops
 
-    def make(self, index: int, generator: torch.Generator) -> Batch:
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Cut a box that shows something."""
         scene = self.scenes[0, index // self.crops]
         part = random_box(scene["clean"][0].numpy(), self.box, generator)
@@ -71,8 +71,7 @@ class CropDataset(VolumeDataset):
 class SceneDataModule(VolumeDataModule):
     """Volumes with several particles at random positions and in random orientations that do not overlap.
 
-    A batch is as that of ParticleDataModule; `entry` is "scene" for each volume, and instead of `rotation` there is
-    `placements`: for each volume a list of the objects in it, with their positions and rotations.
+    A batch also has `placements`; `entry` is "scene" for each volume.
 
     By default each volume is a small scene of its own. With `shape`, scenes are larger than the box and each gives
     `crops` volumes: boxes at random positions, in which particles may be cut by the border. Such scenes are made once,
@@ -192,10 +191,24 @@ class SceneDataModule(VolumeDataModule):
         contents = SceneContents(abundance=abundance, **self._contents)
         return Scene(self.shape or (self.box,) * 3, self.voxel_size, self.resolution, particles, contents)
 
-    def _dataset(self, split: int) -> VolumeDataset:
-        degraded: dict[str, Any] = {"degradation": self.degradation, **self._randomness(split)}
+    @property
+    def experiment(self) -> str:
+        """The experiment of the thesis that these data make."""
+        return "multiple-particles"
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Which of the entries that validate and test are never trained on."""
+        return self.particles.unseen
+
+    def _kept(self, dataset: VolumeDataset) -> VolumeDataset:
+        """The same volumes, from the cache where there is one; where boxes are cut from scenes it keeps those."""
+        return dataset if self.shape else super()._kept(dataset)
+
+    def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
+        degraded: dict[str, Any] = {"degradation": degradation, **self._randomness(split)}
         if self.shape is None:
-            return self._kept(SceneDataset(self._scene(split), self.scenes[split], **degraded))
+            return SceneDataset(self._scene(split), self.scenes[split], **degraded)
         whole = SceneDataset(
             self._scene(split),
             self.scenes[split],

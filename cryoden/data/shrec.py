@@ -1,5 +1,6 @@
 """The SHREC data sets of simulated cryo-electron tomograms, for Lightning."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
-from cryoden.data.dataset import Batch, VolumeDataset
+from cryoden.batch import Specimen
+from cryoden.data.dataset import VolumeDataset
 from cryoden.data.pairs import Pair, PairDataModule, cut_pair
 from cryoden.errors import CryodenError
+from cryoden.simulation.degradation import Degradation
 from cryoden.simulation.scene import Placement, placements_within
 from cryoden.simulation.tables import read_shrec_table
 
@@ -42,7 +45,7 @@ class ShrecDataset(VolumeDataset):
     def __len__(self) -> int:
         return len(self.pairs) * self.boxes
 
-    def make(self, index: int, generator: torch.Generator) -> Batch:
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Cut a box with the centre of a particle in its inner half."""
         pair, table = self.pairs[index // self.boxes], self.tables[index // self.boxes]
         chosen = table[int(torch.randint(len(table), (), generator=generator))]
@@ -55,8 +58,8 @@ class ShrecDataset(VolumeDataset):
 class ShrecDataModule(PairDataModule):
     """Boxes around the particles of SHREC's cryo-electron tomograms of 2020 or 2021, with their ground truth.
 
-    A batch is as that of PairDataModule; `entry` is the class of the particle that a box was cut around, as the table
-    calls it, and `placements` is, for each box, a list of the particles in it. Reconstructions and models may be whole
+    A batch also has `placements`; `entry` is the class of the particle that a box was cut around, as the table calls
+    it. Reconstructions and models may be whole
     (512 sections) or the slab alone, in any combination. Particles, dark in the reconstructions, are made bright.
 
     Args:
@@ -103,7 +106,7 @@ class ShrecDataModule(PairDataModule):
         self.tables[name] = [p._replace(position=p.position - np.array([first, 0, 0])) for p in table]
         return replace(pair, degraded=pair.degraded[first:end].copy(), clean=pair.clean[first:end].copy())
 
-    def _dataset(self, split: int) -> ShrecDataset:
+    def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
         pairs = self._of(split)
         tables = [self.tables[pair.name] for pair in pairs]
         return ShrecDataset(pairs, tables, self.boxes, self.box, **self._settings(split))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from cryoden.data.dataset import Batch, VolumeDataset, collate
+from cryoden.batch import Batch
+from cryoden.data.dataset import VolumeDataset, collate
 from cryoden.errors import CryodenError
 from cryoden.metrics import CURVES, MEASURES, measure
-from cryoden.simulation.degradation import Degradation, measured_by_all
 
 Method = Callable[[Tensor], Tensor]
 """Degraded volumes (B, 1, D, H, W) → denoised ones, in the same unit and on the same device."""
@@ -69,7 +69,6 @@ def evaluate(
     dataset: VolumeDataset,
     indices: Sequence[int],
     *,
-    degradation: Sequence[Degradation],
     voxel_size: float,
     batch_size: int = 8,
     num_workers: int = 0,
@@ -82,7 +81,6 @@ def evaluate(
         methods: name → method. One that fails, or gives what is not finite, is left out, and the rest go on.
         dataset: where the volumes come from, clean and degraded.
         indices: which.
-        degradation: the steps that made the degraded volumes: they tell which part of Fourier space was measured.
         voxel_size: Å.
         batch_size: volumes at once.
         num_workers: processes that make volumes.
@@ -103,7 +101,8 @@ def evaluate(
         clock.stop("volumes")
         clean, degraded = batch["clean"], batch["degraded"]
         first = len(found.entries)
-        found.shape = tuple(clean.shape[2:])
+        depth, height, width = clean.shape[2:]
+        found.shape = depth, height, width
         found.entries += batch["entry"]
         for i, (one, other) in enumerate(zip(clean, degraded, strict=True)):
             if float(one.std()) == 0:
@@ -113,8 +112,7 @@ def evaluate(
                 )
             digest.update(one.numpy().tobytes())
             digest.update(other.numpy().tobytes())
-        clean, degraded = clean.to(device), degraded.to(device)
-        measured = measured_by_all(degradation, clean, batch["parameters"])
+        clean, degraded, measured = clean.to(device), degraded.to(device), batch["measured"].to(device)
         for name, method in methods.items():
             if name in found.failed:
                 continue

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryoden.data.base import VolumeDataModule
+from cryoden.data import VolumeDataModule
 from cryoden.evaluation.baselines import FILTERS, best_setting
 from cryoden.evaluation.evaluate import Method, batches, evaluate, spaced
 from cryoden.evaluation.results import Sweep
@@ -67,6 +67,9 @@ def sweeps(
         volumes: how many at each point.
         device: where methods run.
         progress: called with the number of points done and their total.
+
+    Raises:
+        CryodenError: the data cannot be degraded otherwise.
     """
     steps = module.degradation
     plans = [
@@ -103,17 +106,17 @@ def _at(
     volumes: int,
     device: torch.device,
 ) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
-    dataset = module.test_dataset
-    dataset.degradation = degradation
+    dataset = module.test_volumes(degradation)
     indices = spaced(len(dataset), volumes)
     pairs = list(batches(dataset, indices, module.batch_size, 0))
-    degraded, clean = (torch.cat([batch[key] for batch in pairs]) for key in ("degraded", "clean"))
+    degraded, clean = (
+        torch.cat(volumes) for volumes in zip(*((b["degraded"], b["clean"]) for b in pairs), strict=True)
+    )
     filters: dict[str, Method] = {filter.name: filter.at(best_setting(filter, degraded, clean)) for filter in _QUICK}
     return evaluate(
         {"input": lambda v: v, **filters, **methods},
         dataset,
         indices,
-        degradation=degradation,
         voxel_size=module.voxel_size,
         batch_size=module.batch_size,
         device=device,

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryoden.data import SceneDataModule
 from cryoden.data.base import TEST
 from cryoden.data.dataset import collate
-from cryoden.data.scenes import SceneDataModule
 from cryoden.evaluation.evaluate import Method, spaced
 from cryoden.particles import Particle
-from cryoden.simulation.degradation import measured_by_all
 from cryoden.simulation.density import clean_volume, smallest_box
 from cryoden.simulation.scene import Placement
 
@@ -267,13 +266,13 @@ def match_scenes(
     """
     rotations = orientation_grid(orientations)
     particles = module.particles.of(TEST)
-    items = [ds[0, i] for ds in (module.val_dataset, module.test_dataset) for i in spaced(len(ds), scenes)]
+    validation, test = module.validation_volumes(), module.test_volumes()
+    items = [dataset[0, i] for dataset in (validation, test) for i in spaced(len(dataset), scenes)]
     wanted = {particle.name for particle in particles}  # not vesicles, nor gold
     truth = [[placement for placement in item["placements"] if placement.particle in wanted] for item in items]
-    tuning = len(spaced(len(module.val_dataset), scenes))
+    tuning = len(spaced(len(validation), scenes))
     batch = collate(items)
-    degraded, clean = batch["degraded"].to(device), batch["clean"].to(device)
-    measured = measured_by_all(module.degradation, degraded, batch["parameters"])
+    degraded, clean, measured = batch["degraded"].to(device), batch["clean"].to(device), batch["measured"].to(device)
     volumes = {"clean": clean}
     for name, method in methods.items():
         with torch.inference_mode():

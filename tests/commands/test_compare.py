@@ -12,7 +12,7 @@ import yaml
 
 from cryoden.checkpoint import export_weights, load_denoiser
 from cryoden.cli import main
-from cryoden.commands.compare import experiment_of, load_data, load_models, notes
+from cryoden.commands.compare import load_data, load_models, notes
 from cryoden.data.datamodule import ParticleDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.evaluate import evaluate, spaced
@@ -51,7 +51,7 @@ def test_the_numbers_are_those_of_the_models_on_the_test_volumes(comparison: Pat
     denoiser = load_denoiser(runs / "simple" / "version_0")
     digest = hashlib.sha256()
     for place, index in enumerate(found["data"]["items"]):
-        item = module.test_dataset[0, index]
+        item = module.test_volumes()[0, index]
         digest.update(item["clean"].numpy().tobytes())
         digest.update(item["degraded"].numpy().tobytes())
         with torch.inference_mode():
@@ -111,9 +111,7 @@ def test_the_thesis_has_its_tables(experiment: str, systems: int) -> None:
 def comparison_of(module: ParticleDataModule, methods: dict, indices: tuple[int, ...] = (0, 2)) -> Comparison:
     filters = {"Gaussian filter": lambda v: 0.5 * v}
     all_methods = {"input": lambda v: v, "zeros": torch.zeros_like, **filters, **methods}
-    found = evaluate(
-        all_methods, module.test_dataset, indices, degradation=module.degradation, voxel_size=10.0, batch_size=2
-    )
+    found = evaluate(all_methods, module.test_volumes(), indices, voxel_size=10.0, batch_size=2)
     models = {name: Model(name, "", "", name, 1, 10.0, "0") for name in methods if name in found.values}
     return Comparison("control", found, 10.0, {}, models, {"Gaussian filter": ("σ", 0.5)}, found.failed)
 
@@ -138,9 +136,7 @@ def test_a_method_that_fails_does_not_stop_the_others(module: ParticleDataModule
 def test_results_do_not_depend_on_the_batches(module: ParticleDataModule) -> None:
     def of(batch_size: int) -> dict:
         methods = {"half": lambda v: v / 2}
-        found = evaluate(
-            methods, module.test_dataset, range(4), degradation=module.degradation, voxel_size=10, batch_size=batch_size
-        )
+        found = evaluate(methods, module.test_volumes(), range(4), voxel_size=10, batch_size=batch_size)
         return {"sha256": found.sha256, **found.values["half"]}
 
     one, other = of(1), of(3)
@@ -150,16 +146,16 @@ def test_results_do_not_depend_on_the_batches(module: ParticleDataModule) -> Non
 
 
 def test_nothing_to_compare_with_is_an_error(module: ParticleDataModule) -> None:
-    class Constant(type(module.test_dataset)):
+    class Constant(type(module.test_volumes())):
         def make(self, index, generator):
             return {**super().make(index, generator), "clean": torch.zeros(1, 32, 32, 32)}
 
-    dataset = module.test_dataset
+    dataset = module.test_volumes()
     with pytest.raises(CryodenError, match="volumes: got none to evaluate"):
-        evaluate({}, dataset, [], degradation=[], voxel_size=10)
+        evaluate({}, dataset, [], voxel_size=10)
     dataset.__class__ = Constant
     with pytest.raises(CryodenError, match=r"volume 2 \(phantom:2\): its clean volume is constant"):
-        evaluate({}, dataset, [2], degradation=[], voxel_size=10)
+        evaluate({}, dataset, [2], voxel_size=10)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +166,7 @@ def test_nothing_to_compare_with_is_an_error(module: ParticleDataModule) -> None
     ],
 )
 def test_the_verdict_follows_the_numbers(make, answer: str, module: ParticleDataModule) -> None:
-    volumes = iter([torch.stack([module.test_dataset[0, i]["clean"] for i in (0, 2)])])
+    volumes = iter([torch.stack([module.test_volumes()[0, i]["clean"] for i in (0, 2)])])
     said = verdict(comparison_of(module, {"model": lambda v: make(next(volumes))}))
     assert said[0].startswith(answer)
     if answer.startswith("Yes"):
@@ -196,10 +192,8 @@ def test_tables_are_rectangles(module: ParticleDataModule) -> None:
     ],
 )
 def test_the_experiment_shows_in_the_data(arguments: dict, experiment: str) -> None:
-    assert (
-        experiment_of(ParticleDataModule(["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **arguments))
-        == experiment
-    )
+    data = ParticleDataModule(["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **arguments)
+    assert data.experiment == experiment
 
 
 def test_what_makes_numbers_less_than_they_seem_is_noted(runs: Path) -> None:

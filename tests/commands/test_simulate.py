@@ -89,7 +89,7 @@ def test_the_tilt_series_is_a_stack_of_counts_with_its_angles(lab):
 def test_pairs_to_train_on(lab):
     data = PairDataModule(str(lab), box=24, boxes=2, tilt_range=(-60.0, 60.0), num_workers=0)
     data.setup("test")
-    item = data.test_dataset[0, 0]
+    item = data.test_volumes()[0, 0]
     assert np.corrcoef(item["clean"].ravel(), item["degraded"].ravel())[0, 1] > 0.2
 
 

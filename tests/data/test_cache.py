@@ -119,7 +119,7 @@ save = np.save
 def dying(path, array):
     global saved
     saved += 1
-    if saved == 6:  # three arrays an item: in the middle of the second
+    if saved == 6:  # four arrays an item: in the middle of the second
         path.write_bytes(b"half an array")
         os.kill(os.getpid(), signal.SIGKILL)
     save(path, array)
@@ -186,9 +186,9 @@ def test_crops_come_from_a_larger_scene(tmp_path: Path) -> None:
     made = module(SceneDataModule, **CROPS, cache=str(tmp_path))
     dataset = made._dataset(TRAIN)
     scenes = dataset.scenes
-    assert (len(scenes), len(dataset), len(made.val_dataset)) == (2, 10, 5)
+    assert (len(scenes), len(dataset), len(made.validation_volumes())) == (2, 10, 5)
     assert not torch.equal(dataset[0, 3]["clean"], dataset[1, 3]["clean"])
-    assert torch.equal(made.val_dataset[0, 3]["degraded"], made.val_dataset[4, 3]["degraded"])
+    assert torch.equal(made.validation_volumes()[0, 3]["degraded"], made.validation_volumes()[4, 3]["degraded"])
     for index in (0, 7):
         item = dataset[2, index]
         whole = scenes[0, index // 5]
@@ -225,11 +225,11 @@ def test_scenes_for_crops_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
 def test_contents_reach_the_scene() -> None:
     crowded = {"count": None, "occupancy": 0.15, "abundance": {"phantom:2": 0.0}, "fiducials": 1}
     data = module(SceneDataModule, **crowded, fiducial_diameter=80.0, ice=300.0)
-    item = data.test_dataset[0, 0]
+    item = data.test_volumes()[0, 0]
     assert {p.particle for p in item["placements"]} == {"phantom:1", "fiducial"}
     assert item["clean"].max() > 1
     assert item["clean"][0, 0].max() < 0
-    assert [len(module(SceneDataModule, count=None).test_dataset[0, 0]["placements"]) in range(4, 9)] == [True]
+    assert [len(module(SceneDataModule, count=None).test_volumes()[0, 0]["placements"]) in range(4, 9)] == [True]
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,16 @@ def test_items_do_not_depend_on_the_workers(particles: dict) -> None:
 
 
 def test_batches_are_as_documented(particles: dict) -> None:
-    batch = epochs(module(particles), 1)[0][0]
-    assert set(batch) == {"clean", "degraded", "measured", "entry", "rotation", "parameters"}
-    assert batch["clean"].shape == batch["degraded"].shape == (2, 1, 32, 32, 32)
-    assert batch["clean"].dtype == batch["degraded"].dtype == torch.float32
-    assert batch["clean"].amax((1, 2, 3, 4)).tolist() == [1, 1]
+    made = module(particles)
+    loaders = made.train_dataloader(), made.val_dataloader(), made.test_dataloader()
+    for batch in (made.on_after_batch_transfer(next(iter(loader)), 0) for loader in loaders):
+        assert set(batch) == {"clean", "degraded", "measured", "entry", "rotation", "parameters"}
+        assert batch["clean"].shape == batch["degraded"].shape == (2, 1, 32, 32, 32)
+        assert batch["clean"].dtype == batch["degraded"].dtype == torch.float32
+        assert batch["clean"].amax((1, 2, 3, 4)).tolist() == [1, 1]
+        measured = batch["measured"].expand(2, 32, 32, 17)
+        left, whole = (torch.fft.rfftn(batch[kind][:, 0], dim=(1, 2, 3)) for kind in ("degraded", "clean"))
+        assert left[~measured].abs().max() < 1e-4 * whole.abs().max() < left[measured].abs().max()
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -77,7 +82,7 @@ def test_validation_never_changes_and_is_not_test_or_training(particles: dict) -
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_the_items(particles: dict, world_size: int) -> None:
-    dataset = module(particles, copies=11, val_fraction=0.1).test_dataset
+    dataset = module(particles, copies=11, val_fraction=0.1).test_volumes()
     dataset.copies = 5  # 10 items
     for shuffle in (True, False):
         samplers = [EpochSampler(dataset, shuffle=shuffle, rank=r, world_size=world_size) for r in range(world_size)]

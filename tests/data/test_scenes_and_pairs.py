@@ -50,7 +50,7 @@ def test_a_batch_of_scenes_has_a_table_of_its_particles() -> None:
             assert placement.rotation.shape == (3, 3)
             z, y, x = placement.position
             assert volume[0, z - 3 : z + 4, y - 3 : y + 4, x - 3 : x + 4].max() > 0.1
-    held_out = scenes(holdout=["phantom:2"]).test_dataset[0, 0]["placements"]
+    held_out = scenes(holdout=["phantom:2"]).test_volumes()[0, 0]["placements"]
     assert {placement.particle for placement in held_out} == {"phantom:2"}
 
 
@@ -142,10 +142,10 @@ def test_boxes_are_cut_from_the_same_place_of_both(folder: Path) -> None:
     assert {e for epoch in first_epochs(module) for b in epoch for e in b["entry"]} == {"a", "b"}
     for volume, truth in zip(batch["degraded"], batch["clean"], strict=True):
         assert np.corrcoef(volume.flatten(), truth.flatten())[0, 1] > 0.5
-    test = module.test_dataset
+    test = module.test_volumes()
     assert [test[0, i]["entry"] for i in range(len(test))] == ["c"] * 3
     assert torch.equal(test[0, 1]["clean"], test[5, 1]["clean"])
-    assert not torch.equal(test[0, 1]["clean"], module.val_dataset[0, 1]["clean"])
+    assert not torch.equal(test[0, 1]["clean"], module.validation_volumes()[0, 1]["clean"])
 
 
 def test_one_pair_is_enough_to_test_on(blobs, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_one_pair_is_enough_to_test_on(blobs, tmp_path: Path) -> None:
     put(tmp_path / "only_degraded.mrc", blobs[0] + blobs[1])
     module = pairs(tmp_path)
     module.setup("test")
-    assert module.test_dataset[0, 0]["entry"] == "only"
+    assert module.test_volumes()[0, 0]["entry"] == "only"
     with pytest.raises(CryodenError, match="nothing left to train on: only held out"):
         pairs(tmp_path).setup("fit")
 

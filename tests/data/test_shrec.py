@@ -99,8 +99,8 @@ def test_batches_are_as_those_of_pairs_and_models_are_held_out(scenes: list[Scen
     assert 0.5 < batch["measured"].float().mean() < 0.8
     assert made.holdout == ["model_1"]
     assert made.voxel_size == 10
-    assert [pair.name for pair in made.test_dataset.pairs] == ["model_1"]
-    assert torch.equal(made.val_dataset[0, 1]["clean"], made.val_dataset[3, 1]["clean"])
+    assert [pair.name for pair in made.test_volumes().pairs] == ["model_1"]
+    assert torch.equal(made.validation_volumes()[0, 1]["clean"], made.validation_volumes()[3, 1]["clean"])
     assert not torch.equal(made._dataset(0)[0, 1]["clean"], made._dataset(0)[1, 1]["clean"])
 
 

@@ -1,24 +1,88 @@
 """Curves against what the microscope did."""
 
-import torch
+from pathlib import Path
 
-from cryoden.data.datamodule import ParticleDataModule
-from cryoden.evaluation.sensitivity import DOSES, TILTS, sweeps
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cryoden import CryodenError, PairDataModule, ParticleDataModule, SceneDataModule
+from cryoden.checkpoint import export_weights
+from cryoden.cli import main
+from cryoden.commands.simulate import simulate
+from cryoden.evaluation.results import Sweep
+from cryoden.evaluation.sensitivity import DOSES, SNRS, TILTS, sweeps
+from cryoden.modules.recipes import SimpleAE
+from cryoden.simulation.degradation import GaussianNoise
 from cryoden.simulation.tilt_series import TiltScheme, TiltSeriesDegradation
+
+SMALL = {"box": 24, "voxel_size": 10.0, "resolution": 20.0, "num_workers": 0}
+
+
+def drawn(data, progress=lambda *count: None) -> list[Sweep]:
+    data.setup()
+    return sweeps({"doubled": lambda v: 2 * v}, data, 1, torch.device("cpu"), progress)
+
+
+def medians(sweep: Sweep, method: str = "input") -> list[float]:
+    return [point[1] for point in sweep.values[method]["nrmse"]]
 
 
 def test_of_tilt_series_dose_and_tilt_range_are_varied() -> None:
     step = TiltSeriesDegradation(voxel_size=10.0, scheme=TiltScheme(step=10.0))
-    data = ParticleDataModule(
-        entries=["phantom:1"], copies=5, box=24, voxel_size=10.0, resolution=20.0, degradation=[step], num_workers=0
-    )
-    data.setup()
-    seen = []
-    dose, tilt = sweeps({"doubled": lambda v: 2 * v}, data, 1, torch.device("cpu"), lambda *count: seen.append(count))
+    seen: list = []
+    data = ParticleDataModule(entries=["phantom:1"], copies=5, degradation=[step], **SMALL)
+    dose, tilt = drawn(data, lambda *count: seen.append(count))
     assert dose.quantity == "dose, electrons per Å²"
     assert (dose.points, tilt.points) == (list(DOSES), list(TILTS))
     assert seen[-1] == (len(DOSES) + len(TILTS),) * 2
-    medians = [point[1] for point in dose.values["input"]["nrmse"]]
-    assert medians == sorted(medians, reverse=True)
-    assert medians[0] > 2 * medians[-1]  # noise falls with the root of the dose
-    assert dose.values["doubled"]["nrmse"][0][1] > 1.5 * medians[0]
+    assert medians(dose) == sorted(medians(dose), reverse=True)
+    assert medians(dose)[0] > 2 * medians(dose)[-1]  # noise falls with the root of the dose
+    assert medians(dose, "doubled")[0] > 1.5 * medians(dose)[0]
+
+
+@pytest.mark.parametrize("kind", [ParticleDataModule, SceneDataModule])
+def test_volumes_that_are_kept_on_disk_are_degraded_anew_at_each_point(kind: type, tmp_path: Path) -> None:
+    def data(**arguments):
+        size = {"scenes": 5, "count": 1} if kind is SceneDataModule else {"copies": 5}
+        return kind(entries=["phantom:1"], degradation=[GaussianNoise()], **size, **SMALL, **arguments)
+
+    kept, plain = data(cache=str(tmp_path)), data()
+    (curve,), (expected,) = drawn(kept), drawn(plain)
+    assert curve.points == list(SNRS)
+    np.testing.assert_allclose(medians(curve), medians(expected))
+    # the noise's variance is the signal's over the ratio
+    assert medians(curve)[0] / medians(curve)[-1] == pytest.approx((SNRS[-1] / SNRS[0]) ** 0.5, rel=0.05)
+    assert torch.equal(kept.test_volumes()[0, 0]["degraded"], plain.test_volumes()[0, 0]["degraded"])
+    assert len(list(tmp_path.rglob("degraded.npy"))) == 1  # other noise is not kept
+
+
+def pairs(folder: Path) -> PairDataModule:
+    list(simulate(["phantom:1"], str(folder), copies=2, box=32, voxel_size=10.0, resolution=20.0))
+    data = PairDataModule(str(folder), box=32, boxes=1, tilt_range=(-60.0, 60.0), num_workers=0)
+    data.setup("test")
+    return data
+
+
+def test_volumes_from_files_cannot_be_degraded_otherwise(tmp_path: Path) -> None:
+    data = pairs(tmp_path)
+    assert data.test_volumes()[0, 0]["clean"].shape == (1, 32, 32, 32)
+    with pytest.raises(CryodenError, match="PairDataModule: its volumes come from files, as they were degraded"):
+        data.test_volumes([GaussianNoise(0.1)])
+    with pytest.raises(CryodenError, match="volumes come from files"):
+        drawn(data)
+
+
+def test_a_comparison_says_why_it_has_no_curves(tmp_path: Path, capsys) -> None:
+    pairs(tmp_path / "pairs")
+    init_args = {"folder": str(tmp_path / "pairs"), "box": 32, "boxes": 12, "tilt_range": [-60.0, 60.0]}
+    config = {"data": {"class_path": "PairDataModule", "init_args": {**init_args, "num_workers": 0}}}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
+    export_weights(SimpleAE(channels=1), tmp_path / "model.safetensors")
+    words = [tmp_path / "model.safetensors", "--data", tmp_path / "data.yaml", "--output", tmp_path / "out"]
+    main(["compare", *map(str, words), "--volumes=2", "--sensitivity=1"])
+    assert "sensitivity: no curves: PairDataModule: its volumes come from files" in capsys.readouterr().out
+    results = yaml.safe_load((tmp_path / "out" / "results.json").read_text())
+    assert results["sensitivity"] == []
+    assert any("no curves" in note and "volumes come from files" in note for note in results["notes"])

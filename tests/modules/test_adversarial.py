@@ -183,7 +183,7 @@ def test_the_penalty_holds_the_critic_at_slope_1(data, tmp_path: Path) -> None:
     )
     trained(model, data, tmp_path, max_epochs=5)
     data.setup()
-    batch = [data.test_dataset[0, i] for i in range(2)]
+    batch = [data.test_volumes()[0, i] for i in range(2)]
     clean, degraded = (torch.stack([item[kind] for item in batch]) for kind in ("clean", "degraded"))
     assert slopes(model._judge, degraded, clean, clean).mean().item() == pytest.approx(1, abs=0.35)
 

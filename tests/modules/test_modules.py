@@ -108,7 +108,7 @@ def test_noise_with_a_mean_does_not_lift_the_background(tmp_path: Path) -> None:
     model = CompactUnetAE(channels=4)
     trainer(tmp_path, max_epochs=2, limit_train_batches=4, limit_val_batches=0).fit(model, data)
     assert model.offset_batches == 8
-    batch = collate([data.val_dataset[0, i] for i in range(2)])
+    batch = collate([data.validation_volumes()[0, i] for i in range(2)])
     with torch.no_grad():
         denoised = model.eval()(batch["degraded"])
     lifted = batch["degraded"].mean() - batch["clean"].mean()

@@ -6,7 +6,7 @@ exactly 1, whatever the particle, so that a training curve says at a glance whet
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from cryoden.metrics import functional
 from cryoden.metrics.fsc import fourier_shell_correlation, multiplicity, power, shell_sums
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-LossName = Literal["l1", "mse", "ssim", "fsc"]
-LossMixture = LossName | dict[LossName, float]
-"""A loss by name, or several with their weights: {"mse": 1.0, "ssim": 0.2}."""
+"""(denoised, clean), each (B, 1, D, H, W) → scalar."""
+
+LossMixture = str | dict[str, float]
+"""A loss by name, one of yours by its import path ("my_losses.huber"), or several: {"mse": 1.0, "ssim": 0.2}."""
 
 _VOXELS = (1, 2, 3, 4)
 
@@ -82,32 +83,53 @@ def fsc(denoised: Tensor, clean: Tensor) -> Tensor:
     return 1 - fourier_shell_correlation(denoised, clean)[:, 1:].mean()
 
 
-LOSSES: dict[LossName, Loss] = {"l1": l1, "mse": mse, "ssim": ssim, "fsc": fsc}
+LOSSES: dict[str, Loss] = {"l1": l1, "mse": mse, "ssim": ssim, "fsc": fsc}
 
 
 def make_loss(mixture: LossMixture) -> Loss:
     """A loss, or the weighted sum of several.
 
     Args:
-        mixture: a name, or names with weights.
+        mixture: a name or an import path, or several with weights.
 
     Returns:
-        The loss; zeros score the sum of the weights.
+        The loss; of those named here zeros score the sum of the weights.
 
     Raises:
-        CryodenError: an unknown name, no name, or a weight that is not above 0.
+        CryodenError: an unknown name, nothing under an import path, no name, or a weight that is not above 0.
     """
     weights = {mixture: 1.0} if isinstance(mixture, str) else mixture
-    if not weights or not all(name in LOSSES and weight > 0 for name, weight in weights.items()):
+    if not weights or not all((name in LOSSES or "." in name) and weight > 0 for name, weight in weights.items()):
         raise CryodenError(
-            f"loss: got {mixture!r}; allowed is one of {', '.join(LOSSES)}, or several with weights above 0, such as "
-            "{mse: 1.0, ssim: 0.2}"
+            f"loss: got {mixture!r}; allowed is one of {', '.join(LOSSES)}, one of yours by its import path, such as "
+            "my_losses.huber, or several with weights above 0, such as {mse: 1.0, ssim: 0.2}"
         )
+    losses = {name: LOSSES[name] if name in LOSSES else _imported(name) for name in weights}
 
     def mixed(denoised: Tensor, clean: Tensor) -> Tensor:
-        return torch.stack([weight * LOSSES[name](denoised, clean) for name, weight in weights.items()]).sum()
+        return torch.stack([weights[name] * loss(denoised, clean) for name, loss in losses.items()]).sum()
 
     return mixed
+
+
+def _imported(path: str) -> Loss:
+    """The function under an import path, which must give a scalar."""
+    module, _, name = path.rpartition(".")
+    try:
+        loss = getattr(import_module(module), name, None)
+    except Exception as error:  # whatever that file does
+        said = " ".join(str(error).split())
+        raise CryodenError(f"loss {path}: cannot import {module}: {type(error).__name__}: {said}") from error
+    if not callable(loss):
+        raise CryodenError(f"loss {path}: {module} has no function {name}; write one that takes (denoised, clean)")
+
+    def checked(denoised: Tensor, clean: Tensor) -> Tensor:
+        value: Tensor = loss(denoised, clean)
+        if value.ndim:
+            raise CryodenError(f"loss {path}: gave shape {tuple(value.shape)}, not a scalar; end it in .mean()")
+        return value
+
+    return checked
 
 
 def data_consistency(denoised: Tensor, clean: Tensor, degraded: Tensor, measured: Tensor) -> Tensor:

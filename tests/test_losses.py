@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -69,10 +71,50 @@ def test_mixtures_are_weighted_sums() -> None:
     torch.testing.assert_close(make_loss("l1")(denoised, clean), l1(denoised, clean))
 
 
-@pytest.mark.parametrize("mixture", ["l3", {}, {"mse": 0.0}, {"mse": -1.0}, {"sim": 1.0}])
+@pytest.mark.parametrize("mixture", ["l3", "", {}, {"mse": 0.0}, {"mse": -1.0}, {"sim": 1.0}, {"math.exp": 0.0}])
 def test_other_mixtures_are_refused(mixture) -> None:
-    with pytest.raises(CryodenError, match="allowed is one of l1, mse, ssim, fsc, or several"):
+    with pytest.raises(CryodenError, match="allowed is one of l1, mse, ssim, fsc, one of yours by its import path"):
         make_loss(mixture)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses in files of one's own, where Python finds them."""
+    (tmp_path / "own_losses.py").write_text(
+        "number = 3\n"
+        "def cubic(denoised, clean):\n    return (denoised - clean).abs().pow(3).mean()\n"
+        "def each(denoised, clean):\n    return (denoised - clean).abs().mean((1, 2, 3, 4))\n"
+    )
+    (tmp_path / "broken_losses.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_loss_of_ones_own_is_taken_by_its_import_path(own) -> None:
+    clean = particles()
+    cubic = (0.5 * clean).pow(3).mean()
+    torch.testing.assert_close(make_loss("own_losses.cubic")(0.5 * clean, clean), cubic)
+    mixed = make_loss({"own_losses.cubic": 2.0, "l1": 1.0})(0.5 * clean, clean)
+    torch.testing.assert_close(mixed, 2 * cubic + l1(0.5 * clean, clean))
+    torch.testing.assert_close(make_loss("torch.nn.functional.mse_loss")(0.5 * clean, clean), (0.25 * clean**2).mean())
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_losses.cubic", "cannot import no_losses: ModuleNotFoundError: No module named 'no_losses'"),
+        ("broken_losses.cubic", "cannot import broken_losses: .* No module named 'nothing_of_this_name'"),
+        ("own_losses.cubik", "own_losses has no function cubik; write one that takes"),
+        ("own_losses.number", "own_losses has no function number"),
+    ],
+)
+def test_what_is_not_under_an_import_path_is_told_at_once(path: str, message: str, own) -> None:
+    with pytest.raises(CryodenError, match=f"loss {path}: {message}"):
+        make_loss(path)
+
+
+def test_a_loss_of_ones_own_must_be_a_scalar(own) -> None:
+    with pytest.raises(CryodenError, match=r"own_losses.each: gave shape \(2,\), not a scalar; end it in"):
+        make_loss("own_losses.each")(particles(), particles(seed=1))
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from cryoden.data import ParticleDataModule as ParticleDataModule
     from cryoden.data import SceneDataModule as SceneDataModule
     from cryoden.data import ShrecDataModule as ShrecDataModule
+    from cryoden.denoiser import Denoiser as Denoiser
     from cryoden.errors import CryodenError as CryodenError
     from cryoden.inference.denoise import denoise as denoise
     from cryoden.inference.denoise import denoise_file as denoise_file
     from cryoden.modules.autoencoder import Autoencoder as Autoencoder
-    from cryoden.modules.denoiser import Denoiser as Denoiser
     from cryoden.modules.dragan import DRAGAN as DRAGAN
     from cryoden.modules.gan import GAN as GAN
     from cryoden.modules.recipes import CompactUnetAE as CompactUnetAE
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cryoden.modules.recipes import UpsampleUnetGAN as UpsampleUnetGAN
     from cryoden.modules.recipes import UpsampleUnetWGAN as UpsampleUnetWGAN
     from cryoden.modules.recipes import UpsampleUnetWGANGP as UpsampleUnetWGANGP
+    from cryoden.modules.training import Training as Training
     from cryoden.modules.wgan import WGAN as WGAN
     from cryoden.modules.wgan import WGANGP as WGANGP
     from cryoden.simulation import GaussianNoise as GaussianNoise

@@ -21,7 +21,7 @@ from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
 from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import QUALITY, WEDGE, training_metrics
 from cryoden.modules.adversarial import Adversarial
-from cryoden.modules.denoiser import Denoiser, measured_of, plain
+from cryoden.modules.training import Training, measured_of, plain
 from cryoden.pictures import save_figure, slice_figure
 
 _IN_WEDGE = "in the missing wedge, where nothing was measured"
@@ -82,11 +82,11 @@ class Report(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready; validation volumes never change, so that their baselines are computed once."""
-        self._start(_denoiser(pl_module), again=not self._rows)
+        self._start(_training(pl_module), again=not self._rows)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready."""
-        self._start(_denoiser(pl_module), again=True)
+        self._start(_training(pl_module), again=True)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -104,15 +104,15 @@ class Report(Callback):
         """Print and draw."""
         if not trainer.sanity_checking:
             epoch = trainer.current_epoch + (1 if trainer.state.fn == TrainerFn.FITTING else 0)
-            module = _denoiser(pl_module)
+            module = _training(pl_module)
             self._finish(trainer, module, module.val_metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and draw."""
-        module = _denoiser(pl_module)
+        module = _training(pl_module)
         self._finish(trainer, module, module.test_metrics, "test", "test.png")
 
-    def _start(self, module: Denoiser, *, again: bool) -> None:
+    def _start(self, module: Training, *, again: bool) -> None:
         self._picture = {}
         if again:
             self._rows = {}
@@ -131,7 +131,7 @@ class Report(Callback):
             for name, volumes in answers.items():
                 self._baselines[name].update(volumes, clean, measured_of(batch))
 
-    def _finish(self, trainer: Trainer, module: Denoiser, metrics: MetricCollection, title: str, picture: str) -> None:
+    def _finish(self, trainer: Trainer, module: Training, metrics: MetricCollection, title: str, picture: str) -> None:
         # Every rank computes: the metrics gather their values from all of them.
         if not self._rows:
             scores = {name: _computed(baseline) for name, baseline in self._baselines.items()}
@@ -152,7 +152,7 @@ class Report(Callback):
             write_text(run_directory(trainer) / "test.csv", csv_text([columns, *rows]), overwrite=True)
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
         path = run_directory(trainer) / "slices" / picture
-        figure = slice_figure(volumes, module.voxel_size or 1.0, f"{title}: {self._entry}")
+        figure = slice_figure(volumes, module.denoiser.voxel_size or 1.0, f"{title}: {self._entry}")
         save_figure(figure, path, overwrite=True)
         if isinstance(trainer.logger, WandbLogger):
             stage = "test" if trainer.testing else "val"
@@ -196,14 +196,13 @@ class Balance(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the balance once in a window, so that the device is not asked after each batch."""
-        if not isinstance(pl_module, Adversarial):
+        if not isinstance(pl_module, Adversarial) or pl_module.standing is None:
             return
-        ((name, value),) = pl_module.balance.items()
-        self._seen.append(value.detach())
+        self._seen.append(pl_module.standing.value.detach())
         if len(self._seen) == self.window:
             mean = float(torch.stack(self._seen).float().mean())
             self._seen = []
-            trouble = self._accuracy(mean) if name == "discriminator_accuracy" else self._gap(mean)
+            trouble = self._accuracy(mean) if pl_module.standing.name == "discriminator_accuracy" else self._gap(mean)
             if trouble:
                 rank_zero_warn(f"epoch {trainer.current_epoch}, batch {batch_idx}: {trouble}")
 
@@ -250,8 +249,8 @@ def _about_precision(precision: str | int | None, device: torch.device) -> str:
     return str(precision)
 
 
-def _denoiser(module: LightningModule) -> Denoiser:
-    assert isinstance(module, Denoiser)
+def _training(module: LightningModule) -> Training:
+    assert isinstance(module, Training)
     return module
 
 

@@ -6,41 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from cryoden.denoiser import Denoiser, denoiser_of
 from cryoden.errors import CryodenError
-from cryoden.modules.denoiser import Denoiser
-from cryoden.networks.base import build_network
+from cryoden.files import whole_file
 
 _KEY = "cryoden"
 _HINT = "give a run's folder, a .ckpt that `cryoden fit` wrote, or a .safetensors that `cryoden export` wrote"
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints under a temporary name and moves them, so that an old one stays until the new is complete."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            CryodenError: it cannot be written; what was there is still there.
-        """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-            temporary.replace(path)
-        except (OSError, RuntimeError) as error:  # torch's writer tells of a full disk by a RuntimeError
-            temporary.unlink(missing_ok=True)
-            raise CryodenError(
-                f"checkpoint {path}: cannot be written ({' '.join(str(error).split())[:200]}); earlier checkpoints are "
-                "untouched. Free some space or choose another folder, and resume with --ckpt_path"
-            ) from error
 
 
 def find_checkpoint(run: Path | str) -> Path:
@@ -62,18 +37,6 @@ def find_checkpoint(run: Path | str) -> Path:
     raise CryodenError(f"model {run}: no best*.ckpt, last*.ckpt or *.safetensors in this folder; {_HINT}")
 
 
-def read_record(run: Path | str) -> dict[str, Any]:
-    """What a model says of itself: "system", "network", "version" and so on, as `Denoiser.record` wrote it.
-
-    Args:
-        run: a run's folder, a checkpoint, or a weights file made by `export_weights`.
-
-    Raises:
-        CryodenError: not a model of cryoden's, or damaged.
-    """
-    return _read(find_checkpoint(run))[0]
-
-
 def load_denoiser(run: Path | str) -> Denoiser:
     """Load a trained model for denoising.
 
@@ -87,29 +50,36 @@ def load_denoiser(run: Path | str) -> Denoiser:
     Raises:
         CryodenError: not a model of cryoden's, or damaged.
     """
+    return read_model(run)[0]
+
+
+def read_model(run: Path | str) -> tuple[Denoiser, dict[str, Any]]:
+    """As `load_denoiser`, with what the file says of it: "system", "version" and so on, as `Denoiser.record` wrote it.
+
+    Args:
+        run: a run's folder, a checkpoint, or a weights file made by `export_weights`.
+
+    Raises:
+        CryodenError: not a model of cryoden's, or damaged.
+    """
     path = find_checkpoint(run)
     record, weights = _read(path)
     try:
-        model = Denoiser(
-            build_network(record["network"]), standardize=record["standardize"], residual=record["residual"]
-        )
-        model.generator.load_state_dict(weights)
+        denoiser = Denoiser.from_record(record)
+        denoiser.generator.load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError) as error:
         raise CryodenError(
             f"model {path}: its weights do not fit its description (written by cryoden {record.get('version')}): "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
-    model.system = record["system"]
-    model.voxel_size = record["voxel_size"]
-    model.offset = record.get("offset", 0.0)  # before it was measured, it was 0
-    return model.eval()
+    return denoiser.eval(), record
 
 
-def export_weights(model: Denoiser, path: Path | str, *, overwrite: bool = False) -> None:
+def export_weights(model: nn.Module, path: Path | str, *, overwrite: bool = False) -> None:
     """Write a model's generator as safetensors, with all that is needed to build it again in the file's metadata.
 
     Args:
-        model: what to write.
+        model: a denoiser, or a training of one.
         path: a name that ends in .safetensors.
         overwrite: replace an existing file.
 
@@ -119,12 +89,10 @@ def export_weights(model: Denoiser, path: Path | str, *, overwrite: bool = False
     path = Path(path)
     if path.suffix != ".safetensors":
         raise CryodenError(f"{path}: weights are written as safetensors; give a name that ends in .safetensors")
-    if path.exists() and not overwrite:
-        raise CryodenError(f"{path}: exists already; choose another name, or ask to overwrite it")
-    temporary = path.with_name(f".{path.name}.part")
-    weights = {name: tensor.contiguous() for name, tensor in model.generator.state_dict().items()}
-    save_file(weights, temporary, metadata={_KEY: json.dumps(model.record())})
-    temporary.replace(path)
+    denoiser = denoiser_of(model)
+    weights = {name: tensor.contiguous() for name, tensor in denoiser.generator.state_dict().items()}
+    with whole_file(path, overwrite=overwrite) as partial:
+        save_file(weights, partial, metadata={_KEY: json.dumps(denoiser.record())})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -148,7 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _generator_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    prefix = "generator."
+    prefix = "denoiser.generator."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     return checkpoint[_KEY], weights
 

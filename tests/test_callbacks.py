@@ -9,6 +9,7 @@ import torch
 
 from cryoden import UpsampleUnetAE, UpsampleUnetGAN, UpsampleUnetWGANGP, callbacks
 from cryoden.callbacks import Balance
+from cryoden.modules.adversarial import Standing
 
 
 def told(model, name: str, values: list[float], window: int = 5) -> list[str]:
@@ -17,7 +18,7 @@ def told(model, name: str, values: list[float], window: int = 5) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for i, value in enumerate(values):
-            model.balance = {name: torch.tensor(value)}
+            model.standing = Standing(name, torch.tensor(value))
             balance.on_train_batch_end(trainer, model, None, None, i)
     return [str(warning.message) for warning in caught]
 

@@ -39,14 +39,10 @@ FLOORS = (
 HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Shrinks to nothing, and is not to grow.
-STILL_UPWARDS = {
-    ("checkpoint", "modules"),
-    ("inference", "modules"),
-    ("modules", "cryoden"),
-}
-STILL_CIRCLES = 1
-STILL_TO_COME = {"denoiser", "runs"}
-STILL_WITH_LIGHTNING = {"checkpoint", "inference"}
+STILL_UPWARDS: set[tuple[str, str]] = set()
+STILL_CIRCLES = 0
+STILL_TO_COME = {"runs"}
+STILL_WITH_LIGHTNING = {"inference"}
 
 
 def sources() -> dict[str, str]:

@@ -17,8 +17,9 @@ import yaml
 from rich.progress import Progress
 from torch import Tensor
 
-from cryoden.checkpoint import find_checkpoint, load_denoiser, read_record
+from cryoden.checkpoint import find_checkpoint, read_model
 from cryoden.data import SceneDataModule, VolumeDataModule
+from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, Filter, best_setting
 from cryoden.evaluation.evaluate import Method, batches, evaluate, first_line, spaced
@@ -31,7 +32,6 @@ from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
 from cryoden.files import refuse_existing, whole_file
 from cryoden.hardware import choose_device
-from cryoden.modules.denoiser import Denoiser
 from cryoden.pictures import rendered
 
 _TUNING_VOLUMES = 10
@@ -153,8 +153,8 @@ def load_models(runs: list[str]) -> tuple[dict[str, Model], dict[str, Denoiser],
     for run in dict.fromkeys(runs):
         try:
             path = find_checkpoint(run)
-            denoiser = load_denoiser(path)
-            loaded.append((_describe(run, path, denoiser), denoiser))
+            denoiser, record = read_model(path)
+            loaded.append((_describe(run, path, denoiser, record), denoiser))
         except CryodenError as error:
             failed[run] = first_line(error)
     systems = Counter(model.system for model, _ in loaded)
@@ -165,8 +165,7 @@ def load_models(runs: list[str]) -> tuple[dict[str, Model], dict[str, Denoiser],
     return {k: m for k, (m, _) in named.items()}, {k: d for k, (_, d) in named.items()}, failed
 
 
-def _describe(run: str, path: Path, denoiser: Denoiser) -> Model:
-    record = read_record(path)
+def _describe(run: str, path: Path, denoiser: Denoiser, record: dict[str, Any]) -> Model:
     return Model(
         run=run,
         checkpoint=str(path),

@@ -16,7 +16,7 @@ from cryoden.checkpoint import read_checkpoint
 from cryoden.commands.parser import OneLine
 from cryoden.console import quiet
 from cryoden.errors import CryodenError
-from cryoden.modules.denoiser import Denoiser
+from cryoden.modules.training import Training
 
 
 def fit(*words: str) -> None:
@@ -38,7 +38,7 @@ def run(*words: str) -> None:
     interactive = sys.stderr.isatty()
     try:
         _CLI(
-            Denoiser,
+            Training,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -47,7 +47,7 @@ def run(*words: str) -> None:
             trainer_defaults={
                 "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "runs", "name": ""}},
                 # by its path, not as an object, so that a run's config.yaml can be given again
-                "plugins": [{"class_path": "cryoden.checkpoint.SafeCheckpointIO"}],
+                "plugins": [{"class_path": "cryoden.modules.safeguards.SafeCheckpointIO"}],
                 "enable_progress_bar": interactive,
             },
             parser_kwargs={"prog": "cryoden"},

@@ -15,13 +15,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.files import check_output
 from cryoden.hardware import choose_device, choose_precision
@@ -33,9 +34,6 @@ from cryoden.inference.tiling import TileGrid, out_of_memory, tell, tiled
 from cryoden.scaling import Scale, standardize
 from cryoden.version import __version__
 from cryoden.volume import Volume, measure, open_volume, sections, write_volume
-
-if TYPE_CHECKING:
-    from cryoden.modules.denoiser import Denoiser
 
 _log = logging.getLogger(__name__)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.inference.contrast import Contrast, detect_contrast
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.tiling import TileGrid, fit_tile, tell
 from cryoden.volume import Statistics, Volume, measure
-
-if TYPE_CHECKING:
-    from cryoden.modules.denoiser import Denoiser
 
 _MEMORY = 3e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
 _OVERLAP = 32

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.files import check_output
 from cryoden.inference import denoise as engine
@@ -21,7 +22,6 @@ from cryoden.inference.halves import average, check_halves, correlation, fsc_tab
 from cryoden.inference.jobs import Job
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.plan import Plan, Settings
-from cryoden.modules.denoiser import Denoiser
 from cryoden.volume import Volume, open_volume, write_volume
 
 

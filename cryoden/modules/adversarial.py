@@ -1,7 +1,8 @@
 """What the systems with two players share; how each player learns stands in gan.py, wgan.py and dragan.py."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -11,12 +12,28 @@ from torch.optim import Adam, Optimizer
 
 from cryoden.errors import CryodenError
 from cryoden.losses import LossMixture, feature_matching, make_loss
-from cryoden.modules.denoiser import Batch, Denoiser
+from cryoden.modules.training import Batch, Training
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 from cryoden.scaling import Scale, standardize
 
+Player = LightningOptimizer | Optimizer
 
-class Adversarial(Denoiser):
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """How the two players stand after a batch.
+
+    Attributes:
+        name: what is measured: the share of logits on the right side of 0, or how much higher a critic scores clean
+            volumes than denoised ones.
+        value: (), of this batch.
+    """
+
+    name: Literal["discriminator_accuracy", "critic_gap"]
+    value: Tensor
+
+
+class Adversarial(Training):
     """A generator trained against a discriminator (or critic) that sees the degraded volume beside the candidate.
 
     Conditioned on the degraded volume, and with a reconstruction term, as in Isola et al. 2017 (arXiv:1611.07004).
@@ -28,14 +45,20 @@ class Adversarial(Denoiser):
             or several with their weights, such as {mse: 1.0, ssim: 0.2}.
         reconstruction_weight: its weight; the adversarial loss has weight 1.
         feature_matching: weight of a loss on the discriminator's features of denoised and clean volumes.
+        discriminator_steps: optimizer steps of the discriminator on each batch.
         generator_steps: optimizer steps of the generator on each batch.
         critic_warmup_steps: batches at the start on which the discriminator learns alone.
         accumulate: batches whose gradients are summed for one step; then each player takes one step a batch.
         learning_rate: of the generator's optimizer.
         discriminator_learning_rate: of the discriminator's optimizer.
         betas: of both Adams.
-        kwargs: see Denoiser.
+        kwargs: see Training.
+
+    Attributes:
+        standing: how the players stand after the last batch.
     """
+
+    standing: Standing | None = None
 
     def __init__(
         self,
@@ -45,6 +68,7 @@ class Adversarial(Denoiser):
         reconstruction_loss: LossMixture = "mse",
         reconstruction_weight: float = 10.0,
         feature_matching: float = 0.0,
+        discriminator_steps: int = 1,
         generator_steps: int = 1,
         critic_warmup_steps: int = 0,
         accumulate: int = 1,
@@ -56,35 +80,27 @@ class Adversarial(Denoiser):
         super().__init__(generator, **kwargs)
         self.automatic_optimization = False
         make_loss(reconstruction_loss)  # refuse it now, not in the first step
+        _check_steps(discriminator_steps, generator_steps, accumulate)
         self.discriminator = discriminator
         self.reconstruction_loss = reconstruction_loss
         self.reconstruction_weight = reconstruction_weight
         self.feature_matching = feature_matching
+        self.discriminator_steps = discriminator_steps
         self.generator_steps = generator_steps
         self.critic_warmup_steps = critic_warmup_steps
         self.accumulate = accumulate
         self.learning_rate = learning_rate
         self.discriminator_learning_rate = discriminator_learning_rate
         self.betas = betas
-        self.balance: dict[str, Tensor] = {}
-
-    def _set_steps(self, discriminator_steps: int) -> None:
-        """Each system has its own name for the discriminator's optimizer steps on each batch."""
-        if min(discriminator_steps, self.generator_steps, self.accumulate) < 1:
-            raise CryodenError(
-                f"steps on each batch: got {discriminator_steps} of the discriminator, {self.generator_steps} of the "
-                f"generator, accumulate {self.accumulate}; each must be at least 1"
-            )
-        if self.accumulate > 1 and max(discriminator_steps, self.generator_steps) > 1:
-            raise CryodenError(
-                f"accumulate: got {self.accumulate} batches for a step, and more than one step on a batch; choose one: "
-                "accumulate 1, or one step of each player"
-            )
-        self.discriminator_steps = discriminator_steps
 
     def setup(self, stage: str) -> None:
-        """Check what Lightning would only complain of in the first step, in its own words."""
+        """Check what would only fail in the first step, in others' words."""
         super().setup(stage)
+        made_for, box = self.discriminator.box, getattr(getattr(self.trainer, "datamodule", None), "box", None)
+        if made_for and box and made_for != box:
+            raise CryodenError(
+                f"box: got {made_for} for the model and {box} for the data; give both the same: --model.box {box}"
+            )
         arguments = getattr(self.trainer.strategy, "_ddp_kwargs", {})
         if self.trainer.world_size > 1 and not arguments.get("find_unused_parameters", False):
             raise CryodenError(
@@ -92,54 +108,43 @@ class Adversarial(Denoiser):
                 "--trainer.strategy=ddp_find_unused_parameters_true"
             )
 
-    def _generate(self, batch: Batch) -> Tensor:
+    def _generate(self, degraded: Tensor) -> Tensor:
         """The denoised batch; without a gradient while the discriminator learns alone."""
         with torch.set_grad_enabled(not self._alone):
-            denoised: Tensor = self(batch["degraded"])
+            denoised: Tensor = self(degraded)
         return denoised
 
-    def _discriminator_turns(self) -> Iterator[LightningOptimizer | Optimizer]:
+    def _discriminator_turns(self) -> Iterator[Player]:
         """The discriminator's optimizer, as often as it steps on this batch; only its parameters take gradients."""
         optimizer = self.optimizers()[1]  # type: ignore[index]  # a list of two
         with self.toggled_optimizer(optimizer):
             for _ in range(self.discriminator_steps):
                 yield optimizer
 
-    def _train_generator(
-        self, batch: Batch, denoised: Tensor, adversarial: Callable[[Tensor], Tensor]
-    ) -> dict[str, Tensor]:
-        """The generator's steps on this batch, unless the discriminator learns alone.
+    def _generator_turns(self, degraded: Tensor, denoised: Tensor) -> Iterator[tuple[Player, Tensor]]:
+        """The generator's optimizer and its candidates, as often as it steps; never while the discriminator is alone.
 
         Args:
-            batch: the batch.
-            denoised: what the generator made of it, with its graph.
-            adversarial: from the discriminator's logits of denoised volumes to the generator's adversarial loss.
-
-        Returns:
-            The weighted terms of the last step's loss.
+            degraded: of the batch.
+            denoised: what the generator made of it, with its graph: its first candidates.
         """
         if self._alone:
-            return {}
+            return
         optimizer = self.optimizers()[0]  # type: ignore[index]  # a list of two
         with self.toggled_optimizer(optimizer):
             for step in range(self.generator_steps):
-                candidate = self(batch["degraded"]) if step else denoised
-                features = self._features(batch["degraded"], candidate)
-                terms = {"adversarial": adversarial(features[-1]), **self._supervision(batch, candidate, features)}
-                self._optimize(optimizer, terms)
-        return terms
+                yield optimizer, self(degraded) if step else denoised
 
-    def _optimize(self, optimizer: LightningOptimizer | Optimizer, terms: dict[str, Tensor]) -> None:
+    def _optimize(self, optimizer: Player, terms: Mapping[str, Tensor]) -> None:
         """One backward pass over the sum of the terms, and one step when enough batches are accumulated."""
-        self.safeguard.terms = terms
-        self.manual_backward(torch.stack(list(terms.values())).sum() / self.accumulate)
+        self.manual_backward(self._total(terms) / self.accumulate)
         if (self.trainer.fit_loop.batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch:
             optimizer.step()
             optimizer.zero_grad()
 
     def _features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
         """What the discriminator sees, in the grey scale of the degraded volume; last, its logits."""
-        if self.standardize:
+        if self.denoiser.standardize:
             scale = Scale.of(degraded)
             degraded, candidate = standardize(degraded, scale), standardize(candidate, scale)
         return self.discriminator.features(degraded, candidate)
@@ -158,13 +163,13 @@ class Adversarial(Denoiser):
             terms["feature_matching"] = self.feature_matching * feature_matching(features[:-1], real[:-1])
         return terms
 
-    def _finish(self, batch: Batch, terms: dict[str, Tensor], **balance: Tensor) -> None:
-        """Turn the schedules, and log the generator's weighted terms and how the players stand."""
+    def _finish(self, batch: Batch, standing: Standing) -> None:
+        """Turn the schedules, and log the weighted terms of both players and how they stand."""
         for scheduler in self.lr_schedulers():  # type: ignore[union-attr]  # a list of two
             scheduler.step()
-        self.balance = balance
-        logged = {f"train/loss_{name}": term.detach() for name, term in terms.items()}
-        logged |= {f"train/{name}": value.detach() for name, value in balance.items()}
+        self.standing = standing
+        logged = {f"train/loss_{name}": term for name, term in self.terms.items()}
+        logged[f"train/{standing.name}"] = standing.value.detach()
         self.log_dict(logged, prog_bar=True, batch_size=len(batch["clean"]))
 
     @property
@@ -178,7 +183,7 @@ class Adversarial(Denoiser):
         return min(1.0, self.trainer.fit_loop.total_batch_idx / float(self.trainer.estimated_stepping_batches))
 
     def configure_optimizers(self) -> Any:
-        """An optimizer for each player, both with the schedule of Denoiser."""
+        """An optimizer for each player, both with the schedule of Training."""
         optimizers = self._optimizers()
         return list(optimizers), [self._schedule(optimizer) for optimizer in optimizers]
 
@@ -186,6 +191,19 @@ class Adversarial(Denoiser):
         players = ((self.generator, self.learning_rate), (self.discriminator, self.discriminator_learning_rate))
         first, second = (Adam(p.parameters(), lr=rate, betas=self.betas, fused=self._fused) for p, rate in players)
         return first, second
+
+
+def _check_steps(discriminator_steps: int, generator_steps: int, accumulate: int) -> None:
+    if min(discriminator_steps, generator_steps, accumulate) < 1:
+        raise CryodenError(
+            f"steps on each batch: got {discriminator_steps} of the discriminator, {generator_steps} of the "
+            f"generator, accumulate {accumulate}; each must be at least 1"
+        )
+    if accumulate > 1 and max(discriminator_steps, generator_steps) > 1:
+        raise CryodenError(
+            f"accumulate: got {accumulate} batches for a step, and more than one step on a batch; choose one: "
+            "accumulate 1, or one step of each player"
+        )
 
 
 def slopes(critic: Callable[[Tensor, Tensor], Tensor], degraded: Tensor, candidate: Tensor, unit: Tensor) -> Tensor:

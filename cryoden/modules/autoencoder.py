@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import AdamW
 
 from cryoden.losses import LossMixture, make_loss
-from cryoden.modules.denoiser import Batch, Denoiser
+from cryoden.modules.training import Batch, Training
 from cryoden.networks.base import DenoisingNetwork
 
 
-class Autoencoder(Denoiser):
+class Autoencoder(Training):
     """A network trained to turn a degraded volume into its clean volume.
 
     Args:
@@ -19,7 +18,7 @@ class Autoencoder(Denoiser):
         loss: what is minimised, relative to the clean volume's own power: l1, mse, ssim, fsc, or several with their
             weights, such as {mse: 1.0, ssim: 0.2}.
         learning_rate: of AdamW.
-        kwargs: see Denoiser.
+        kwargs: see Training.
     """
 
     def __init__(
@@ -37,13 +36,11 @@ class Autoencoder(Denoiser):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a batch of pairs."""
-        terms = self._reconstruction(batch, self(batch["degraded"]), self.loss)
-        loss = torch.stack(list(terms.values())).sum()
-        self.safeguard.terms = terms
+        loss = self._total(self._reconstruction(batch, self(batch["degraded"]), self.loss))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["clean"]))
         return loss
 
     def configure_optimizers(self) -> Any:
-        """AdamW with the schedule of Denoiser."""
+        """AdamW with the schedule of Training."""
         optimizer = AdamW(self.generator.parameters(), lr=self.learning_rate, fused=self._fused)
         return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer)}

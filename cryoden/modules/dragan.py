@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cryoden.modules.adversarial import Adversarial, refuse_batch_norm, slopes
-from cryoden.modules.denoiser import Batch
+from cryoden.modules.adversarial import Adversarial, Standing, refuse_batch_norm, slopes
 from cryoden.modules.gan import accuracy, cross_entropy
+from cryoden.modules.training import Batch
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 
 
@@ -20,11 +20,10 @@ class DRAGAN(Adversarial):
     Args:
         generator: the denoising network.
         discriminator: gives raw logits, positive for "clean"; without batch normalisation.
-        discriminator_steps: optimizer steps of the discriminator on each batch.
         penalty_weight: of the gradient penalty, the paper's lambda.
         perturbation: the largest noise added to clean volumes where the slope is measured, in units of the clean
             volumes' standard deviation.
-        kwargs: see Adversarial and Denoiser.
+        kwargs: see Adversarial and Training.
     """
 
     def __init__(
@@ -32,13 +31,11 @@ class DRAGAN(Adversarial):
         generator: DenoisingNetwork,
         discriminator: DiscriminatorNetwork,
         *,
-        discriminator_steps: int = 1,
         penalty_weight: float = 10.0,
         perturbation: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
-        self._set_steps(discriminator_steps)
         refuse_batch_norm(discriminator)
         self.penalty_weight = penalty_weight
         self.perturbation = perturbation
@@ -46,7 +43,7 @@ class DRAGAN(Adversarial):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Steps of both players on a batch of pairs."""
         clean, degraded = batch["clean"], batch["degraded"]
-        denoised = self._generate(batch)
+        denoised = self._generate(degraded)
 
         for optimizer in self._discriminator_turns():
             real, fake = self._judge(degraded, clean), self._judge(degraded, denoised.detach())
@@ -54,10 +51,12 @@ class DRAGAN(Adversarial):
             penalty = self.penalty_weight * self._penalty(degraded, clean)
             self._optimize(optimizer, {"discriminator": loss, "penalty": penalty})
 
-        terms = {"discriminator": loss, "penalty": penalty}
-        terms |= self._train_generator(batch, denoised, lambda logits: cross_entropy(logits, 1))
+        for optimizer, candidate in self._generator_turns(degraded, denoised):
+            features = self._features(degraded, candidate)
+            loss = cross_entropy(features[-1], 1)
+            self._optimize(optimizer, {"adversarial": loss, **self._supervision(batch, candidate, features)})
 
-        self._finish(batch, terms, discriminator_accuracy=accuracy(real, fake))
+        self._finish(batch, Standing("discriminator_accuracy", accuracy(real, fake)))
 
     def _penalty(self, degraded: Tensor, clean: Tensor) -> Tensor:
         """How far the discriminator's slope is from 1 at perturbed clean volumes."""

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cryoden.modules.adversarial import Adversarial
-from cryoden.modules.denoiser import Batch
+from cryoden.modules.adversarial import Adversarial, Standing
+from cryoden.modules.training import Batch
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 
 
@@ -19,12 +19,11 @@ class GAN(Adversarial):
     Args:
         generator: the denoising network.
         discriminator: gives raw logits, positive for "clean".
-        discriminator_steps: optimizer steps of the discriminator on each batch.
         label_smoothing: the discriminator is taught 1 - label_smoothing for clean volumes: it never grows certain.
         instance_noise: standard deviation of noise added to what the discriminator compares, in units of the degraded
             volume's standard deviation; it falls linearly to zero over the training (Sønderby et al. 2017,
             arXiv:1610.04490).
-        kwargs: see Adversarial and Denoiser.
+        kwargs: see Adversarial and Training.
     """
 
     def __init__(
@@ -32,30 +31,30 @@ class GAN(Adversarial):
         generator: DenoisingNetwork,
         discriminator: DiscriminatorNetwork,
         *,
-        discriminator_steps: int = 1,
         label_smoothing: float = 0.1,
         instance_noise: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
-        self._set_steps(discriminator_steps)
         self.label_smoothing = label_smoothing
         self.instance_noise = instance_noise
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Steps of both players on a batch of pairs."""
         clean, degraded = batch["clean"], batch["degraded"]
-        denoised = self._generate(batch)
+        denoised = self._generate(degraded)
 
         for optimizer in self._discriminator_turns():
             real, fake = self._judge(degraded, clean), self._judge(degraded, denoised.detach())
             loss = (cross_entropy(real, 1 - self.label_smoothing) + cross_entropy(fake, 0)) / 2
             self._optimize(optimizer, {"discriminator": loss})
 
-        terms = {"discriminator": loss}
-        terms |= self._train_generator(batch, denoised, lambda logits: cross_entropy(logits, 1))
+        for optimizer, candidate in self._generator_turns(degraded, denoised):
+            features = self._features(degraded, candidate)
+            loss = cross_entropy(features[-1], 1)
+            self._optimize(optimizer, {"adversarial": loss, **self._supervision(batch, candidate, features)})
 
-        self._finish(batch, terms, discriminator_accuracy=accuracy(real, fake))
+        self._finish(batch, Standing("discriminator_accuracy", accuracy(real, fake)))
 
     def _features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
         """What the discriminator sees through instance noise."""
@@ -63,7 +62,7 @@ class GAN(Adversarial):
 
     def _blurred(self, degraded: Tensor, candidate: Tensor) -> Tensor:
         level = self.instance_noise * (1 - self._progress)
-        unit = degraded.std(dim=(1, 2, 3, 4), keepdim=True) if self.standardize else 1.0
+        unit = degraded.std(dim=(1, 2, 3, 4), keepdim=True) if self.denoiser.standardize else 1.0
         noise = torch.empty_like(candidate).normal_(generator=self.random)
         return candidate + level * unit * noise
 

@@ -26,7 +26,7 @@ class SimpleAE(Autoencoder):
         channels: of the first level; each further one has four times as many.
         norm: normalisation of every block.
         loss: the thesis's is mse.
-        kwargs: see Autoencoder and Denoiser.
+        kwargs: see Autoencoder and Training.
     """
 
     def __init__(self, channels: int = 4, norm: NormName = "batch", loss: LossMixture = "mse", **kwargs: Any) -> None:
@@ -40,8 +40,7 @@ class UnetAE(Autoencoder):
         channels: of every level.
         norm: normalisation of every block.
         loss: the thesis's is l1.
-        residual: predict the noise, with a linear output.
-        kwargs: see Autoencoder and Denoiser.
+        kwargs: see Autoencoder and Training.
     """
 
     def __init__(
@@ -49,11 +48,9 @@ class UnetAE(Autoencoder):
         channels: int = 48,
         norm: NormName = "batch",
         loss: LossMixture = "l1",
-        residual: bool = False,
         **kwargs: Any,
     ) -> None:
-        network = Unet(channels=channels, norm=norm, nonnegative=not residual)
-        super().__init__(network, loss=loss, residual=residual, **kwargs)
+        super().__init__(Unet(channels=channels, norm=norm), loss=loss, **kwargs)
 
 
 class UpsampleUnetAE(Autoencoder):
@@ -63,8 +60,7 @@ class UpsampleUnetAE(Autoencoder):
         channels: of every level.
         norm: normalisation of every block.
         loss: the thesis's is l1.
-        residual: predict the noise, with a linear output.
-        kwargs: see Autoencoder and Denoiser.
+        kwargs: see Autoencoder and Training.
     """
 
     def __init__(
@@ -72,11 +68,9 @@ class UpsampleUnetAE(Autoencoder):
         channels: int = 48,
         norm: NormName = "batch",
         loss: LossMixture = "l1",
-        residual: bool = False,
         **kwargs: Any,
     ) -> None:
-        network = UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual)
-        super().__init__(network, loss=loss, residual=residual, **kwargs)
+        super().__init__(UpsampleUnet(channels=channels, norm=norm), loss=loss, **kwargs)
 
 
 class OriginalUnetAE(Autoencoder):
@@ -86,8 +80,7 @@ class OriginalUnetAE(Autoencoder):
         channels: at full resolution; each level below has twice as many. With the paper's 64 it needs a large GPU.
         norm: normalisation of every block.
         loss: the thesis's is l1.
-        residual: predict the noise, with a linear output.
-        kwargs: see Autoencoder and Denoiser.
+        kwargs: see Autoencoder and Training.
     """
 
     def __init__(
@@ -95,11 +88,9 @@ class OriginalUnetAE(Autoencoder):
         channels: int = 64,
         norm: NormName = "batch",
         loss: LossMixture = "l1",
-        residual: bool = False,
         **kwargs: Any,
     ) -> None:
-        network = OriginalUnet(channels=channels, norm=norm, nonnegative=not residual)
-        super().__init__(network, loss=loss, residual=residual, **kwargs)
+        super().__init__(OriginalUnet(channels=channels, norm=norm), loss=loss, **kwargs)
 
 
 class UpsampleUnetGAN(GAN):
@@ -109,17 +100,13 @@ class UpsampleUnetGAN(GAN):
         channels: of every level of the generator and the discriminator.
         norm: normalisation of every block of both.
         box: voxels along each side of the volumes; the discriminator is made for one size.
-        residual: predict the noise, with a linear output.
-        kwargs: see GAN, Adversarial and Denoiser.
+        kwargs: see GAN, Adversarial and Training.
     """
 
-    def __init__(
-        self, channels: int = 48, norm: NormName = "batch", box: int = 64, residual: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, channels: int = 48, norm: NormName = "batch", box: int = 64, **kwargs: Any) -> None:
         super().__init__(
-            UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual),
+            UpsampleUnet(channels=channels, norm=norm),
             SimpleDiscriminator(channels=channels, box=box, norm=norm),
-            residual=residual,
             **kwargs,
         )
 
@@ -131,8 +118,7 @@ class UpsampleUnetWGAN(WGAN):
         channels: of every level of the generator.
         norm: normalisation of the generator's blocks.
         critic_channels: of the Pix2PixDiscriminator's first convolution.
-        residual: predict the noise, with a linear output.
-        kwargs: see WGAN, Adversarial and Denoiser.
+        kwargs: see WGAN, Adversarial and Training.
     """
 
     def __init__(
@@ -140,13 +126,11 @@ class UpsampleUnetWGAN(WGAN):
         channels: int = 48,
         norm: NormName = "batch",
         critic_channels: int = 64,
-        residual: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual),
+            UpsampleUnet(channels=channels, norm=norm),
             Pix2PixDiscriminator(channels=critic_channels),
-            residual=residual,
             **kwargs,
         )
 
@@ -158,8 +142,7 @@ class UpsampleUnetWGANGP(WGANGP):
         channels: of every level of the generator.
         norm: normalisation of the generator's blocks.
         critic_channels: of the Pix2PixDiscriminator's first convolution.
-        residual: predict the noise, with a linear output.
-        kwargs: see WGANGP, Adversarial and Denoiser.
+        kwargs: see WGANGP, Adversarial and Training.
     """
 
     def __init__(
@@ -167,13 +150,11 @@ class UpsampleUnetWGANGP(WGANGP):
         channels: int = 48,
         norm: NormName = "batch",
         critic_channels: int = 64,
-        residual: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual),
+            UpsampleUnet(channels=channels, norm=norm),
             Pix2PixDiscriminator(channels=critic_channels),
-            residual=residual,
             **kwargs,
         )
 
@@ -186,8 +167,7 @@ class UpsampleUnetDRAGAN(DRAGAN):
         norm: normalisation of the generator's blocks.
         critic_channels: of the discriminator's first convolution.
         box: voxels along each side of the volumes; the discriminator is made for one size.
-        residual: predict the noise, with a linear output.
-        kwargs: see DRAGAN, Adversarial and Denoiser.
+        kwargs: see DRAGAN, Adversarial and Training.
     """
 
     def __init__(
@@ -196,13 +176,11 @@ class UpsampleUnetDRAGAN(DRAGAN):
         norm: NormName = "batch",
         critic_channels: int = 64,
         box: int = 64,
-        residual: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            UpsampleUnet(channels=channels, norm=norm, nonnegative=not residual),
+            UpsampleUnet(channels=channels, norm=norm),
             DraganDiscriminator(channels=critic_channels, box=box),
-            residual=residual,
             **kwargs,
         )
 
@@ -213,7 +191,7 @@ class CompactUnetAE(Autoencoder):
     Args:
         channels: of the first level; each further one has twice as many.
         levels: how often the volume is halved.
-        kwargs: see Autoencoder and Denoiser.
+        kwargs: see Autoencoder and Training.
     """
 
     def __init__(self, channels: int = 16, levels: int = 3, **kwargs: Any) -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
 from cryoden.errors import CryodenError
-from cryoden.modules.adversarial import Adversarial, refuse_batch_norm, slopes
-from cryoden.modules.denoiser import Batch
+from cryoden.modules.adversarial import Adversarial, Standing, refuse_batch_norm, slopes
+from cryoden.modules.training import Batch
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 
 
@@ -21,10 +21,10 @@ class WGAN(Adversarial):
     Args:
         generator: the denoising network.
         critic: gives raw scores, higher for "clean".
-        n_critic: steps of the critic on each batch.
+        discriminator_steps: of the critic on each batch.
         weight_clip: the largest absolute value of the critic's weights.
         discriminator_learning_rate: of the critic's RMSprop.
-        kwargs: see Adversarial and Denoiser.
+        kwargs: see Adversarial and Training.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class WGAN(Adversarial):
         generator: DenoisingNetwork,
         critic: DiscriminatorNetwork,
         *,
-        n_critic: int = 5,
+        discriminator_steps: int = 5,
         weight_clip: float = 0.01,
         discriminator_learning_rate: float = 5.0e-5,
         **kwargs: Any,
@@ -40,10 +40,10 @@ class WGAN(Adversarial):
         super().__init__(
             generator,
             critic,
+            discriminator_steps=discriminator_steps,
             discriminator_learning_rate=discriminator_learning_rate,
             **kwargs,
         )
-        self._set_steps(n_critic)
         if not weight_clip > 0:
             raise CryodenError(f"weight_clip: got {weight_clip}; it must be above 0")
         self.weight_clip = weight_clip
@@ -51,7 +51,7 @@ class WGAN(Adversarial):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Steps of both players on a batch of pairs."""
         clean, degraded = batch["clean"], batch["degraded"]
-        denoised = self._generate(batch)
+        denoised = self._generate(degraded)
 
         for optimizer in self._discriminator_turns():
             gap = self._judge(degraded, clean).mean() - self._judge(degraded, denoised.detach()).mean()
@@ -63,10 +63,12 @@ class WGAN(Adversarial):
         # Clipping bounds the critic's slope, but by a number that nobody knows and that grows over the training:
         # without dividing by it the adversarial term soon outweighs all others.
         slope = slopes(self._judge, degraded, denoised, clean).mean().detach()
-        terms = {"critic": -gap}
-        terms |= self._train_generator(batch, denoised, lambda scores: -scores.mean() / slope)
+        for optimizer, candidate in self._generator_turns(degraded, denoised):
+            features = self._features(degraded, candidate)
+            loss = -features[-1].mean() / slope
+            self._optimize(optimizer, {"adversarial": loss, **self._supervision(batch, candidate, features)})
 
-        self._finish(batch, terms, critic_gap=gap / slope)
+        self._finish(batch, Standing("critic_gap", gap / slope))
 
     def _optimizers(self) -> tuple[Optimizer, Optimizer]:
         return (
@@ -84,11 +86,11 @@ class WGANGP(Adversarial):
     Args:
         generator: the denoising network.
         critic: gives raw scores, higher for "clean"; without batch normalisation.
-        n_critic: steps of the critic on each batch.
+        discriminator_steps: of the critic on each batch.
         penalty_weight: of the gradient penalty, the paper's lambda.
         discriminator_learning_rate: of the critic's Adam.
         betas: of both Adams.
-        kwargs: see Adversarial and Denoiser.
+        kwargs: see Adversarial and Training.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class WGANGP(Adversarial):
         generator: DenoisingNetwork,
         critic: DiscriminatorNetwork,
         *,
-        n_critic: int = 5,
+        discriminator_steps: int = 5,
         penalty_weight: float = 10.0,
         discriminator_learning_rate: float = 1.0e-4,
         betas: tuple[float, float] = (0.0, 0.9),
@@ -105,28 +107,30 @@ class WGANGP(Adversarial):
         super().__init__(
             generator,
             critic,
+            discriminator_steps=discriminator_steps,
             discriminator_learning_rate=discriminator_learning_rate,
             betas=betas,
             **kwargs,
         )
-        self._set_steps(n_critic)
         refuse_batch_norm(critic)
         self.penalty_weight = penalty_weight
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Steps of both players on a batch of pairs."""
         clean, degraded = batch["clean"], batch["degraded"]
-        denoised = self._generate(batch)
+        denoised = self._generate(degraded)
 
         for optimizer in self._discriminator_turns():
             gap = self._judge(degraded, clean).mean() - self._judge(degraded, denoised.detach()).mean()
             penalty = self.penalty_weight * self._penalty(degraded, clean, denoised.detach())
             self._optimize(optimizer, {"critic": -gap, "penalty": penalty})
 
-        terms = {"critic": -gap, "penalty": penalty}
-        terms |= self._train_generator(batch, denoised, lambda scores: -scores.mean())
+        for optimizer, candidate in self._generator_turns(degraded, denoised):
+            features = self._features(degraded, candidate)
+            loss = -features[-1].mean()
+            self._optimize(optimizer, {"adversarial": loss, **self._supervision(batch, candidate, features)})
 
-        self._finish(batch, terms, critic_gap=gap)
+        self._finish(batch, Standing("critic_gap", gap))
 
     def _penalty(self, degraded: Tensor, clean: Tensor, denoised: Tensor) -> Tensor:
         """How far the critic's slope is from 1 at random points between each pair."""

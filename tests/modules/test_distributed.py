@@ -14,8 +14,8 @@ from cryoden import CryodenError, ParticleDataModule, UpsampleUnetGAN, load_deno
 SYSTEMS = {
     "UpsampleUnetAE": {"channels": 3},
     "UpsampleUnetGAN": {"channels": 3, "box": 16},
-    "UpsampleUnetWGAN": {"channels": 3, "critic_channels": 2, "n_critic": 2},
-    "UpsampleUnetWGANGP": {"channels": 3, "critic_channels": 2, "n_critic": 2},
+    "UpsampleUnetWGAN": {"channels": 3, "critic_channels": 2, "discriminator_steps": 2},
+    "UpsampleUnetWGANGP": {"channels": 3, "critic_channels": 2, "discriminator_steps": 2},
     "UpsampleUnetDRAGAN": {"channels": 3, "critic_channels": 2, "box": 16, "feature_matching": 0.1},
 }
 DATA = {
@@ -67,7 +67,7 @@ def test_both_processes_end_with_the_same_weights(system: str, trained: Path) ->
     first, second = (torch.load(trained / f"{system}-{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    assert any(name.startswith("generator.") for name in first)
+    assert any(name.startswith("denoiser.generator.") for name in first)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

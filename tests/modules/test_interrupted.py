@@ -24,7 +24,7 @@ DATA = [
 ]
 SYSTEMS = {
     "gan": ["--model.channels=3", "--model.box=16", "--model.instance_noise=1.0"],
-    "wgangp": ["--model.channels=3", "--model.critic_channels=2", "--model.n_critic=2"],
+    "wgangp": ["--model.channels=3", "--model.critic_channels=2", "--model.discriminator_steps=2"],
 }
 
 

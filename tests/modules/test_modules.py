@@ -20,7 +20,7 @@ from cryoden import (
 )
 from cryoden.checkpoint import export_weights, load_denoiser
 from cryoden.data.dataset import collate
-from cryoden.modules.denoiser import Denoiser
+from cryoden.denoiser import Denoiser
 
 SYSTEMS = [
     lambda: SimpleAE(channels=2),
@@ -28,8 +28,8 @@ SYSTEMS = [
     lambda: UnetAE(channels=4),
     lambda: UpsampleUnetAE(channels=4),
     lambda: UpsampleUnetGAN(channels=4, box=32),
-    lambda: UpsampleUnetWGAN(channels=4, critic_channels=2, n_critic=1),
-    lambda: UpsampleUnetWGANGP(channels=4, critic_channels=2, n_critic=1, residual=True),
+    lambda: UpsampleUnetWGAN(channels=4, critic_channels=2, discriminator_steps=1),
+    lambda: UpsampleUnetWGANGP(channels=4, critic_channels=2, discriminator_steps=1, residual=True),
     lambda: UpsampleUnetDRAGAN(channels=4, critic_channels=2, box=32),
     lambda: CompactUnetAE(channels=4, residual=True),
 ]
@@ -89,7 +89,7 @@ def test_checkpoints_of_python_users(system, data, tmp_path: Path) -> None:
         torch.testing.assert_close(exported(volume), expected)
         again = type(model).load_from_checkpoint(path, weights_only=True).eval()
         torch.testing.assert_close(again(volume), expected)
-    with pytest.raises(CryodenError, match="exists already"):
+    with pytest.raises(CryodenError, match="exists; choose another name"):
         export_weights(loaded, tmp_path / "a.safetensors")
 
 

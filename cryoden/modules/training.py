@@ -1,33 +1,35 @@
-"""What every system shares: a generator, grey-scale handling, validation, safe steps and checkpoints."""
+"""What every way of training shares: a denoiser, its grey scale, schedules, scores and checkpoints."""
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
-import cryoden
+from cryoden.checkpoint import load_denoiser
+from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.losses import LossMixture, data_consistency, make_loss
 from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import training_metrics
-from cryoden.modules.safeguards import Safeguard
-from cryoden.networks.base import DenoisingNetwork, network_record
-from cryoden.scaling import Scale, offset_of, restore, standardize
+from cryoden.modules.safeguards import AverageBuffers, Safeguard
+from cryoden.networks.base import DenoisingNetwork
+from cryoden.scaling import offset_of
 
 Batch = dict[str, Any]
 
 _OFFSET_BATCHES = 64  # in which the mean of the noise is measured
 
 
-class Denoiser(LightningModule):
-    """A network that denoises volumes, with what all training methods share.
+class Training(LightningModule):
+    """A denoiser in training.
 
     Args:
         generator: the network.
@@ -35,7 +37,7 @@ class Denoiser(LightningModule):
             the mean of the input: f(a x + b) = a f(x) + b for a > 0. By how much noise changes the mean, as salt and
             pepper does, is measured over the first 64 batches of a training.
         residual: the network predicts the noise, which is taken from the input (Wolterink et al. 2017, "Generative
-            Adversarial Networks for Noise Reduction in Low-Dose CT"); it must be able to answer below 0.
+            Adversarial Networks for Noise Reduction in Low-Dose CT"); it is made to end linearly.
         data_consistency: weight of a loss on density that contradicts what was measured by more than the noise; a guard
             against invention, see `cryoden.losses.data_consistency`.
         warmup_steps: batches over which the learning rate rises to its value.
@@ -45,9 +47,14 @@ class Denoiser(LightningModule):
             epoch) and halve the learning rate.
         init_weights: what to begin with instead of random weights, for fine-tuning: a run's folder, a checkpoint or
             exported weights of the same network.
+
+    Attributes:
+        denoiser: what is trained; all that is needed to denoise.
+        terms: name → (), of the loss of this batch, for the log and for whoever must tell what went wrong.
+        random: where the randomness of this batch comes from, on the device.
     """
 
-    generator: DenoisingNetwork
+    random: torch.Generator
 
     def __init__(
         self,
@@ -68,61 +75,42 @@ class Denoiser(LightningModule):
             # could not be loaded. on_save_checkpoint leaves out whatever is not plain.
             warnings.simplefilter("ignore")
             self.save_hyperparameters()
-        if residual and generator.nonnegative:
-            raise CryodenError(
-                f"residual: {type(generator).__name__} never answers below 0, and noise does; give it nonnegative=False"
-            )
-        self.generator = generator
-        self.standardize = standardize
-        self.residual = residual
+        self.denoiser = Denoiser(generator, standardize=standardize, residual=residual, system=type(self).__name__)
         self.data_consistency = data_consistency
         self.warmup_steps = warmup_steps
         self.cosine = cosine
         self.safeguard = Safeguard(gradient_clip, rollback=nonfinite == "rollback")
         self.init_weights = init_weights
-        self.system = type(self).__name__  # a loaded checkpoint keeps the name of what trained it
-        self.voxel_size: float | None = None
-        self.offset, self.offset_batches = 0.0, 0
+        self.terms: dict[str, Tensor] = {}
         self.seed = torch.initial_seed()
+        self.offset_batches = 0
         self.val_metrics = training_metrics("val/")
         self.test_metrics = training_metrics("test/")
 
+    @property
+    def generator(self) -> DenoisingNetwork:
+        """The network that is trained to denoise."""
+        return self.denoiser.generator
+
     def forward(self, degraded: Tensor) -> Tensor:
-        """Denoise volumes.
+        """Denoise volumes (B, 1, D, H, W), as `Denoiser` does."""
+        denoised: Tensor = self.denoiser(degraded)
+        return denoised
 
-        Args:
-            degraded: (B, 1, D, H, W), any unit.
-
-        Returns:
-            (B, 1, D, H, W), float32, in the unit of `degraded`.
-        """
-        if not self.standardize:
-            return self.density(degraded)
-        scale = Scale.of(degraded)
-        return restore(self.density(standardize(degraded, scale)), scale, self.offset)
-
-    def density(self, volumes: Tensor) -> Tensor:
-        """What the network makes of volumes in the grey scale it is shown: (B, 1, D, H, W) to the same, float32."""
-        answer: Tensor = self.generator(volumes).float()
-        return volumes.float() - answer if self.residual else answer
+    def configure_callbacks(self) -> list[Callback]:
+        """What watches over a training, whoever starts it."""
+        return [self.safeguard, AverageBuffers()]
 
     def setup(self, stage: str) -> None:
         """Learn from the data module at which voxel size this model is trained; a checkpoint carries it."""
         data = getattr(self.trainer, "datamodule", None)
-        self.voxel_size = getattr(data, "voxel_size", self.voxel_size)
-        box, given = self.hparams.get("box"), getattr(data, "box", None)  # a discriminator may be made for one box
-        if box and given and box != given:
-            raise CryodenError(
-                f"box: got {box} for the model and {given} for the data; give both the same: --model.box {given}"
-            )
+        self.denoiser.voxel_size = getattr(data, "voxel_size", self.denoiser.voxel_size)
         if stage == "fit" and self.init_weights is not None and self.trainer.ckpt_path is None:
             self._begin_with(self.init_weights)
 
     def _begin_with(self, run: str) -> None:
-        from cryoden.checkpoint import load_denoiser  # which imports this module
-
         begun = load_denoiser(run)
-        there, here = begun.record(), self.record()
+        there, here = begun.record(), self.denoiser.record()
         for name in ("network", "standardize", "residual"):
             if there[name] != here[name]:
                 raise CryodenError(
@@ -136,27 +124,15 @@ class Denoiser(LightningModule):
         if self.cosine and not math.isfinite(self.trainer.estimated_stepping_batches):
             raise CryodenError("cosine: needs to know where training ends; set trainer.max_epochs, or cosine to false")
 
-    def on_train_epoch_start(self) -> None:
-        """Keep the state to go back to."""
-        self.safeguard.keep(self)
-
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin a batch: all its randomness follows from the seed, so that a resumed run goes on as it would have."""
-        self.safeguard.begin(batch)
+        self.terms = {}
         state = np.random.SeedSequence([self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank])
         self.random = torch.Generator(self.device).manual_seed(int(state.generate_state(1, np.uint64)[0]))
-        if self.standardize and self.offset_batches < _OFFSET_BATCHES:
+        if self.denoiser.standardize and self.offset_batches < _OFFSET_BATCHES:
             offset = self.trainer.strategy.reduce(offset_of(batch["degraded"], batch["clean"]), reduce_op="mean")
             self.offset_batches += 1
-            self.offset += (float(offset) - self.offset) / self.offset_batches
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradient, and take no step along one that is not finite."""
-        self.safeguard.check(self, optimizer)
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Go back where a step could not be taken, if that was asked for."""
-        self.safeguard.end(self)
+            self.denoiser.offset += (float(offset) - self.denoiser.offset) / self.offset_batches
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Score a batch; the denoised volumes are for callbacks."""
@@ -178,20 +154,6 @@ class Denoiser(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the percentiles over volumes: the median under the metric's own name."""
         self._log_percentiles(self.test_metrics)
-
-    def on_validation_start(self) -> None:
-        """Let all processes hold the same running statistics: each has seen other batches."""
-        self._average_buffers()
-
-    def on_train_end(self) -> None:
-        """The same, for what is saved after the last step."""
-        self._average_buffers()
-
-    def _average_buffers(self) -> None:
-        if self.trainer.world_size > 1:
-            for buffer in self.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Batch:
         denoised = self(batch["degraded"])
@@ -215,6 +177,11 @@ class Denoiser(LightningModule):
             contradiction = data_consistency(denoised, clean, batch["degraded"], batch["measured"])
             terms["data_consistency"] = self.data_consistency * contradiction
         return terms
+
+    def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of a loss's terms, which are kept under their names until the next batch."""
+        self.terms |= {name: term.detach() for name, term in terms.items()}
+        return torch.stack(list(terms.values())).sum()
 
     def _schedule(self, optimizer: Optimizer) -> dict[str, Any]:
         """The learning rate over all batches of the training, as Lightning takes it."""
@@ -242,7 +209,7 @@ class Denoiser(LightningModule):
         for name in ("hyper_parameters", "datamodule_hyper_parameters"):
             if name in checkpoint:
                 checkpoint[name] = plain(checkpoint[name])
-        checkpoint["cryoden"] = {**self.record(), "seed": self.seed, "offset_batches": self.offset_batches}
+        checkpoint["cryoden"] = {**self.denoiser.record(), "seed": self.seed, "offset_batches": self.offset_batches}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the same randomness, if the checkpoint is of the same system.
@@ -250,7 +217,7 @@ class Denoiser(LightningModule):
         Raises:
             CryodenError: it is of another system or network.
         """
-        record, own = checkpoint.get("cryoden"), self.record()
+        record, own = checkpoint.get("cryoden"), self.denoiser.record()
         if record is None:
             raise CryodenError("the checkpoint is not cryoden's")
         for name in ("system", "network"):
@@ -260,19 +227,7 @@ class Denoiser(LightningModule):
                     "give the configuration that the checkpoint was trained with (config.yaml in its run's folder)"
                 )
         self.seed = record["seed"]
-        self.offset, self.offset_batches = record.get("offset", 0.0), record.get("offset_batches", 0)
-
-    def record(self) -> dict[str, Any]:
-        """All that is needed, beside the weights, to build this model again for denoising; plain values."""
-        return {
-            "version": cryoden.__version__,
-            "system": self.system,
-            "network": network_record(self.generator),
-            "standardize": self.standardize,
-            "residual": self.residual,
-            "offset": self.offset,
-            "voxel_size": self.voxel_size,
-        }
+        self.denoiser.offset, self.offset_batches = record.get("offset", 0.0), record.get("offset_batches", 0)
 
 
 def measured_of(batch: Batch) -> Tensor:

@@ -66,10 +66,12 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     for flag in flags:  # bare, where jsonargparse would want true or false
         parser.add_argument(f"--{flag}", action="store_true", help=about[flag])
     skip: set[str | int] = {*flags, *(each.name for each in options), *([listed] if listed else [])}
-    parser.add_function_arguments(tool, as_positional=True, skip=skip)
+    added = parser.add_function_arguments(tool, as_positional=True, skip=skip)
+    bare = {f"--{name}" for name in added if parser.get_defaults()[name] is False}  # flags of what it hands on to
     parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
     # --dry-run is --dry_run
     plain = [re.sub(r"^--[\w-]+", lambda found: f"--{found[0][2:].replace('-', '_')}", word) for word in words]
+    plain = [f"{word}=true" if word in bare else word for word in plain]
     given = parser.instantiate(parser.parse_args(plain)).as_dict()
     given.pop("config", None)
     if listed:

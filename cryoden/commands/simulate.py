@@ -1,60 +1,34 @@
 """The verb `simulate`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryoden.batch import Specimen
-from cryoden.data.dataset import ParticleDataset, VolumeDataset
-from cryoden.data.scenes import SceneDataset
+from cryoden.data.base import check_voxel_size
+from cryoden.data.dataset import item_generator
 from cryoden.errors import CryodenError
-from cryoden.files import write_text
+from cryoden.files import refuse_existing, write_text
 from cryoden.hardware import choose_device
-from cryoden.particles import load_particle
+from cryoden.particles import Particle, load_particle
 from cryoden.pictures import save_figure, slice_figure
-from cryoden.simulation.degradation import Degradation, apply_all, default_degradation
-from cryoden.simulation.density import check_fits
+from cryoden.simulation.degradation import Degradation, apply_all, default_degradation, sample_all
+from cryoden.simulation.density import check_fits, clean_volume
+from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
 from cryoden.simulation.tables import write_relion_table, write_shrec_table
 from cryoden.simulation.tilt_series import TiltSeries, TiltSeriesDegradation
 from cryoden.volume import Volume, write_volume
 
+_SHAPE = (128, 256, 256)
 _ALWAYS = ("clean.mrc", "degraded.mrc", "slices.png")
 _OF_SCENES = ("labels.mrc", "classes.mrc", "particles.star", "particle_locations.txt")
 _OF_TILT_SERIES = ("EVN.mrc", "ODD.mrc", "noisefree.mrc", "tilts.st", "tilts.tlt")
-
-
-@dataclass(frozen=True)
-class SceneSettings:
-    """A crowded scene instead of a single particle; see cryoden.Scene.
-
-    Args:
-        shape: voxels along z, y, x.
-        count: how many particles, a number or a range; or give `occupancy`.
-        occupancy: the share of the ice that particles fill, such as 0.2, or a range.
-        abundance: how frequent each entry is relative to the others; 1 for those that are not named.
-        vesicles: closed membranes, a number or a range.
-        vesicle_diameter: angstrom; a number or a range.
-        fiducials: beads of gold, a number or a range.
-        fiducial_diameter: angstrom; a number or a range.
-        ice: angstrom; the thickness of the ice in the middle of the volume, between vacuum in z; null: all ice.
-    """
-
-    shape: tuple[int, int, int] = (128, 256, 256)
-    count: int | tuple[int, int] | None = None
-    occupancy: float | tuple[float, float] | None = None
-    abundance: dict[str, float] | None = None
-    vesicles: int | tuple[int, int] = 0
-    vesicle_diameter: float | tuple[float, float] = (400.0, 1000.0)
-    fiducials: int | tuple[int, int] = 0
-    fiducial_diameter: float | tuple[float, float] = 100.0
-    ice: float | None = None
 
 
 def simulate(
@@ -64,40 +38,36 @@ def simulate(
     box: int = 64,
     voxel_size: float = 6.0,
     resolution: float = 12.0,
-    scene: SceneSettings | None = None,
+    shape: tuple[int, int, int] | None = None,
+    contents: SceneContents | None = None,
     degradation: list[Degradation] | None = None,
-    structure_dir: str | None = None,
-    assembly: str | None = None,
-    hydrogens: bool = False,
-    ligands: bool = True,
     seed: int = 0,
     overwrite: bool = False,
+    **reading: Any,
 ) -> Iterator[str]:
     """Write clean and degraded volumes as MRC files: particles in random orientations, or crowded scenes.
 
-    Every volume gets NAME_clean.mrc, NAME_degraded.mrc and a picture, NAME_slices.png. With `scene` there are also
-    instance and class labels (NAME_labels.mrc, NAME_classes.mrc), and the particles as a RELION star file
-    (NAME_particles.star) and in SHREC's layout (NAME_particle_locations.txt). Where the degradation is a
-    TiltSeriesDegradation, tomograms are as a lab gets them, protein dark, and there are also half tomograms
-    (NAME_EVN.mrc, NAME_ODD.mrc), the tomogram of images without noise (NAME_noisefree.mrc), and the tilt series with
-    its angles (NAME_tilts.st, NAME_tilts.tlt). Train on the output with PairDataModule; denoise its halves
+    Every volume gets NAME_clean.mrc, NAME_degraded.mrc and a picture, NAME_slices.png. With `shape` or `contents` it is
+    a scene of all entries, and there are also instance and class labels (NAME_labels.mrc, NAME_classes.mrc), and the
+    particles as a RELION star file (NAME_particles.star) and in SHREC's layout (NAME_particle_locations.txt). Where the
+    degradation is a TiltSeriesDegradation, tomograms are as a lab gets them, protein dark, and there are also half
+    tomograms (NAME_EVN.mrc, NAME_ODD.mrc), the tomogram of images without noise (NAME_noisefree.mrc), and the tilt
+    series with its angles (NAME_tilts.st, NAME_tilts.tlt). Train on the output with PairDataModule; denoise its halves
     with `cryoden denoise --halves`.
 
     Args:
         entries: PDB entries ("1u6g"), structure or map files, or phantoms ("phantom:7").
         output: the folder to write to.
-        copies: orientations of each particle; with `scene`, how many scenes.
-        box: voxels along each side; a scene has a shape instead.
+        copies: orientations of each particle, or how many scenes.
+        box: voxels along each side of a single particle's volume.
         voxel_size: angstrom.
         resolution: angstrom; the density holds no finer detail.
-        scene: a crowded scene of all entries instead of a volume for each: --scene.shape, --scene.occupancy and so on.
+        shape: voxels along z, y, x of a scene; (128, 256, 256) where only its contents are given.
+        contents: what is in a scene: --contents.occupancy 0.2 and so on; 4 to 8 particles where only a shape is given.
         degradation: the steps from clean to degraded; by default noise at snr 1.3, then a ±60° missing wedge.
-        structure_dir: a folder searched for structure files first; default: $CRYODEN_STRUCTURE_DIR.
-        assembly: null for the deposited model, or the name of a biological assembly, such as "1".
-        hydrogens: keep hydrogen atoms.
-        ligands: keep ligands.
         seed: of orientations, places and noise.
         overwrite: replace existing files.
+        reading: see load_particle.
 
     Yields:
         Each file that was written.
@@ -107,41 +77,22 @@ def simulate(
     """
     if copies < 1:
         raise CryodenError(f"copies: got {copies}; allowed is a whole number from 1 up")
-    folder = Path(structure_dir) if structure_dir else None
-    particles = [
-        load_particle(entry, structure_dir=folder, assembly=assembly, hydrogens=hydrogens, ligands=ligands)
-        for entry in entries
-    ]
+    particles = [load_particle(entry, **reading) for entry in entries]
     steps = default_degradation() if degradation is None else degradation
     series = steps[0] if len(steps) == 1 and isinstance(steps[0], TiltSeriesDegradation) else None
-    for step in steps:
-        step.check_voxel_size(voxel_size)
-    randomness: dict[str, Any] = {"seed": [seed], "fresh": False, "degrade": False}
-    specimens: VolumeDataset
-    if scene is None:
+    check_voxel_size(steps, voxel_size)
+    scene = None
+    if shape or contents:
+        scene = Scene(shape or _SHAPE, voxel_size, resolution, particles, contents or SceneContents())
+        names = [f"scene_{number}" for number in range(copies)]
+    else:
         for particle in particles:
             check_fits(particle, box, voxel_size, resolution)
-        specimens = ParticleDataset(
-            particles, copies, steps, box=box, voxel_size=voxel_size, resolution=resolution, **randomness
-        )
-        files = [_file_name(particle.name) for particle in particles]
-        for number, file in enumerate(files):
-            first = files.index(file)
-            if first < number:
-                raise CryodenError(
-                    f"entries: {entries[first]} and {entries[number]} would both be written to {file}_0_clean.mrc; "
-                    "rename a file, or ask for more --copies of one"
-                )
-        names = [f"{file}_{copy}" for file in files for copy in range(copies)]
-    else:
-        contents = {name: value for name, value in vars(scene).items() if name != "shape"}
-        made = Scene(scene.shape, voxel_size, resolution, particles, SceneContents(**contents))
-        specimens = _Scenes(made, copies, degradation=steps, **randomness)
-        names = [f"scene_{number}" for number in range(copies)]
-    kinds = (*_ALWAYS, *(_OF_SCENES if scene else ()), *(_OF_TILT_SERIES if series else ()))
-    existing = [path for name in names for kind in kinds if (path := Path(output, f"{name}_{kind}")).exists()]
-    if existing and not overwrite:
-        raise CryodenError(f"{existing[0]}: exists already; choose another --output, or give --overwrite")
+        names = [f"{file}_{copy}" for file in _file_names(particles) for copy in range(copies)]
+    generators = [item_generator([seed], 0, index) for index in range(len(names))]
+    for kind in (*_ALWAYS, *(_OF_SCENES if scene else ()), *(_OF_TILT_SERIES if series else ())):
+        for name in names:
+            refuse_existing(Path(output, f"{name}_{kind}"), overwrite=overwrite)
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -150,32 +101,47 @@ def simulate(
     if series:
         device, reason = choose_device()
         yield f"tilt series of {len(series.scheme.angles)} images on {device} ({reason})"
-    for index, name in enumerate(names):
+    for index, (name, generator) in enumerate(zip(names, generators, strict=True)):
         writer = _Writer(Path(output), name, voxel_size, overwrite)
-        item: Any = specimens[0, index]
         if scene:
-            yield from writer.scene(item["scene"])
-        clean = item["clean"].to(device)
+            made = scene.make(generator)
+            yield from writer.scene(made)
+            density, title = made.density, f"scene {index}"
+        else:
+            particle = particles[index // copies]
+            rotation = random_rotation(generator).numpy()
+            density, title = clean_volume(particle, rotation, box, voxel_size, resolution), particle.name
+        clean = torch.from_numpy(density).to(device)
+        parameters = sample_all(steps, generator)
         if series:
-            tomograms = series.tomograms(clean[0], item["parameters"][0])
+            tomograms = series.tomograms(clean, parameters[0])
             yield from writer.series(tomograms.series)
             halves = {"EVN": tomograms.even, "ODD": tomograms.odd, "noisefree": tomograms.noise_free}
             yield from writer.volumes(halves)
             degraded, shown = tomograms.full, -tomograms.full
         else:
-            degraded = shown = apply_all(steps, clean[None], [item["parameters"]])[0, 0]
-        yield from writer.volumes({"degraded": degraded, "clean": clean[0]})
+            degraded = shown = apply_all(steps, clean[None, None], [parameters])[0, 0]
+        yield from writer.volumes({"degraded": degraded, "clean": clean})
         # gold would leave nothing else to see
-        yield writer.picture({"degraded": shown, "clean": clean[0].clamp(max=1)}, item["entry"])
+        yield writer.picture({"degraded": shown, "clean": clean.clamp(max=1)}, title)
 
 
-class _Scenes(SceneDataset):
-    """Scenes with all that is known of them: an item also holds the `scene`, a SceneVolume."""
+def _file_names(particles: Sequence[Particle]) -> list[str]:
+    """What each particle's files begin with.
 
-    def make(self, index: int, generator: torch.Generator) -> Specimen:
-        made = self.scene.make(generator)
-        specimen = {"clean": torch.from_numpy(made.density)[None], "entry": f"scene {index}", "scene": made}
-        return cast(Specimen, specimen)
+    Raises:
+        CryodenError: two would have the same.
+    """
+    files: dict[str, str] = {}
+    for particle in particles:
+        file = Path(particle.name).name.split(".")[0].replace(":", "-")
+        if file in files:
+            raise CryodenError(
+                f"entries: {files[file]} and {particle.name} would both be written to {file}_0_clean.mrc; "
+                "rename a file, or ask for more --copies of one"
+            )
+        files[file] = particle.name
+    return list(files)
 
 
 @dataclass(frozen=True)
@@ -227,7 +193,3 @@ class _Writer:
 
     def _path(self, rest: str) -> Path:
         return self.folder / f"{self.name}_{rest}"
-
-
-def _file_name(entry: str) -> str:
-    return Path(entry).name.split(".")[0].replace(":", "-")

@@ -1,14 +1,15 @@
 """What Lightning feeds to a module. Importing this registers every data module for the command line."""
 
 from cryoden.data.base import VolumeDataModule
-from cryoden.data.datamodule import ParticleDataModule
 from cryoden.data.pairs import PairDataModule
+from cryoden.data.particles import ParticleDataModule, ParticleVolumes
 from cryoden.data.scenes import SceneDataModule
 from cryoden.data.shrec import ShrecDataModule
 
 __all__ = [
     "PairDataModule",
     "ParticleDataModule",
+    "ParticleVolumes",
     "SceneDataModule",
     "ShrecDataModule",
     "VolumeDataModule",

@@ -3,20 +3,15 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cryoden.batch import Batch, Item
-from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import EpochSampler, ResumableLoader, VolumeDataset, collate
 from cryoden.errors import CryodenError
-from cryoden.particles import Particle, is_archive_entry, load_particle
-from cryoden.particles.archive import fetch
 from cryoden.simulation.degradation import Degradation, apply_all
-from cryoden.simulation.density import check_fits
 
 TRAIN, VALIDATION, TEST = range(3)
 
@@ -30,34 +25,34 @@ class VolumeDataModule(LightningDataModule, ABC):
     Args:
         degradation: the steps from clean to degraded, in order.
         voxel_size: angstrom.
+        box: voxels along each side of a volume.
+        fresh: draw training volumes anew each epoch; false repeats those of the first epoch, as the thesis did.
         batch_size: volumes per batch and process.
         num_workers: processes that make volumes; by default one fewer than there are cores, at most 8.
         seed: of everything random here.
-        cache: a folder in which volumes are kept, once they are made.
     """
-
-    fresh: bool
-    """Whether training volumes are drawn anew each epoch."""
 
     def __init__(
         self,
         degradation: Sequence[Degradation],
-        *,
         voxel_size: float,
-        batch_size: int,
-        num_workers: int | None,
-        seed: int,
-        cache: str | None = None,
+        *,
+        box: int = 64,
+        fresh: bool = True,
+        batch_size: int = 8,
+        num_workers: int | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        check_above_zero(batch_size=batch_size)
+        check_above_zero(box=box, batch_size=batch_size)
         check_voxel_size(degradation, voxel_size)
         self.degradation = list(degradation)
         self.voxel_size = voxel_size
+        self.box = box
+        self.fresh = fresh
         self.batch_size = batch_size
         self.num_workers = min((os.cpu_count() or 1) - 1, 8) if num_workers is None else num_workers
         self.seed = seed
-        self.cache = Path(cache).expanduser() if cache else None
 
     @property
     def experiment(self) -> str:
@@ -81,16 +76,9 @@ class VolumeDataModule(LightningDataModule, ABC):
             "degrade": split != TRAIN,
         }
 
-    def _kept(self, dataset: VolumeDataset) -> VolumeDataset:
-        """The same volumes, from the cache where there is one: what is kept is degraded too."""
-        if self.cache is None:
-            return dataset
-        dataset.fresh, dataset.degrade = False, True
-        return CachedDataset(dataset, self.cache)
-
     def _dataset(self, split: int) -> VolumeDataset:
         """The volumes of TRAIN, VALIDATION or TEST, as training and tables have them."""
-        return self._kept(self._volumes(split, self.degradation))
+        return self._volumes(split, self.degradation)
 
     def validation_volumes(self) -> VolumeDataset:
         """The validation volumes: item (0, i) for each i."""
@@ -152,86 +140,6 @@ class VolumeDataModule(LightningDataModule, ABC):
         if "degraded" not in batch:
             batch["degraded"] = apply_all(self.degradation, batch["clean"], batch["parameters"])
         return batch
-
-
-class Particles:
-    """The particles of a data module: found, downloaded where they are missing, and checked.
-
-    Args:
-        entries: particles: PDB entries, structure or map files, or phantoms.
-        holdout: particles never trained on.
-        structure_dir: a folder searched for structure files before the archive.
-        assembly: null for the deposited model, or the name of a biological assembly.
-        hydrogens: keep hydrogen atoms.
-        ligands: keep ligands.
-    """
-
-    def __init__(
-        self,
-        entries: Sequence[str],
-        holdout: Sequence[str] | None,
-        *,
-        structure_dir: str | None,
-        assembly: str | None,
-        hydrogens: bool,
-        ligands: bool,
-    ) -> None:
-        self.training = [entry for entry in entries if entry not in (holdout or [])]
-        self.evaluation = list(holdout or self.training)
-        if not self.training:
-            raise CryodenError(f"entries: nothing left to train on: {len(entries)} entries, all held out; add others")
-        self.structure_dir = Path(structure_dir) if structure_dir else None
-        self._source: dict[str, Any] = {"assembly": assembly, "hydrogens": hydrogens, "ligands": ligands}
-        self.loaded: dict[str, Particle] = {}
-
-    @property
-    def entries(self) -> list[str]:
-        """All of them, each once."""
-        return list(dict.fromkeys([*self.training, *self.evaluation]))
-
-    @property
-    def unseen(self) -> frozenset[str]:
-        """Those that validate and test and are never trained on."""
-        return frozenset(self.evaluation) - frozenset(self.training)
-
-    def fetch(self) -> None:
-        """Download what is missing."""
-        fetch([entry for entry in self.entries if is_archive_entry(entry)], structure_dir=self.structure_dir)
-
-    def load(self, box: int, voxel_size: float, resolution: float) -> None:
-        """Read the particles and check that each fits the box."""
-        if self.loaded:
-            return
-        loaded = {
-            entry: load_particle(entry, structure_dir=self.structure_dir, **self._source) for entry in self.entries
-        }
-        for particle in loaded.values():
-            check_fits(particle, box, voxel_size, resolution)
-        self.loaded = loaded
-
-    def of(self, split: int) -> list[Particle]:
-        """The particles of a split."""
-        return [self.loaded[entry] for entry in self.entries_of(split)]
-
-    def entries_of(self, split: int) -> list[str]:
-        """What the user calls the particles of a split."""
-        return self.training if split == TRAIN else self.evaluation
-
-
-def split_copies(copies: int, val_fraction: float, what: str) -> dict[int, int]:
-    """How many volumes each split has.
-
-    Raises:
-        CryodenError: one would have none.
-    """
-    val = round(copies * val_fraction)
-    if not 0 < val < copies:
-        raise CryodenError(
-            f"{what} {copies} with val_fraction {val_fraction} gives {copies - val} training and {val} "
-            f"validation volumes{' per particle' if what == 'copies' else ''}; each must be at least 1: "
-            f"raise {what} or change val_fraction"
-        )
-    return {TRAIN: copies - val, VALIDATION: val, TEST: val}
 
 
 def check_voxel_size(degradation: Sequence[Degradation], voxel_size: float) -> None:

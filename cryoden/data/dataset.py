@@ -11,10 +11,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 
 from cryoden.batch import Batch, Item, Specimen
 from cryoden.errors import CryodenError
-from cryoden.particles import Particle
 from cryoden.simulation.degradation import Degradation, apply_all, measured_by_all, sample_all
-from cryoden.simulation.density import clean_volume
-from cryoden.simulation.rotation import random_rotation
 
 Key = tuple[int, int]
 """(epoch, index): what a sampler hands to the dataset, so that workers need no state of their own."""
@@ -34,8 +31,7 @@ class VolumeDataset(Dataset[Item], ABC):
     """
 
     def __init__(self, degradation: Sequence[Degradation], *, seed: Sequence[int], fresh: bool, degrade: bool) -> None:
-        if min(seed) < 0:
-            raise CryodenError(f"seed: got {min(seed)}; allowed is a whole number from 0 up")
+        item_generator(seed, 0, 0)  # refuses a seed that is none
         self.degradation = degradation
         self.seed = tuple(seed)
         self.fresh = fresh
@@ -50,8 +46,7 @@ class VolumeDataset(Dataset[Item], ABC):
 
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key
-        state = np.random.SeedSequence([*self.seed, epoch if self.fresh else 0, index]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]))
+        generator = item_generator(self.seed, epoch if self.fresh else 0, index)
         specimen = self.make(index, generator)
         parameters = sample_all(self.degradation, generator)
         alone = specimen["clean"][None], [parameters]  # a batch of one
@@ -63,6 +58,23 @@ class VolumeDataset(Dataset[Item], ABC):
         if self.degrade and "degraded" not in item:
             item["degraded"] = apply_all(self.degradation, *alone)[0]
         return item
+
+
+def item_generator(seed: Sequence[int], epoch: int, index: int) -> torch.Generator:
+    """Where all randomness of an item comes from.
+
+    Args:
+        seed: whole numbers from 0 up.
+        epoch: from 0 up.
+        index: of the item.
+
+    Raises:
+        CryodenError: a seed is below 0.
+    """
+    if min(seed) < 0:
+        raise CryodenError(f"seed: got {min(seed)}; allowed is a whole number from 0 up")
+    state = np.random.SeedSequence([*seed, epoch, index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
 
 
 def random_box(volume: NDArray[np.float32], box: int, generator: torch.Generator) -> tuple[slice, ...]:
@@ -83,48 +95,6 @@ def random_box(volume: NDArray[np.float32], box: int, generator: torch.Generator
         if volume[part].max() > 0.1:
             break
     return part
-
-
-class ParticleDataset(VolumeDataset):
-    """Copies of particles, each alone in its box in a random orientation; the maximum of `clean` is 1.
-
-    Args:
-        particles: what to put into the boxes.
-        copies: items per particle; item `index` shows particle `index // copies`.
-        degradation: the steps that damage a clean volume, in order.
-        box: voxels along each side.
-        voxel_size: angstrom.
-        resolution: angstrom.
-        kwargs: see VolumeDataset.
-    """
-
-    def __init__(
-        self,
-        particles: Sequence[Particle],
-        copies: int,
-        degradation: Sequence[Degradation],
-        *,
-        box: int,
-        voxel_size: float,
-        resolution: float,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(degradation, **kwargs)
-        self.particles = particles
-        self.copies = copies
-        self.box = box
-        self.voxel_size = voxel_size
-        self.resolution = resolution
-
-    def __len__(self) -> int:
-        return len(self.particles) * self.copies
-
-    def make(self, index: int, generator: torch.Generator) -> Specimen:
-        """Turn a particle and compute its density."""
-        particle = self.particles[index // self.copies]
-        rotation = random_rotation(generator)
-        volume = clean_volume(particle, rotation.numpy(), self.box, self.voxel_size, self.resolution)
-        return {"clean": torch.from_numpy(volume)[None], "entry": particle.name, "rotation": rotation}
 
 
 # What stays a list: plain numbers, so that no device has to be asked, and tables of any length.

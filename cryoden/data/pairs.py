@@ -177,12 +177,8 @@ class PairDataModule(VolumeDataModule):
         folder: where NAME_degraded.mrc and NAME_clean.mrc files are, as `cryoden simulate` writes them.
         holdout: names of the pairs that are never trained on; by default the last fifth, at least one.
         boxes: boxes cut from each pair in an epoch.
-        box: voxels along each side.
         tilt_range: (min, max) in degrees of the tilt series, about y, where there is a missing wedge; null for none.
-        fresh: cut other boxes each epoch; false repeats those of the first epoch.
-        batch_size: boxes per batch and process.
-        num_workers: processes that cut boxes; by default one fewer than there are cores, at most 8.
-        seed: of everything random here.
+        kwargs: see VolumeDataModule.
     """
 
     def __init__(
@@ -190,24 +186,18 @@ class PairDataModule(VolumeDataModule):
         folder: str,
         holdout: list[str] | None = None,
         boxes: int = 100,
-        box: int = 64,
         tilt_range: tuple[float, float] | None = None,
-        fresh: bool = True,
-        batch_size: int = 8,
-        num_workers: int | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
         # Never applied: the degraded volumes are there. It tells which part of Fourier space was measured.
         self.wedge = MissingWedge(tilt_range) if tilt_range else None
         degradation = [self.wedge] if self.wedge else []
-        super().__init__(degradation, voxel_size=0.0, batch_size=batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(degradation, voxel_size=0.0, **kwargs)
         self.save_hyperparameters()
-        check_above_zero(boxes=boxes, box=box)
+        check_above_zero(boxes=boxes)
         self.folder = Path(folder)
         self.holdout = holdout
         self.boxes = boxes
-        self.box = box
-        self.fresh = fresh
         self.pairs: dict[str, Pair] = {}
 
     def setup(self, stage: str | None = None) -> None:

@@ -65,29 +65,12 @@ class ShrecDataModule(PairDataModule):
     Args:
         folder: where model_0, model_1 and so on are, each with reconstruction.mrc, particle_locations.txt, and
             grandmodel.mrc or (2020) grandmodel_noisefree.mrc.
-        holdout: names of the models that are never trained on; by default the last fifth, at least one.
-        boxes: boxes cut from each tomogram in an epoch.
-        box: voxels along each side.
         tilt_range: (min, max) in degrees of the tilt series, about y; null for no missing wedge.
-        fresh: cut other boxes each epoch; false repeats those of the first epoch.
-        batch_size: boxes per batch and process.
-        num_workers: processes that cut boxes; by default one fewer than there are cores, at most 8.
-        seed: of everything random here.
+        kwargs: see PairDataModule.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        holdout: list[str] | None = None,
-        boxes: int = 100,
-        box: int = 64,
-        tilt_range: tuple[float, float] | None = (-60.0, 60.0),
-        fresh: bool = True,
-        batch_size: int = 8,
-        num_workers: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(folder, holdout, boxes, box, tilt_range, fresh, batch_size, num_workers, seed)
+    def __init__(self, folder: str, *, tilt_range: tuple[float, float] | None = (-60.0, 60.0), **kwargs: Any) -> None:
+        super().__init__(folder, tilt_range=tilt_range, **kwargs)
         self.tables: dict[str, list[Placement]] = {}
 
     def _find(self) -> dict[str, tuple[Path, Path]]:

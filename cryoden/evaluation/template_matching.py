@@ -265,7 +265,7 @@ def match_scenes(
         orientations: of the grid; 550 are 30° apart.
     """
     rotations = orientation_grid(orientations)
-    particles = module.particles.of(TEST)
+    particles = module.particles(TEST)
     validation, test = module.validation_volumes(), module.test_volumes()
     items = [dataset[0, i] for dataset in (validation, test) for i in spaced(len(dataset), scenes)]
     wanted = {particle.name for particle in particles}  # not vesicles, nor gold

@@ -25,8 +25,8 @@ def load_particle(
     Args:
         spec: a PDB ID (`1bxn`), downloaded if need be, or the name of a file in `structure_dir`; a path to a
             structure (.cif, .pdb or .ent) or a map (.mrc or .map), each also .gz; or `phantom:` and a number.
-        structure_dir: the folder that is searched for entries first.
-        assembly: of a structure: the biological assembly to build; None keeps the deposited atoms.
+        structure_dir: the folder that is searched for entries first; default: $CRYODEN_STRUCTURE_DIR.
+        assembly: of a structure: the biological assembly to build, such as "1"; null keeps the deposited atoms.
         hydrogens: of a structure: keep hydrogen atoms.
         ligands: of a structure: keep what is not polymer.
 

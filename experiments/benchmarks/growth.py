@@ -80,7 +80,7 @@ def batch(name: str, size: int) -> Point:
 def particles(name: str, count: int) -> Point:
     """Setting up a data module of so many phantoms, and the first batch."""
     entries = [f"phantom:{seed}" for seed in range(count)]
-    data = ParticleDataModule(entries, copies=10, box=96, num_workers=0)
+    data = ParticleDataModule(entries=entries, copies=10, box=96, num_workers=0)
 
     def work() -> None:
         data.setup()
@@ -101,7 +101,7 @@ def tomogram(name: str, side: int) -> Point:
 
 def workers(name: str, count: int) -> Point:
     """Clean volumes a second that so many workers deliver, and this process's memory."""
-    data = ParticleDataModule(["phantom:0"], copies=400, num_workers=count)
+    data = ParticleDataModule(entries=["phantom:0"], copies=400, num_workers=count)
     data.setup()
     before = megabytes()
     batches = iter(data.train_dataloader())
@@ -130,7 +130,7 @@ class Clock(Callback):
 def processes(name: str, count: int) -> Point:
     """Volumes of 48^3 a second on which so many processes train together, and the first one's memory."""
     data = ParticleDataModule(
-        ["phantom:0"], copies=120, box=48, voxel_size=10, resolution=20, num_workers=0, batch_size=2
+        entries=["phantom:0"], copies=120, box=48, voxel_size=10, resolution=20, num_workers=0, batch_size=2
     )
     before = megabytes()
     with tempfile.TemporaryDirectory() as folder:

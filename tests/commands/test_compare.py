@@ -13,7 +13,7 @@ import yaml
 from cryoden.checkpoint import export_weights, load_denoiser
 from cryoden.cli import main
 from cryoden.commands.compare import load_data, load_models, notes
-from cryoden.data.datamodule import ParticleDataModule
+from cryoden.data import ParticleDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.evaluate import evaluate, spaced
 from cryoden.evaluation.results import Comparison, Model
@@ -28,7 +28,7 @@ SMALL = {"box": 32, "voxel_size": 10.0, "resolution": 20.0, "batch_size": 2, "nu
 
 @pytest.fixture(scope="module")
 def module() -> ParticleDataModule:
-    made = ParticleDataModule(["phantom:1", "phantom:2"], copies=8, val_fraction=0.25, **SMALL)
+    made = ParticleDataModule(entries=["phantom:1", "phantom:2"], copies=8, val_fraction=0.25, **SMALL)
     made.setup()
     return made
 
@@ -192,14 +192,14 @@ def test_tables_are_rectangles(module: ParticleDataModule) -> None:
     ],
 )
 def test_the_experiment_shows_in_the_data(arguments: dict, experiment: str) -> None:
-    data = ParticleDataModule(["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **arguments)
+    data = ParticleDataModule(entries=["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **arguments)
     assert data.experiment == experiment
 
 
 def test_what_makes_numbers_less_than_they_seem_is_noted(runs: Path) -> None:
     checkpoint = runs / "simple" / "version_0" / "checkpoints" / "best.ckpt"
     held_out = ParticleDataModule(
-        ["phantom:1", "phantom:2"], holdout=["phantom:2"], copies=2, val_fraction=0.5, voxel_size=8.0
+        entries=["phantom:1", "phantom:2"], holdout=["phantom:2"], copies=2, val_fraction=0.5, voxel_size=8.0
     )
     model = Model("run", str(checkpoint), "", "SimpleAE", 1, 10.0, "0", {"val/psnr": [(1.0, 20.0)]})
     said = notes({"SimpleAE": model}, held_out)

@@ -10,8 +10,9 @@ import yaml
 
 from cryoden import CryodenError, read_volume
 from cryoden.cli import main
-from cryoden.commands.simulate import SceneSettings, simulate
+from cryoden.commands.simulate import simulate
 from cryoden.data.pairs import PairDataModule
+from cryoden.simulation.scene import SceneContents
 from cryoden.simulation.tables import read_shrec_table
 from cryoden.simulation.tilt_series import Exposure, TiltScheme, TiltSeriesDegradation
 
@@ -30,9 +31,10 @@ def tilt_series(dose: float = 3000.0) -> TiltSeriesDegradation:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scene and its tilt series, with so many electrons that something is to be seen."""
     folder = tmp_path_factory.mktemp("lab")
-    scene = SceneSettings((24, 48, 48), count=12, vesicles=1, vesicle_diameter=120.0, fiducials=1)
+    contents = SceneContents(count=12, vesicles=1, vesicle_diameter=120.0, fiducials=1)
+    scene = {"shape": (24, 48, 48), "contents": contents}
     entries = ["phantom:1", "phantom:2"]
-    told = list(simulate(entries, str(folder), scene=scene, degradation=[tilt_series()], **SMALL))
+    told = list(simulate(entries, str(folder), **scene, degradation=[tilt_series()], **SMALL))
     assert told[0].startswith("tilt series of 21 images on ")
     assert "1 vesicle, 1 fiducial" in told[1]
     assert {Path(name).name for name in told[2:]} == {path.name for path in folder.iterdir()}
@@ -98,19 +100,38 @@ def test_a_file_of_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = {
         "entries": ["phantom:1"],
-        "scene": {"shape": [24, 32, 32], "count": 3},
+        "shape": [24, 32, 32],
+        "contents": {"count": 3},
         "degradation": [{"class_path": "MissingWedge", "init_args": {"tilt_range": [-40, 50]}}],
         **SMALL,
     }
     Path("scene.yaml").write_text(yaml.safe_dump(settings))
     main(["simulate", "--config", "scene.yaml", "--output=file"])
-    main(["simulate", "phantom:1", "--config", "scene.yaml", "--scene.count=2", "--output=changed"])
+    main(["simulate", "phantom:1", "--config", "scene.yaml", "--contents.count=2", "--output=changed"])
     assert "scene_0: 3 phantom:1;" in capsys.readouterr().out
     assert len(read_shrec_table("file/scene_0_particle_locations.txt")) == 3
     assert len(read_shrec_table("changed/scene_0_particle_locations.txt")) == 2
     assert not Path("file/scene_0_tilts.st").exists()
     spectrum = np.abs(np.fft.fftn(read_volume("file/scene_0_degraded.mrc").data))
     assert spectrum[8, 0, 0] < 1e-3 < spectrum[0, 0, 8]  # kz was not measured, kx was
+
+
+GLYCINE = """\
+ATOM      1  N   GLY A   1      10.000  10.000  10.000  1.00  0.00           N
+ATOM      2  CA  GLY A   1      11.458  10.000  10.000  1.00  0.00           C
+ATOM      3  H   GLY A   1      30.000  10.000  10.000  1.00  0.00           H
+END
+"""
+
+
+def test_how_a_structure_is_read_is_asked_for_by_flags(tmp_path, monkeypatch):
+    """They are those of load_particle, and bare words may follow them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gly.pdb").write_text(GLYCINE)
+    for output, flags in (("without", []), ("with", ["--hydrogens"])):
+        main(["simulate", *flags, "gly.pdb", f"--output={output}", "--box=16", "--voxel_size=3", "--resolution=6"])
+    without, with_it = (read_volume(f"{folder}/gly_0_clean.mrc").data for folder in ("without", "with"))
+    assert np.abs(without - with_it).max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -121,9 +142,9 @@ def test_a_file_of_settings(tmp_path, monkeypatch, capsys):
         (["phantom:1", "--copies=0"], "copies: got 0"),
         (["phantom:1", "--seed=-1"], "seed: got -1; allowed is a whole number from 0 up"),
         (["phantom:1", "phantom:2", "phantom:1"], "phantom:1 and phantom:1 would both be written to phantom-1_0_clean"),
-        (["phantom:1", "--scene.count=-3"], "count: got -3"),
-        (["phantom:1", "--scene.shape=3", "--scene.count=3"], "scene.shape"),
-        (["phantom:1", "--scene.count=3", "--scene.occupancy=0.1"], "give one of them"),
+        (["phantom:1", "--contents.count=-3"], "count: got -3"),
+        (["phantom:1", "--shape=3", "--contents.count=3"], "shape: "),
+        (["phantom:1", "--contents.count=3", "--contents.occupancy=0.1"], "give one of them"),
         (
             ["phantom:1", "--degradation+=TiltSeriesDegradation"],
             "TiltSeriesDegradation.voxel_size: got 6 Å for data of 10 Å",
@@ -158,7 +179,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_simulation_runs_small(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    main(["simulate", "phantom:1", "--config", str(path), "--scene.shape=[24,32,32]", "--scene.vesicles=0"])
+    main(["simulate", "phantom:1", "--config", str(path), "--shape=[24,32,32]", "--contents.vesicles=0"])
     whole = read_volume("simulated/scene_0_degraded.mrc")
     assert whole.data.shape == (24, 32, 32)
     assert np.isfinite(whole.data).all()

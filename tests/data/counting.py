@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cryoden.data.cache import CachedDataset
-from cryoden.data.dataset import ParticleDataset
+from cryoden.data.particles import ParticleDataset
 from cryoden.particles import load_particle
 from cryoden.simulation.degradation import GaussianNoise
 

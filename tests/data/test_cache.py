@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoden import CryodenError, GaussianNoise, ParticleDataModule, SceneDataModule
+from cryoden import CryodenError, GaussianNoise, ParticleDataModule, SceneContents, SceneDataModule
 from cryoden.data.base import TRAIN, VALIDATION
 from cryoden.data.scenes import SceneDataset
 from cryoden.particles import DensityMap, load_particle
@@ -20,7 +20,8 @@ SMALL = {"box": 24, "voxel_size": 14.0, "resolution": 28.0, "val_fraction": 0.34
 
 
 def module(kind: type, **arguments):
-    size = {"scenes": 6, "count": (1, 3)} if kind is SceneDataModule else {"copies": 3}
+    scenes = {"scenes": 6, "contents": SceneContents(count=(1, 3))}
+    size = scenes if kind is SceneDataModule else {"copies": 3}
     made = kind(**{"entries": ["phantom:1", "phantom:2"], **SMALL, **size, **arguments})
     made.setup()
     return made
@@ -179,7 +180,7 @@ def test_a_damaged_item_and_a_bad_folder_are_told(tmp_path: Path) -> None:
         counting(tmp_path / "file")
 
 
-CROPS = {"shape": (24, 60, 48), "scenes": 3, "crops": 5, "count": 12, "fresh": True}
+CROPS = {"shape": (24, 60, 48), "scenes": 3, "crops": 5, "contents": SceneContents(count=12), "fresh": True}
 
 
 def test_crops_come_from_a_larger_scene(tmp_path: Path) -> None:
@@ -223,20 +224,25 @@ def test_scenes_for_crops_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_contents_reach_the_scene() -> None:
-    crowded = {"count": None, "occupancy": 0.15, "abundance": {"phantom:2": 0.0}, "fiducials": 1}
-    data = module(SceneDataModule, **crowded, fiducial_diameter=80.0, ice=300.0)
+    crowded = {"occupancy": 0.15, "abundance": {"phantom:2": 0.0}, "fiducials": 1}
+    data = module(SceneDataModule, contents=SceneContents(**crowded, fiducial_diameter=80.0, ice=300.0))
     item = data.test_volumes()[0, 0]
     assert {p.particle for p in item["placements"]} == {"phantom:1", "fiducial"}
     assert item["clean"].max() > 1
     assert item["clean"][0, 0].max() < 0
-    assert [len(module(SceneDataModule, count=None).test_volumes()[0, 0]["placements"]) in range(4, 9)] == [True]
+    assert [
+        len(module(SceneDataModule, contents=SceneContents()).test_volumes()[0, 0]["placements"]) in range(4, 9)
+    ] == [True]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"shape": (20, 60, 60)}, r"shape: got \(20, 60, 60\); boxes of 24 voxels cannot be cut from it"),
-        ({"abundance": {"1bxn": 2.0}}, "abundance: 1bxn is none of the entries: phantom:1, phantom:2"),
+        (
+            {"contents": SceneContents(abundance={"1bxn": 2.0})},
+            "abundance: 1bxn is none of the entries: phantom:1, phantom:2",
+        ),
         ({"crops": 0}, "crops: got 0"),
     ],
 )

@@ -11,9 +11,9 @@ SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
 
 @pytest.fixture(scope="module")
 def particles() -> dict:
-    module = ParticleDataModule(["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **SMALL)
+    module = ParticleDataModule(entries=["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **SMALL)
     module.setup()
-    return module.particles.loaded
+    return module.loaded
 
 
 def module(particles: dict, **arguments) -> ParticleDataModule:
@@ -27,7 +27,7 @@ def module(particles: dict, **arguments) -> ParticleDataModule:
             **arguments,
         }
     )
-    made.particles.loaded = particles
+    made.loaded = particles
     return made
 
 
@@ -98,6 +98,11 @@ def test_ranks_share_the_items(particles: dict, world_size: int) -> None:
             assert sorted(seen) == list(range(10))
 
 
+def test_all_arguments_are_logged_whichever_class_takes_them() -> None:
+    made = ParticleDataModule(entries=["phantom:1"], copies=5, batch_size=3, seed=4)
+    assert made.hparams.items() >= {"entries": ["phantom:1"], "copies": 5, "batch_size": 3, "seed": 4}.items()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -112,7 +117,7 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 
 
 def test_more_processes_than_volumes_are_refused() -> None:
-    data = ParticleDataModule(["phantom:1"], copies=5, box=16, voxel_size=20, num_workers=0)
+    data = ParticleDataModule(entries=["phantom:1"], copies=5, box=16, voxel_size=20, num_workers=0)
     data.setup()
     data.trainer = SimpleNamespace(global_rank=1, world_size=2)
     data.trainer.strategy = SimpleNamespace(root_device=SimpleNamespace(type="cpu"))

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from cryoden import CryodenError, PairDataModule, SceneDataModule, Volume, write_volume
+from cryoden import CryodenError, PairDataModule, SceneContents, SceneDataModule, Volume, write_volume
 from cryoden.data.pairs import read_pair
 from cryoden.evaluation.baselines import gaussian_filter
 from cryoden.simulation.degradation import MissingWedge
 
-SCENES = {"box": 32, "voxel_size": 10.0, "resolution": 20.0, "batch_size": 2, "count": (1, 4), "scenes": 6}
+SCENES = {"box": 32, "voxel_size": 10.0, "resolution": 20.0, "batch_size": 2, "scenes": 6}
 
 
 def scenes(**arguments) -> SceneDataModule:
     made = SceneDataModule(
-        **{"entries": ["phantom:1", "phantom:2"], "val_fraction": 0.34, "num_workers": 0, **SCENES, **arguments}
+        **{"entries": ["phantom:1", "phantom:2"], "val_fraction": 0.34, "num_workers": 0, **SCENES, **arguments},
+        contents=SceneContents(count=(1, 4)),
     )
     made.setup()
     return made
@@ -58,7 +59,7 @@ def test_scenes_need_enough_of_each_split() -> None:
     with pytest.raises(
         CryodenError, match=r"scenes 2 with val_fraction 0\.2 gives 2 training and 0 validation volumes;"
     ):
-        SceneDataModule(["phantom:1"], scenes=2)
+        SceneDataModule(entries=["phantom:1"], scenes=2)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from cryoden.data.datamodule import ParticleDataModule
+from cryoden.data import ParticleDataModule
 from cryoden.evaluation.figures import file_name
 from cryoden.evaluation.report import report, slice_sheet
 from cryoden.evaluation.results import Example
@@ -139,7 +139,9 @@ def test_a_sheet_holds_all_slices_in_order() -> None:
 
 
 def test_names_cannot_break_the_page() -> None:
-    data = ParticleDataModule(["phantom:1"], copies=4, val_fraction=0.5, box=32, voxel_size=10.0, resolution=20.0)
+    data = ParticleDataModule(
+        entries=["phantom:1"], copies=4, val_fraction=0.5, box=32, voxel_size=10.0, resolution=20.0
+    )
     data.setup()
     name = "</script><script>alert(1)</script>"
     made = comparison_of(data, {name: lambda v: v / 2}, indices=(0, 1))

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from cryoden import CryodenError, PairDataModule, ParticleDataModule, SceneDataModule
+from cryoden import CryodenError, PairDataModule, ParticleDataModule, SceneContents, SceneDataModule
 from cryoden.checkpoint import export_weights
 from cryoden.cli import main
 from cryoden.commands.simulate import simulate
@@ -45,7 +45,7 @@ def test_of_tilt_series_dose_and_tilt_range_are_varied() -> None:
 @pytest.mark.parametrize("kind", [ParticleDataModule, SceneDataModule])
 def test_volumes_that_are_kept_on_disk_are_degraded_anew_at_each_point(kind: type, tmp_path: Path) -> None:
     def data(**arguments):
-        size = {"scenes": 5, "count": 1} if kind is SceneDataModule else {"copies": 5}
+        size = {"scenes": 5, "contents": SceneContents(count=1)} if kind is SceneDataModule else {"copies": 5}
         return kind(entries=["phantom:1"], degradation=[GaussianNoise()], **size, **SMALL, **arguments)
 
     kept, plain = data(cache=str(tmp_path)), data()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoden import SceneDataModule
+from cryoden import SceneContents, SceneDataModule
 from cryoden.evaluation.template_matching import (
     Detection,
     above,
@@ -110,7 +110,12 @@ def test_finds_are_counted_as_they_should_be() -> None:
 
 def test_particles_are_found_in_clean_scenes_and_in_none_that_is_empty() -> None:
     module = SceneDataModule(
-        *(["phantom:1", "phantom:2"], None, (3, 5), 4, 0.5), box=32, voxel_size=10.0, resolution=20.0, num_workers=0
+        entries=["phantom:1", "phantom:2"],
+        contents=SceneContents(count=(3, 5)),
+        scenes=4,
+        val_fraction=0.5,
+        box=32,
+        num_workers=0,
     )
     module.setup()
     methods = {"input": lambda v: v, "zeros": torch.zeros_like}

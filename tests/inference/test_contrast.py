@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import skew
 
-from cryoden.data.dataset import ParticleDataset
+from cryoden.data.particles import ParticleDataset
 from cryoden.inference.contrast import detect_contrast, skewness
 from cryoden.particles import load_particle
 from cryoden.simulation.degradation import GaussianNoise, MissingWedge

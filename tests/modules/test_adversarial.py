@@ -37,7 +37,7 @@ EVERY_SYSTEM = pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 @pytest.fixture(scope="module")
 def data() -> ParticleDataModule:
     return ParticleDataModule(
-        ["phantom:1", "phantom:2"], copies=5, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
+        entries=["phantom:1", "phantom:2"], copies=5, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
     )
 
 
@@ -114,7 +114,13 @@ def test_accumulated_batches_are_as_good_as_a_large_one(tmp_path: Path) -> None:
     for accumulate in (1, 2):
         torch.manual_seed(0)
         data = ParticleDataModule(
-            ["phantom:1"], copies=10, box=16, voxel_size=20, resolution=40, batch_size=4 // accumulate, num_workers=0
+            entries=["phantom:1"],
+            copies=10,
+            box=16,
+            voxel_size=20,
+            resolution=40,
+            batch_size=4 // accumulate,
+            num_workers=0,
         )
         model = SYSTEMS["gan"](accumulate=accumulate, instance_noise=0.0, cosine=False)
         trainer = trained(model, data, tmp_path, limit_train_batches=accumulate)

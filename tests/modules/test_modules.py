@@ -38,7 +38,7 @@ SYSTEMS = [
 @pytest.fixture(scope="module")
 def data() -> ParticleDataModule:
     return ParticleDataModule(
-        ["phantom:1", "phantom:2"], copies=10, box=32, voxel_size=10, resolution=20, batch_size=4, num_workers=0
+        entries=["phantom:1", "phantom:2"], copies=10, box=32, voxel_size=10, resolution=20, batch_size=4, num_workers=0
     )
 
 
@@ -96,7 +96,7 @@ def test_checkpoints_of_python_users(system, data, tmp_path: Path) -> None:
 def test_noise_with_a_mean_does_not_lift_the_background(tmp_path: Path) -> None:
     """Salt and pepper: the denoised volume must not keep the mean of the degraded one."""
     data = ParticleDataModule(
-        ["phantom:1"],
+        entries=["phantom:1"],
         copies=20,
         box=32,
         voxel_size=10,

@@ -40,7 +40,7 @@ class Poison(Callback):
 @pytest.fixture(scope="module")
 def data() -> ParticleDataModule:
     return ParticleDataModule(
-        ["phantom:1", "phantom:2"], copies=5, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
+        entries=["phantom:1", "phantom:2"], copies=5, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
     )
 
 

@@ -1,0 +1,210 @@
+"""Simulated particles, each alone in its box, and what all data share that are made of particles, for Lightning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cryoden.batch import Specimen
+from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule, check_above_zero
+from cryoden.data.cache import CachedDataset
+from cryoden.data.dataset import VolumeDataset
+from cryoden.errors import CryodenError
+from cryoden.particles import Particle, is_archive_entry, load_particle
+from cryoden.particles.archive import fetch
+from cryoden.simulation.degradation import Degradation, SaltAndPepper, default_degradation
+from cryoden.simulation.density import check_fits, clean_volume
+from cryoden.simulation.rotation import random_rotation
+from cryoden.simulation.tilt_series import TiltSeriesDegradation
+
+THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1", "3d2f", "4d8q")
+
+
+class ParticleDataset(VolumeDataset):
+    """Copies of particles, each alone in its box in a random orientation; the maximum of `clean` is 1.
+
+    Args:
+        particles: what to put into the boxes.
+        copies: items per particle; item `index` shows particle `index // copies`.
+        degradation: the steps that damage a clean volume, in order.
+        box: voxels along each side.
+        voxel_size: angstrom.
+        resolution: angstrom.
+        kwargs: see VolumeDataset.
+    """
+
+    def __init__(
+        self,
+        particles: Sequence[Particle],
+        copies: int,
+        degradation: Sequence[Degradation],
+        *,
+        box: int,
+        voxel_size: float,
+        resolution: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(degradation, **kwargs)
+        self.particles = particles
+        self.copies = copies
+        self.box = box
+        self.voxel_size = voxel_size
+        self.resolution = resolution
+
+    def __len__(self) -> int:
+        return len(self.particles) * self.copies
+
+    def make(self, index: int, generator: torch.Generator) -> Specimen:
+        """Turn a particle and compute its density."""
+        particle = self.particles[index // self.copies]
+        rotation = random_rotation(generator)
+        volume = clean_volume(particle, rotation.numpy(), self.box, self.voxel_size, self.resolution)
+        return {"clean": torch.from_numpy(volume)[None], "entry": particle.name, "rotation": rotation}
+
+
+class ParticleVolumes(VolumeDataModule):
+    """What all data share that are simulated from particles: which, and how they are looked at.
+
+    Density is computed in worker processes; training volumes are degraded in batches on the device. Validation and test
+    volumes never change. Every item is a pure function of the seed, the epoch and its index, whatever the number of
+    workers and processes.
+
+    Args:
+        entries: particles: PDB entries ("1u6g"), structure files (.cif, .pdb, .ent, each also .gz), density maps (.mrc,
+            .map) or phantoms ("phantom:7"). The default is the thesis's ten (3qm1 for its misprint 3qml).
+        holdout: particles never trained on; where there are any, validation and test use these alone.
+        val_fraction: the share of volumes that validate; as many others test.
+        cache: a folder in which volumes are kept for this and later trainings. They are those of the first epoch for
+            ever, clean and degraded, as with fresh: false.
+        voxel_size: angstrom.
+        resolution: angstrom; the simulated density holds no finer detail.
+        degradation: the steps from clean to degraded, in order; by default noise at snr 1.3, then a ±60° missing wedge.
+        structure_dir: a folder searched for structure files before the archive; default: $CRYODEN_STRUCTURE_DIR.
+        assembly: null for the deposited model, or the name of a biological assembly, such as "1".
+        hydrogens: keep hydrogen atoms.
+        ligands: keep ligands.
+        kwargs: see VolumeDataModule.
+    """
+
+    def __init__(
+        self,
+        *,
+        entries: list[str] = list(THESIS_ENTRIES),  # noqa: B006 - never changed; shown in the CLI's help
+        holdout: list[str] | None = None,
+        val_fraction: float = 0.2,
+        cache: str | None = None,
+        voxel_size: float = 6.0,
+        resolution: float = 12.0,
+        degradation: list[Degradation] | None = None,
+        structure_dir: str | None = None,
+        assembly: str | None = None,
+        hydrogens: bool = False,
+        ligands: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(default_degradation() if degradation is None else degradation, voxel_size, **kwargs)
+        self.save_hyperparameters()
+        check_above_zero(voxel_size=voxel_size, resolution=resolution)
+        training = [entry for entry in entries if entry not in (holdout or [])]
+        if not training:
+            raise CryodenError(f"entries: nothing left to train on: {len(entries)} entries, all held out; add others")
+        evaluation = list(holdout or training)
+        self.entries = {TRAIN: training, VALIDATION: evaluation, TEST: evaluation}
+        self.loaded: dict[str, Particle] = {}
+        self.val_fraction = val_fraction
+        self.cache = Path(cache).expanduser() if cache else None
+        self.resolution = resolution
+        self.structure_dir = Path(structure_dir) if structure_dir else None
+        self._reading: dict[str, Any] = {"assembly": assembly, "hydrogens": hydrogens, "ligands": ligands}
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Which of the entries that validate and test are never trained on."""
+        return frozenset(self.entries[TEST]) - frozenset(self.entries[TRAIN])
+
+    @property
+    def all_entries(self) -> list[str]:
+        """What the user calls the particles, each once."""
+        return list(dict.fromkeys([*self.entries[TRAIN], *self.entries[TEST]]))
+
+    def particles(self, split: int) -> list[Particle]:
+        """The particles of TRAIN, VALIDATION or TEST; they are there after `setup`."""
+        return [self.loaded[entry] for entry in self.entries[split]]
+
+    def prepare_data(self) -> None:
+        """Download what is missing, once per machine."""
+        fetch([entry for entry in self.all_entries if is_archive_entry(entry)], structure_dir=self.structure_dir)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the particles and check that each fits the volume."""
+        if self.loaded:
+            return
+        loaded = {
+            entry: load_particle(entry, structure_dir=self.structure_dir, **self._reading) for entry in self.all_entries
+        }
+        for particle in loaded.values():
+            check_fits(particle, self._room, self.voxel_size, self.resolution)
+        self.loaded = loaded
+
+    @property
+    def _room(self) -> int:
+        """Voxels along the shortest side of what particles are put into."""
+        return self.box
+
+    def _split(self, **numbers: int) -> dict[int, int]:
+        """How many volumes each split has, from an argument's name and value; each has at least one."""
+        ((name, number),) = numbers.items()
+        val = round(number * self.val_fraction)
+        if not 0 < val < number:
+            raise CryodenError(
+                f"{name} {number} with val_fraction {self.val_fraction} gives {number - val} training and {val} "
+                f"validation volumes{' per particle' if name == 'copies' else ''}; each must be at least 1: "
+                f"raise {name} or change val_fraction"
+            )
+        return {TRAIN: number - val, VALIDATION: val, TEST: val}
+
+    def _dataset(self, split: int) -> VolumeDataset:
+        return self._kept(super()._dataset(split))
+
+    def _kept(self, dataset: VolumeDataset) -> VolumeDataset:
+        """The same volumes, from the cache where there is one: what is kept is degraded too."""
+        if self.cache is None:
+            return dataset
+        dataset.fresh, dataset.degrade = False, True
+        return CachedDataset(dataset, self.cache)
+
+
+class ParticleDataModule(ParticleVolumes):
+    """Volumes simulated from particles: each copy in a random orientation, alone in its box, then degraded.
+
+    A batch also has `rotation`.
+
+    Args:
+        copies: volumes per particle, training and validation together.
+        kwargs: see ParticleVolumes.
+    """
+
+    def __init__(self, *, copies: int = 100, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.copies = self._split(copies=copies)
+
+    @property
+    def experiment(self) -> str:
+        """The experiment of the thesis that these data make."""
+        if any(isinstance(step, TiltSeriesDegradation) for step in self.degradation):
+            return "realistic"  # a tilt series made the thesis's realistic volumes
+        if any(isinstance(step, SaltAndPepper) for step in self.degradation):
+            return "different-noise"
+        return "unseen-particle" if self.unseen else "control"
+
+    def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
+        return ParticleDataset(
+            self.particles(split),
+            self.copies[split],
+            degradation,
+            box=self.box,
+            voxel_size=self.voxel_size,
+            resolution=self.resolution,
+            **self._randomness(split),
+        )

@@ -1,4 +1,4 @@
-"""The one exception that a user may cause."""
+"""The one exception that a user may cause, and errors of others in one line."""
 
 
 class CryodenError(ValueError):
@@ -6,3 +6,18 @@ class CryodenError(ValueError):
 
     The command line prints the message as one line and exits with code 2.
     """
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an error says, in one line; its kind before it, unless it is one of ours.
+
+    Args:
+        error: whatever was raised.
+        most: characters.
+
+    Examples:
+        >>> one_line(KeyError("weights"))
+        "KeyError: 'weights'"
+    """
+    said = " ".join(str(error).split())[:most]
+    return said if isinstance(error, CryodenError) else f"{type(error).__name__}: {said}"

@@ -11,7 +11,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, one_line
 from cryoden.metrics import functional
 from cryoden.metrics.fsc import fourier_shell_correlation, multiplicity, power, shell_sums
 
@@ -118,8 +118,7 @@ def _imported(path: str) -> Loss:
     try:
         loss = getattr(import_module(module), name, None)
     except Exception as error:  # whatever that file does
-        said = " ".join(str(error).split())
-        raise CryodenError(f"loss {path}: cannot import {module}: {type(error).__name__}: {said}") from error
+        raise CryodenError(f"loss {path}: cannot import {module}: {one_line(error)}") from error
     if not callable(loss):
         raise CryodenError(f"loss {path}: {module} has no function {name}; write one that takes (denoised, clean)")
 

@@ -5,6 +5,7 @@ import pytest
 
 from cryoden.checkpoint import export_weights
 from cryoden.cli import main
+from cryoden.data import ParticleDataModule
 from cryoden.modules.recipes import CompactUnetAE, SimpleAE
 
 DATA = [
@@ -45,3 +46,20 @@ def comparison(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = [runs / "simple" / "version_0", runs / "compact.safetensors", runs / "broken.ckpt", runs / "nowhere"]
     main(["compare", *map(str, models), "--output", str(output), "--volumes", "3"])
     return output
+
+
+@pytest.fixture(scope="session")
+def module() -> ParticleDataModule:
+    """The same data, to be asked in Python."""
+    made = ParticleDataModule(
+        entries=["phantom:1", "phantom:2"],
+        copies=8,
+        val_fraction=0.25,
+        box=32,
+        voxel_size=10.0,
+        resolution=20.0,
+        batch_size=2,
+        num_workers=0,
+    )
+    made.setup()
+    return made

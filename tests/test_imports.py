@@ -41,7 +41,7 @@ HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Shrinks to nothing, and is not to grow.
 STILL_UPWARDS: set[tuple[str, str]] = set()
 STILL_CIRCLES = 0
-STILL_TO_COME = {"runs"}
+STILL_TO_COME: set[str] = set()
 STILL_WITH_LIGHTNING = {"inference"}
 
 

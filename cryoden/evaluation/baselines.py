@@ -12,11 +12,14 @@ from scipy.ndimage import median_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from torch import Tensor
 
+from cryoden.data import VolumeDataModule
 from cryoden.errors import CryodenError
+from cryoden.evaluation.evaluate import Progress, pairs, spaced
 from cryoden.metrics.functional import nrmse
 
 SIGMAS = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0)
 _TRUNCATE = 4.0  # scipy's default
+_TUNING_VOLUMES = 10
 
 
 def gaussian_filter(volumes: Tensor, sigma: float) -> Tensor:
@@ -99,6 +102,22 @@ def best_setting(filter: Filter, degraded: Tensor, clean: Tensor) -> float:
         The candidate with the lowest median NRMSE.
     """
     return min(filter.candidates, key=lambda setting: nrmse(filter(degraded, setting), clean).median().item())
+
+
+def tuned_filters(module: VolumeDataModule, progress: Progress) -> list[tuple[Filter, float]]:
+    """Each filter at its best setting on ten validation volumes.
+
+    Args:
+        module: where the volumes come from.
+        progress: called with the number of filters done and their total.
+    """
+    dataset = module.validation_volumes()
+    degraded, clean = pairs(dataset, spaced(len(dataset), _TUNING_VOLUMES), module.batch_size, module.num_workers)
+    tuned = []
+    for done, filter in enumerate(FILTERS, start=1):
+        tuned.append((filter, best_setting(filter, degraded, clean)))
+        progress(done, len(FILTERS))
+    return tuned
 
 
 def _each(run: Callable[[NDArray[Any], float], Any]) -> Callable[[Tensor, float], Tensor]:

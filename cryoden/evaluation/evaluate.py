@@ -14,11 +14,14 @@ from torch.utils.data import DataLoader
 
 from cryoden.batch import Batch
 from cryoden.data.dataset import VolumeDataset, collate
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, one_line
 from cryoden.metrics import CURVES, MEASURES, measure
 
 Method = Callable[[Tensor], Tensor]
 """Degraded volumes (B, 1, D, H, W) → denoised ones, in the same unit and on the same device."""
+
+TRIVIAL: dict[str, Method] = {"input": lambda degraded: degraded, "zeros": torch.zeros_like}
+"""The answers that need no method, by name: first in each table."""
 
 Progress = Callable[[int, int], None]
 
@@ -62,6 +65,13 @@ def batches(dataset: VolumeDataset, indices: Sequence[int], batch_size: int, num
     """Items of epoch 0 in batches."""
     keys = [(0, index) for index in indices]
     return DataLoader(dataset, batch_size, sampler=keys, num_workers=num_workers, collate_fn=collate)
+
+
+def pairs(dataset: VolumeDataset, indices: Sequence[int], batch_size: int, num_workers: int) -> tuple[Tensor, Tensor]:
+    """Items of epoch 0: degraded and clean, each (n, 1, D, H, W), in memory at once."""
+    made = [(batch["degraded"], batch["clean"]) for batch in batches(dataset, indices, batch_size, num_workers)]
+    degraded, clean = (torch.cat(volumes) for volumes in zip(*made, strict=True))
+    return degraded, clean
 
 
 def evaluate(
@@ -122,7 +132,7 @@ def evaluate(
                     denoised = method(degraded)
                 _check(denoised, degraded)
             except Exception as error:  # whatever happens in one method, the others go on
-                found.failed[name] = first_line(error)
+                found.failed[name] = one_line(error)
                 continue
             clock.stop(name)
             parts[name].append(measure(denoised, clean, measured, voxel_size))
@@ -137,12 +147,6 @@ def evaluate(
             found.curves[name] = {key: _joined(curves, key) for key in CURVES}
     found.sha256 = digest.hexdigest()
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    said = " ".join(str(error).split())[:300]
-    return said if isinstance(error, CryodenError) else f"{type(error).__name__}: {said}"
 
 
 def _check(denoised: Any, degraded: Tensor) -> None:

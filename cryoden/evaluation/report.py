@@ -1,4 +1,4 @@
-"""One HTML page that says whether to trust a model: nothing in it is loaded from elsewhere."""
+"""What a comparison writes: one HTML page that says whether to trust a model, with nothing loaded from elsewhere."""
 
 import base64
 import io
@@ -14,22 +14,51 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cryoden.evaluation.figures import CAPTIONS
-from cryoden.evaluation.results import Comparison, Example, hardware, versions
-from cryoden.evaluation.tables import Grid
+from cryoden.evaluation.figures import CAPTIONS, figures
+from cryoden.evaluation.results import Comparison, Example
+from cryoden.evaluation.tables import Grid, csv_of, grids, markdown
 from cryoden.evaluation.verdict import verdict
-from cryoden.pictures import grey_scale
+from cryoden.files import whole_file
+from cryoden.hardware import machine
+from cryoden.pictures import grey_scale, rendered
+from cryoden.version import versions
 
 _NUMBER = re.compile(r"-?\d")  # how a cell with a number starts
 
 
-def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, bytes]) -> str:
+def write_comparison(comparison: Comparison, folder: Path) -> list[str]:
+    """Write results.json, tables.md, tables.csv, report.html and figures/ as PNG and SVG.
+
+    Args:
+        comparison: what was measured.
+        folder: where to; files of these names are replaced.
+
+    Returns:
+        The figures' names.
+    """
+    tables, drawn = grids(comparison), figures(comparison)
+    pngs = {name: rendered(figure) for name, figure in drawn.items()}
+    files: dict[str, bytes] = {
+        "results.json": json.dumps(comparison.as_dict(), indent=1, allow_nan=False).encode(),
+        "tables.md": markdown(verdict(comparison), tables).encode(),
+        "tables.csv": csv_of(comparison).encode(),
+        "report.html": report(comparison, tables, pngs).encode(),
+        **{f"figures/{name}.png": png for name, png in pngs.items()},
+        **{f"figures/{name}.svg": rendered(figure, "svg") for name, figure in drawn.items()},
+    }
+    for name, content in files.items():
+        with whole_file(folder / name, overwrite=True) as partial:
+            partial.write_bytes(content)
+    return list(drawn)
+
+
+def report(comparison: Comparison, tables: list[Grid], pngs: Mapping[str, bytes]) -> str:
     """The page.
 
     Args:
         comparison: what was measured.
         tables: to show, each sortable by every column.
-        figures: name → PNG, to show below.
+        pngs: name → figure, to show below.
     """
     headline, *sentences = verdict(comparison)
     parts = {
@@ -38,7 +67,7 @@ def report(comparison: Comparison, tables: list[Grid], figures: Mapping[str, byt
         "HEADLINE": escape(headline),
         "VERDICT": "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),
         "TABLES": "".join(_table(grid, set(comparison.models)) for grid in tables),
-        "FIGURES": "".join(_figure(name, png) for name, png in figures.items()),
+        "FIGURES": "".join(_figure(name, png) for name, png in pngs.items()),
         "FACTS": "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _facts(comparison).items()),
         # "</" would end the script
         "EXAMPLES": json.dumps([_example(example) for example in comparison.examples]).replace("</", "<\\/"),
@@ -118,11 +147,11 @@ def slice_sheet(volume: NDArray[np.float32], low: float, high: float) -> bytes:
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:
-    machine = hardware()
+    here = machine()
     facts = {
         "Made": comparison.created,
         "With": ", ".join(f"{name} {number}" for name, number in versions().items()),
-        "On": f"{machine['gpu'] or 'no GPU'}; {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads",
+        "On": f"{here['gpu'] or 'no GPU'}; {here['cpu']}, {here['cores']} cores, {here['threads']} threads",
         "Data": json.dumps(comparison.data),
         "Volumes": f"{comparison.n} of the test split, {' × '.join(map(str, comparison.evaluation.shape))} voxels of "
         f"{comparison.voxel_size:g} Å; SHA-256 {comparison.evaluation.sha256}",

@@ -1,52 +1,24 @@
 """A comparison of methods, with all that a reader needs to trust it or to make it again."""
 
 import math
-import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryoden.evaluation.evaluate import Evaluation
+from cryoden.data.dataset import VolumeDataset
+from cryoden.evaluation.evaluate import Evaluation, Method
+from cryoden.evaluation.models import Model
+from cryoden.hardware import machine
 from cryoden.metrics import CURVES, MEASURES, Measure, percentiles, shell_frequencies
-from cryoden.version import __version__
+from cryoden.version import versions
 
 Scores = Mapping[str, NDArray[np.floating[Any]]]
 """Name of a measure → one value per volume, (n,); nan where it has none."""
-
-_PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-image", "gemmi")
-
-
-@dataclass(eq=False)
-class Model:
-    """A trained model that was compared.
-
-    Attributes:
-        run: as it was given.
-        checkpoint: the file.
-        sha256: of the file.
-        system: the class that trained it.
-        parameters: of its network.
-        voxel_size: Å, that it was trained at; None where it does not say.
-        version: of cryoden that wrote it.
-        history: column → values, from the run's metrics.csv; empty where there is none.
-    """
-
-    run: str
-    checkpoint: str
-    sha256: str
-    system: str
-    parameters: int
-    voxel_size: float | None
-    version: str
-    history: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,7 +143,7 @@ class Comparison:
             {
                 "created": self.created,
                 "versions": versions(),
-                "hardware": hardware(),
+                "hardware": machine(),
                 "experiment": self.experiment,
                 "data": {
                     **self.data,
@@ -217,6 +189,33 @@ class Comparison:
         return result
 
 
+def examples(
+    comparison: Comparison, methods: Mapping[str, Method], dataset: VolumeDataset, device: torch.device
+) -> list[Example]:
+    """The best model's most typical volume and its worst one, by the input, the best filter and all models.
+
+    Args:
+        comparison: what was measured.
+        methods: name → method.
+        dataset: the volumes that were measured.
+        device: where methods run.
+    """
+    scores = comparison.of(comparison.best(comparison.compared), "nrmse")
+    order = np.argsort(scores)
+    chosen = {"typical volume": int(order[(len(order) - 1) // 2]), "worst volume": int(order[-1])}
+    rival = comparison.best(comparison.filters)
+    shown = [name for name in comparison.methods if name in ("input", rival) or name in comparison.models]
+    made = []
+    for title, place in chosen.items():
+        index = comparison.evaluation.indices[place]
+        item = dataset[0, index]
+        degraded = item["degraded"][None].to(device)
+        with torch.inference_mode():
+            volumes = {name: methods[name](degraded)[0, 0].float().cpu().numpy() for name in shown}
+        made.append(Example(title, item["entry"], index, {**volumes, "clean": item["clean"][0].numpy()}))
+    return made
+
+
 def scored(scores: Mapping[str, Scores], measures: Iterable[str]) -> list[str]:
     """Those measures that at least one volume of one method has a value for.
 
@@ -246,20 +245,3 @@ def plain_numbers(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    own = {"python": platform.python_version(), "cryoden": __version__}
-    return own | {name: version(name) for name in _PACKAGES}
-
-
-def hardware() -> dict[str, Any]:
-    """What the numbers were made on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = named[0].partition(":")[2].strip() if named else cpu
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cryoden.data import VolumeDataModule
 from cryoden.evaluation.baselines import FILTERS, best_setting
-from cryoden.evaluation.evaluate import Method, batches, evaluate, spaced
+from cryoden.evaluation.evaluate import TRIVIAL, Method, evaluate, pairs, spaced
 from cryoden.evaluation.results import Sweep
 from cryoden.metrics import MEASURES, percentiles
 from cryoden.simulation.degradation import Degradation, GaussianNoise, MissingWedge
@@ -108,13 +108,10 @@ def _at(
 ) -> Mapping[str, Mapping[str, NDArray[np.float64]]]:
     dataset = module.test_volumes(degradation)
     indices = spaced(len(dataset), volumes)
-    pairs = list(batches(dataset, indices, module.batch_size, 0))
-    degraded, clean = (
-        torch.cat(volumes) for volumes in zip(*((b["degraded"], b["clean"]) for b in pairs), strict=True)
-    )
+    degraded, clean = pairs(dataset, indices, module.batch_size, 0)
     filters: dict[str, Method] = {filter.name: filter.at(best_setting(filter, degraded, clean)) for filter in _QUICK}
     return evaluate(
-        {"input": lambda v: v, **filters, **methods},
+        {"input": TRIVIAL["input"], **filters, **methods},
         dataset,
         indices,
         voxel_size=module.voxel_size,

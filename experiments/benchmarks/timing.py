@@ -4,9 +4,10 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
+
+from cryoden.hardware import machine
 
 
 def medians(
@@ -29,12 +30,7 @@ def medians(
 
 def hardware(device: str = "cpu") -> str:
     """One line: what this runs on."""
-    if device == "cuda":
-        where = torch.cuda.get_device_name()
-    else:
-        described = Path("/proc/cpuinfo")
-        lines = described.read_text().splitlines() if described.exists() else []
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        where = f"{names[0] if names else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
-        where += f", {torch.get_num_threads()} threads"
+    here = machine()
+    cpu = f"{here['cpu']} ({torch.backends.cpu.get_cpu_capability()}), {here['threads']} threads"
+    where = here["gpu"] if device == "cuda" else cpu
     return f"{where}, torch {torch.__version__}, Python {platform.python_version()}"

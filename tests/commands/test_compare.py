@@ -1,7 +1,6 @@
 import csv
 import hashlib
 import json
-import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -10,27 +9,12 @@ import pytest
 import torch
 import yaml
 
-from cryoden.checkpoint import export_weights, load_denoiser
+from cryoden.checkpoint import load_denoiser
 from cryoden.cli import main
-from cryoden.commands.compare import load_data, load_models, notes
-from cryoden.data import ParticleDataModule
-from cryoden.errors import CryodenError
-from cryoden.evaluation.evaluate import evaluate, spaced
-from cryoden.evaluation.results import Comparison, Model
-from cryoden.evaluation.tables import grids, read_thesis
-from cryoden.evaluation.verdict import verdict
+from cryoden.evaluation.evaluate import spaced
 from cryoden.metrics import MEASURES, functional
-from cryoden.modules.recipes import CompactUnetAE
-from cryoden.simulation.degradation import SaltAndPepper
 
 SMALL = {"box": 32, "voxel_size": 10.0, "resolution": 20.0, "batch_size": 2, "num_workers": 0}
-
-
-@pytest.fixture(scope="module")
-def module() -> ParticleDataModule:
-    made = ParticleDataModule(entries=["phantom:1", "phantom:2"], copies=8, val_fraction=0.25, **SMALL)
-    made.setup()
-    return made
 
 
 def test_all_files_are_there(comparison: Path) -> None:
@@ -103,130 +87,6 @@ def test_tables_stand_beside_the_thesis(comparison: Path) -> None:
     assert {r["entry"] for r in rows} == {"all", "phantom:1", "phantom:2"}
 
 
-@pytest.mark.parametrize(("experiment", "systems"), [("control", 6), ("different-noise", 5), ("realistic", 2)])
-def test_the_thesis_has_its_tables(experiment: str, systems: int) -> None:
-    assert len({system for system, _ in read_thesis(experiment)}) == systems
-
-
-def comparison_of(module: ParticleDataModule, methods: dict, indices: tuple[int, ...] = (0, 2)) -> Comparison:
-    filters = {"Gaussian filter": lambda v: 0.5 * v}
-    all_methods = {"input": lambda v: v, "zeros": torch.zeros_like, **filters, **methods}
-    found = evaluate(all_methods, module.test_volumes(), indices, voxel_size=10.0, batch_size=2)
-    models = {name: Model(name, "", "", name, 1, 10.0, "0") for name in methods if name in found.values}
-    return Comparison("control", found, 10.0, {}, models, {"Gaussian filter": ("σ", 0.5)}, found.failed)
-
-
-def test_a_method_that_fails_does_not_stop_the_others(module: ParticleDataModule) -> None:
-    def raises(volumes):
-        raise RuntimeError("size mismatch\nat the second line")
-
-    methods = {
-        "raises": raises,
-        "nan": lambda v: v * torch.nan,
-        "cropped": lambda v: v[..., 1:],
-        "half": lambda v: v / 2,
-    }
-    found = comparison_of(module, methods).evaluation
-    assert set(found.values) == {"input", "zeros", "Gaussian filter", "half"}
-    assert found.failed["raises"] == "RuntimeError: size mismatch at the second line"
-    assert found.failed["nan"] == "gave 65536 voxels that are NaN or infinite; its training went wrong: train it again"
-    assert "gave volumes of shape (2, 1, 32, 32, 31)" in found.failed["cropped"]
-
-
-def test_results_do_not_depend_on_the_batches(module: ParticleDataModule) -> None:
-    def of(batch_size: int) -> dict:
-        methods = {"half": lambda v: v / 2}
-        found = evaluate(methods, module.test_volumes(), range(4), voxel_size=10, batch_size=batch_size)
-        return {"sha256": found.sha256, **found.values["half"]}
-
-    one, other = of(1), of(3)
-    assert one.pop("sha256") == other.pop("sha256")
-    for name in one:
-        np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-6, err_msg=name)
-
-
-def test_nothing_to_compare_with_is_an_error(module: ParticleDataModule) -> None:
-    class Constant(type(module.test_volumes())):
-        def make(self, index, generator):
-            return {**super().make(index, generator), "clean": torch.zeros(1, 32, 32, 32)}
-
-    dataset = module.test_volumes()
-    with pytest.raises(CryodenError, match="volumes: got none to evaluate"):
-        evaluate({}, dataset, [], voxel_size=10)
-    dataset.__class__ = Constant
-    with pytest.raises(CryodenError, match=r"volume 2 \(phantom:2\): its clean volume is constant"):
-        evaluate({}, dataset, [2], voxel_size=10)
-
-
-@pytest.mark.parametrize(
-    ("make", "answer"),
-    [
-        (lambda clean: 0.99 * clean, "Yes: model denoises better"),
-        (lambda clean: torch.zeros_like(clean), "No: no model beats the best classical filter"),
-    ],
-)
-def test_the_verdict_follows_the_numbers(make, answer: str, module: ParticleDataModule) -> None:
-    volumes = iter([torch.stack([module.test_volumes()[0, i]["clean"] for i in (0, 2)])])
-    said = verdict(comparison_of(module, {"model": lambda v: make(next(volumes))}))
-    assert said[0].startswith(answer)
-    if answer.startswith("Yes"):
-        assert "NRMSE 0.010" in said[1]
-        assert any("put in 98% of the power that belongs there; 0% of what" in line for line in said)
-    else:
-        assert any("Hardly better than an empty volume" in line for line in said)
-        assert any("agree with the truth at no resolution" in line for line in said)
-        assert any("invented nothing there" in line for line in said)
-
-
-def test_tables_are_rectangles(module: ParticleDataModule) -> None:
-    for grid in grids(comparison_of(module, {"SimpleAE": lambda v: v / 2})):
-        assert {len(row) for row in grid.rows} == {len(grid.header)}, grid.title
-
-
-@pytest.mark.parametrize(
-    ("arguments", "experiment"),
-    [
-        ({}, "control"),
-        ({"holdout": ["phantom:2"]}, "unseen-particle"),
-        ({"degradation": [SaltAndPepper()]}, "different-noise"),
-    ],
-)
-def test_the_experiment_shows_in_the_data(arguments: dict, experiment: str) -> None:
-    data = ParticleDataModule(entries=["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **arguments)
-    assert data.experiment == experiment
-
-
-def test_what_makes_numbers_less_than_they_seem_is_noted(runs: Path) -> None:
-    checkpoint = runs / "simple" / "version_0" / "checkpoints" / "best.ckpt"
-    held_out = ParticleDataModule(
-        entries=["phantom:1", "phantom:2"], holdout=["phantom:2"], copies=2, val_fraction=0.5, voxel_size=8.0
-    )
-    model = Model("run", str(checkpoint), "", "SimpleAE", 1, 10.0, "0", {"val/psnr": [(1.0, 20.0)]})
-    said = notes({"SimpleAE": model}, held_out)
-    assert any("trained at 10 Å per voxel and tested at 8 Å" in note for note in said)
-    assert any("metrics.csv of SimpleAE has no val/nrmse" in note for note in said)
-    assert any("trained on phantom:2, which is held out here" in note for note in said)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "cannot be read as YAML"),
-        ("data: [", "cannot be read as YAML"),
-        ("model: {}", "has no `data:` with a `class_path:`"),
-        ("data: {class_path: NoSuchData}", "NoSuchData"),
-        ("data: {class_path: ParticleDataModule, init_args: {copis: 3}}", "copis"),
-        ("data: {class_path: ParticleDataModule, init_args: {copies: 1}}", "each must be at least 1"),
-    ],
-)
-def test_bad_data(text: str | None, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "data.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(CryodenError, match=re.escape(message)):
-        load_data(path)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -248,21 +108,8 @@ def test_bad_input_is_one_line(words: list[str], message: str, runs: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_runs_of_a_system_keep_their_names(runs: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.safetensors"
-    export_weights(CompactUnetAE(channels=4, levels=2), other)
-    words = [str(runs / "compact.safetensors"), str(other), str(runs / "simple" / "version_0")]
-    models, denoisers, failed = load_models([*words, words[0]])  # given twice, it is taken once
-    names = [f"CompactUnetAE ({words[0]})", f"CompactUnetAE ({words[1]})", "SimpleAE"]
-    assert list(models) == list(denoisers) == names
-    assert failed == {}
-    assert models["SimpleAE"].history["val/nrmse"][0][0] == 1  # of two epochs
-    assert len(models["SimpleAE"].history["train/loss"]) == 2
-    assert models[names[0]].history == {}
-
-
 def test_scenes_are_searched_and_sensitivity_drawn(runs: Path, tmp_path: Path) -> None:
-    given = {**SMALL, "entries": ["phantom:1"], "scenes": 4, "val_fraction": 0.5, "count": 3}
+    given = {**SMALL, "entries": ["phantom:1"], "scenes": 4, "val_fraction": 0.5, "contents": {"count": 3}}
     config = {"data": {"class_path": "SceneDataModule", "init_args": given}}
     (tmp_path / "scenes.yaml").write_text(yaml.safe_dump(config))
     words = ["--data", str(tmp_path / "scenes.yaml"), "--sensitivity", "1", "--matching", "1"]

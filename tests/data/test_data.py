@@ -5,6 +5,7 @@ import torch
 
 from cryoden import CryodenError, ParticleDataModule
 from cryoden.data.dataset import EpochSampler
+from cryoden.simulation import SaltAndPepper
 
 SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
 
@@ -124,3 +125,16 @@ def test_more_processes_than_volumes_are_refused() -> None:
     assert len(data.train_dataloader().sampler) == 2
     with pytest.raises(CryodenError, match="1 volumes to validate on are too few for 2 processes"):
         data.val_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "experiment"),
+    [
+        ({}, "control"),
+        ({"holdout": ["phantom:2"]}, "unseen-particle"),
+        ({"degradation": [SaltAndPepper()]}, "different-noise"),
+    ],
+)
+def test_the_experiment_shows_in_the_data(arguments: dict, experiment: str) -> None:
+    data = ParticleDataModule(entries=["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **arguments)
+    assert data.experiment == experiment

@@ -20,7 +20,7 @@ from cryoden.data import ParticleDataModule
 from cryoden.evaluation.figures import file_name
 from cryoden.evaluation.report import report, slice_sheet
 from cryoden.evaluation.results import Example
-from tests.evaluation.test_compare import comparison_of
+from tests.evaluation.made import comparison_of
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
-"""What a run tells a person: a table and a picture at each validation, and its configuration kept beside them."""
+"""What a run tells a person: a table and a picture at each validation, and what goes wrong while it trains."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -21,8 +19,9 @@ from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
 from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import QUALITY, WEDGE, training_metrics
 from cryoden.modules.adversarial import Adversarial
-from cryoden.modules.training import Training, measured_of, plain
+from cryoden.modules.training import Training, measured_of
 from cryoden.pictures import save_figure, slice_figure
+from cryoden.runs import run_directory
 
 _IN_WEDGE = "in the missing wedge, where nothing was measured"
 
@@ -41,17 +40,6 @@ def best_precision(accelerator: object) -> Literal["bf16-mixed", "32-true"]:
     devices = {"auto": best, "gpu": best, "cuda": torch.device("cuda"), "cpu": torch.device("cpu")}
     device = devices.get(accelerator) if isinstance(accelerator, str) else None
     return "bf16-mixed" if device is not None and choose_precision(device) == torch.bfloat16 else "32-true"
-
-
-def run_directory(trainer: Trainer) -> Path:
-    """Where a run's files go: its logger's own folder, whichever logger it has."""
-    logger = trainer.logger
-    if logger is None or logger.save_dir is None:
-        return Path(trainer.default_root_dir)
-    if logger.name is None or logger.version is None:
-        return Path(logger.save_dir)
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(logger.save_dir) / str(logger.name) / version
 
 
 class Report(Callback):
@@ -261,23 +249,3 @@ def _computed(metrics: MetricCollection) -> Scores:
 
 def _gaussian_name(sigma: float) -> str:
     return f"Gaussian σ={sigma:g}"
-
-
-class SaveConfig(SaveConfigCallback):
-    """Keeps the configuration in the run's own folder, and with the run where a logger keeps hyper-parameters.
-
-    Lightning writes to the logger's root instead, which several W&B runs share.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write config.yaml when training starts."""
-        if stage != "fit":
-            return
-        folder = run_directory(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / "config.yaml", overwrite=True)
-        if isinstance(trainer.logger, WandbLogger):
-            trainer.logger.log_hyperparams(plain(self.config.as_dict()))

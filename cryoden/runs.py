@@ -1,15 +1,47 @@
-"""What a run's folder holds beside its checkpoint: its configuration, its log, and the data that it was trained on."""
+"""What a run's folder holds beside its checkpoints: its configuration, and its log."""
 
-import copy
 import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
 
-from cryoden.data import VolumeDataModule
-from cryoden.errors import CryodenError, one_line
+from cryoden.errors import CryodenError
+from cryoden.modules.training import plain
+
+
+def run_directory(trainer: Trainer) -> Path:
+    """Where a run's files go: its logger's own folder, whichever logger it has."""
+    logger = trainer.logger
+    if logger is None or logger.save_dir is None:
+        return Path(trainer.default_root_dir)
+    if logger.name is None or logger.version is None:
+        return Path(logger.save_dir)
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir) / str(logger.name) / version
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the configuration in the run's own folder, and with the run where a logger keeps hyper-parameters.
+
+    Lightning writes to the logger's root instead, which several W&B runs share.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write config.yaml when training starts."""
+        if stage != "fit":
+            return
+        folder = run_directory(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / "config.yaml", overwrite=True)
+        if isinstance(trainer.logger, WandbLogger):
+            trainer.logger.log_hyperparams(plain(self.config.as_dict()))
 
 
 def beside(path: Path, name: str) -> Path | None:
@@ -45,35 +77,3 @@ def find_config(runs: list[str]) -> Path:
     raise CryodenError(
         "no run has a config.yaml that says what to test on; give one with --data, such as experiments/quick.yaml"
     )
-
-
-def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
-    """Make the data module that a configuration describes, ready to use.
-
-    Returns:
-        The module, and what the file says of it.
-
-    Raises:
-        CryodenError: the file cannot be read, or describes no data module of cryoden's.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CryodenError(f"data {path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
-    described = config.get("data") if isinstance(config, dict) else None
-    if not isinstance(described, dict) or "class_path" not in described:
-        raise CryodenError(f"data {path}: has no `data:` with a `class_path:`, such as experiments/quick.yaml has")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(VolumeDataModule, "data", required=True)
-    try:
-        module = parser.instantiate(parser.parse_object({"data": copy.deepcopy(described)})).data
-    except ArgumentError as error:
-        raise CryodenError(f"data {path}: {' '.join(str(error).split())[:400]}") from error
-    except ValueError as error:  # jsonargparse wraps what the class says of its arguments
-        raise CryodenError(f"data {path}: {one_line(error.__cause__ or error)}") from error
-    assert isinstance(module, VolumeDataModule)
-    module.prepare_data()
-    module.setup("test")
-    return module, described

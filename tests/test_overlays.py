@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from cryoden.cli import main
+from cryoden.commands.compare import load_data
 from cryoden.commands.simulate import simulate
 from cryoden.particles import load_particle
-from cryoden.runs import load_data
 from cryoden.simulation.scene import Scene, SceneContents
 from tests.data.test_shrec import build
 
@@ -84,7 +84,7 @@ import gemmi, jsonargparse, lightning, matplotlib.pyplot, scipy.ndimage, skimage
 def read(path):
     from pathlib import Path
     from cryoden import CryodenError
-    from cryoden.runs import load_data
+    from cryoden.commands.compare import load_data
     try:
         load_data(Path(path))
     except CryodenError as error:

@@ -1,14 +1,19 @@
 """The verb `compare`: runs in; tables, figures, numbers and one page of verdict out."""
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from rich.progress import Progress
 
-from cryoden.data import SceneDataModule
-from cryoden.errors import CryodenError
+from cryoden.commands.parser import first_reason
+from cryoden.data import SceneDataModule, VolumeDataModule
+from cryoden.errors import CryodenError, one_line
 from cryoden.evaluation.baselines import tuned_filters
 from cryoden.evaluation.evaluate import TRIVIAL, Method, evaluate, spaced
 from cryoden.evaluation.models import load_models, notes
@@ -19,7 +24,7 @@ from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
 from cryoden.files import refuse_existing
 from cryoden.hardware import choose_device
-from cryoden.runs import find_config, load_data
+from cryoden.runs import find_config
 
 
 def compare(
@@ -131,6 +136,36 @@ def compare(
     yield from verdict(comparison)
     figures = write_comparison(comparison, folder)
     yield f"wrote {folder}: report.html, tables.md, tables.csv, results.json, and in figures {', '.join(figures)}"
+
+
+def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
+    """Make the data module that a configuration describes, ready to use.
+
+    Returns:
+        The module, and what the file says of it.
+
+    Raises:
+        CryodenError: the file cannot be read, or describes no data module of cryoden's.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CryodenError(f"data {path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    described = config.get("data") if isinstance(config, dict) else None
+    if not isinstance(described, dict) or "class_path" not in described:
+        raise CryodenError(f"data {path}: has no `data:` with a `class_path:`, such as experiments/quick.yaml has")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(VolumeDataModule, "data", required=True)
+    try:
+        module = parser.instantiate(parser.parse_object({"data": copy.deepcopy(described)})).data
+    except ArgumentError as error:
+        raise CryodenError(f"data {path}: {first_reason(str(error))}") from error
+    except ValueError as error:  # jsonargparse wraps what the class says of its arguments
+        raise CryodenError(f"data {path}: {one_line(error.__cause__ or error)}") from error
+    assert isinstance(module, VolumeDataModule)
+    module.prepare_data()
+    module.setup("test")
+    return module, described
 
 
 _Bar = Callable[[str], Callable[[int, int], None]]

@@ -10,13 +10,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import cryoden.data
-import cryoden.modules.recipes  # noqa: F401 - makes `--model UpsampleUnetGAN` resolve
-from cryoden.callbacks import Balance, KeepMemory, Report, SaveConfig, best_precision
+import cryoden.modules
+import cryoden.networks
+import cryoden.simulation  # noqa: F401 - importing a room makes its classes known by their names
+from cryoden.callbacks import Balance, KeepMemory, Report, best_precision
 from cryoden.checkpoint import read_checkpoint
 from cryoden.commands.parser import OneLine
 from cryoden.console import quiet
 from cryoden.errors import CryodenError
 from cryoden.modules.training import Training
+from cryoden.runs import SaveConfig
 
 
 def fit(*words: str) -> None:

@@ -1,10 +1,12 @@
+"""What `compare --data` says of a file that it cannot use."""
+
 import re
 from pathlib import Path
 
 import pytest
 
+from cryoden.commands.compare import load_data
 from cryoden.errors import CryodenError
-from cryoden.runs import load_data
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,11 @@ from cryoden.runs import load_data
         ("data: {class_path: NoSuchData}", "NoSuchData"),
         ("data: {class_path: ParticleDataModule, init_args: {copis: 3}}", "copis"),
         ("data: {class_path: ParticleDataModule, init_args: {copies: 1}}", "each must be at least 1"),
+        ("data: {class_path: nowhere.Data}", "'nowhere.Data': No module named 'nowhere'"),
+        (
+            "data: {class_path: ParticleDataModule, init_args: {degradation: [{class_path: nowhere.Noise}]}}",
+            "data.degradation: 'nowhere.Noise': No module named 'nowhere'",
+        ),
     ],
 )
 def test_bad_data(text: str | None, message: str, tmp_path: Path) -> None:

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from cryoden.errors import CryodenError as CryodenError
     from cryoden.inference.denoise import denoise as denoise
     from cryoden.inference.denoise import denoise_file as denoise_file
-    from cryoden.modules.autoencoder import Autoencoder as Autoencoder
-    from cryoden.modules.dragan import DRAGAN as DRAGAN
-    from cryoden.modules.gan import GAN as GAN
-    from cryoden.modules.recipes import CompactUnetAE as CompactUnetAE
-    from cryoden.modules.recipes import OriginalUnetAE as OriginalUnetAE
-    from cryoden.modules.recipes import SimpleAE as SimpleAE
-    from cryoden.modules.recipes import UnetAE as UnetAE
-    from cryoden.modules.recipes import UpsampleUnetAE as UpsampleUnetAE
-    from cryoden.modules.recipes import UpsampleUnetDRAGAN as UpsampleUnetDRAGAN
-    from cryoden.modules.recipes import UpsampleUnetGAN as UpsampleUnetGAN
-    from cryoden.modules.recipes import UpsampleUnetWGAN as UpsampleUnetWGAN
-    from cryoden.modules.recipes import UpsampleUnetWGANGP as UpsampleUnetWGANGP
-    from cryoden.modules.training import Training as Training
-    from cryoden.modules.wgan import WGAN as WGAN
-    from cryoden.modules.wgan import WGANGP as WGANGP
+    from cryoden.modules import DRAGAN as DRAGAN
+    from cryoden.modules import GAN as GAN
+    from cryoden.modules import WGAN as WGAN
+    from cryoden.modules import WGANGP as WGANGP
+    from cryoden.modules import Autoencoder as Autoencoder
+    from cryoden.modules import CompactUnetAE as CompactUnetAE
+    from cryoden.modules import OriginalUnetAE as OriginalUnetAE
+    from cryoden.modules import SimpleAE as SimpleAE
+    from cryoden.modules import Training as Training
+    from cryoden.modules import UnetAE as UnetAE
+    from cryoden.modules import UpsampleUnetAE as UpsampleUnetAE
+    from cryoden.modules import UpsampleUnetDRAGAN as UpsampleUnetDRAGAN
+    from cryoden.modules import UpsampleUnetGAN as UpsampleUnetGAN
+    from cryoden.modules import UpsampleUnetWGAN as UpsampleUnetWGAN
+    from cryoden.modules import UpsampleUnetWGANGP as UpsampleUnetWGANGP
     from cryoden.simulation import GaussianNoise as GaussianNoise
     from cryoden.simulation import MissingWedge as MissingWedge
     from cryoden.simulation import SaltAndPepper as SaltAndPepper

@@ -32,6 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
         print(f"cryoden {__version__}")
         return
+    if "" not in sys.path and not sys.flags.safe_path:
+        sys.path.append("")  # a class in a file of the working folder has a class path, as with `python -m`
     try:
         _run(words[0], words[1:])
     except (ValueError, ModuleNotFoundError) as error:

@@ -25,7 +25,7 @@ class OneLine:
         if not self.exit_on_error:  # type: ignore[attr-defined]  # jsonargparse tries one type after another
             super().error(message, ex)  # type: ignore[misc]
         program = self.prog.replace(" [options]", "")  # type: ignore[attr-defined]
-        raise CryodenError(f"{_in_one_line(message)}; see `{program} --help`")
+        raise CryodenError(f"{first_reason(message)}; see `{program} --help`")
 
 
 class _Parser(OneLine, ArgumentParser):
@@ -94,7 +94,7 @@ def in_one_line(error: Exception) -> str | None:
         return f"{missing} is not installed here, and what was asked for needs it: pip install {missing}"
     if "Does not validate against any of the Union subtypes" in str(error):
         # jsonargparse wraps what a class says of its arguments into the list of types it tried.
-        return _in_one_line(str(error))
+        return first_reason(str(error))
     return None
 
 
@@ -108,23 +108,31 @@ def _missing_module(error: BaseException | None) -> str | None:
     return None
 
 
-def _in_one_line(message: str) -> str:
+# What says why in a message of jsonargparse's: a wrong name, a wrong value, a class that cannot be imported, or what a
+# class says itself. All else tells of what was tried.
+_REASON = re.compile(
+    r"Option '.*' is not accepted|Group '.*' does not accept option '.*'|Expected an? .*Got value: .*|"
+    r"(?<=Problem with given class_path )'[\w.]+':\n *+(?!Parser key|Option|Group|-).*|"
+    r"^ *- (?!Problem|Not a|Does not|Expected a path|Expected a <class 'NoneType'>).*",
+    re.MULTILINE,
+)
+
+
+def first_reason(message: str) -> str:
     """What is wrong, from the many lines in which jsonargparse tells it: the deepest key, and the first reason."""
-    reason = re.search(
-        r"(Option '.*' is not accepted|Group '.*' does not accept option '.*'|"
-        r"Expected an? .*Got value: .*|^ *- (?!Problem|Not a|Does not).*)",
-        message,
-        re.M,
-    )
+    reason = _REASON.search(message)
     if reason is None:
         return " ".join(message.split())[:300]
     keys = re.findall(r'Parser key "([^"]+)"', message[: reason.start()])
-    told = re.sub(r"typing\.|<class '(\w+)'>", r"\1", reason[1].strip(" -"))
+    told = re.sub(r"typing\.|<class '(\w+)'>", r"\1", " ".join(reason[0].strip(" -").split()))
+    if reason[0].strip().startswith("-"):
+        given = re.search(r"Given value: (?!NestedArg)(.*)", message[reason.end() :])
+        told += f"; got {given[1]}" if given else ""
     told = re.sub(r"Group '(.*)' does not accept option", r"\1 has no argument", told)
     option = re.match(r"Option '(.*)' is not accepted", told)
-    kind = re.search(r"class_path '([\w.]+)'", message)
-    if option and kind:
-        home, _, name = kind[1].rpartition(".")
+    kinds = re.findall(r"class_path '([\w.]+)'", message[: reason.start()])
+    if option and kinds:
+        home, _, name = kinds[-1].rpartition(".")
         classes = inspect.getmro(getattr(import_module(home), name))
         known = {
             parameter

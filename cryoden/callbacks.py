@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
+from cryoden.evaluation.evaluate import TRIVIAL
 from cryoden.evaluation.results import Scores
 from cryoden.evaluation.tables import csv_text, score_grid, score_rows
 from cryoden.files import write_text
@@ -104,7 +105,7 @@ class Report(Callback):
         self._picture = {}
         if again:
             self._rows = {}
-            names = ["input", "zeros", *map(_gaussian_name, SIGMAS)]
+            names = [*TRIVIAL, *map(_gaussian_name, SIGMAS)]
             self._baselines = {name: training_metrics().to(module.device) for name in names}
 
     def _score(self, denoised: Tensor, batch: Any) -> None:
@@ -114,7 +115,7 @@ class Report(Callback):
             self._picture = {name: volumes[0, 0].float().cpu() for name, volumes in shown.items()}
             self._entry = batch["entry"][0]
         if not self._rows:
-            answers = {"input": degraded, "zeros": torch.zeros_like(clean)}
+            answers = {name: answer(degraded) for name, answer in TRIVIAL.items()}
             answers |= {_gaussian_name(sigma): gaussian_baseline(degraded, sigma) for sigma in SIGMAS}
             for name, volumes in answers.items():
                 self._baselines[name].update(volumes, clean, measured_of(batch))
@@ -124,7 +125,7 @@ class Report(Callback):
         if not self._rows:
             scores = {name: _computed(baseline) for name, baseline in self._baselines.items()}
             best = min(map(_gaussian_name, SIGMAS), key=lambda name: percentiles(scores[name]["nrmse"], (50,)))
-            self._rows = {name: scores[name] for name in ("input", "zeros", best)}
+            self._rows = {name: scores[name] for name in (*TRIVIAL, best)}
         model = _computed(metrics)
         if not trainer.is_global_zero:
             return

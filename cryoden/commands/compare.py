@@ -80,7 +80,7 @@ def compare(
         raise CryodenError(
             f"matching: the data of {source} are no scenes; give a SceneDataModule with --data, or leave it out"
         )
-    yield f"{len(models)} models on the test volumes of {source}, on {device} ({reason})"
+    yield f"{', '.join(models)} on the test volumes of {source}, on {device} ({reason})"
 
     with _progress() as bar:
         filters = tuned_filters(module, bar("setting of filters"))

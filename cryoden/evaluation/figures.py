@@ -13,7 +13,7 @@ from cryoden.pictures import STYLES, Style, grey_scale, plain_axis, scale_bar, s
 _PLAIN = (  # input, zeros, then the filters
     Style("#444444", ":", "x", ""),
     Style("#bbbbbb", (0, (1, 3)), ".", ""),
-    Style("#555555", (0, (1, 1)), "+", ".."),
+    Style("#555555", (0, (4, 1, 1, 1)), "+", ".."),
     Style("#777777", (0, (2, 2)), "1", ".."),
     Style("#888888", (0, (4, 2)), "2", ".."),
     Style("#666666", (0, (6, 2)), "3", ".."),

@@ -55,18 +55,18 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def score_grid(scores: Mapping[str, Scores], measures: Iterable[str], title: str, about: str = "") -> Grid:
+def score_grid(scores: Mapping[str, Scores], measures: Iterable[str], title: str, volumes: str = "volumes") -> Grid:
     """A row for each method, a column for each measure.
 
     Args:
         scores: method → its scores.
         measures: which of `MEASURES`; one that no method has a value for is left out.
         title: what was scored.
-        about: what else the note should say.
+        volumes: what the percentiles are over, such as "200 volumes".
     """
     shown = scored(scores, measures)
     rows = [[method, *(_cell(name, each[name]) for name in shown)] for method, each in scores.items()]
-    note = f"Median [5th, 95th percentile] over volumes. ↓: less is better, ↑: more is better.{about and f' {about}'}"
+    note = f"Median [5th, 95th percentile] over {volumes}; ↓ less, ↑ more is better."
     return Grid(title, note, ["method", *(MEASURES[name].column for name in shown)], rows)
 
 
@@ -105,7 +105,7 @@ def _cell(name: str, values: ArrayLike) -> str:
 
 def grids(comparison: Comparison) -> list[Grid]:
     """All tables of a comparison: all measures, the thesis's layout, per particle, filters, template matching."""
-    every = score_grid(comparison.evaluation.values, MEASURES, "All measures", f"{comparison.n} volumes.")
+    every = score_grid(comparison.evaluation.values, MEASURES, "All measures", f"{comparison.n} volumes")
     made = [every, thesis_grid(comparison)]
     if len(comparison.entries) > 1:
         made.append(entry_grid(comparison))

@@ -206,8 +206,8 @@ def wedge_power(pair: Pair) -> Tensor:
 @_measure("invented", -1)
 def invented(pair: Pair) -> Tensor:
     """Share of that power that the clean volume does not have: 1 - correlation² inside the wedge."""
-    correlation = pair.spectra.correlation(~pair.measured)
-    return (1 - correlation.square()).clamp(min=0).where(pair.wedge_power > _FILLED, torch.nan)
+    correlation = pair.spectra.correlation(~pair.measured).clamp(0, 1)  # of the wrong sign nothing is right
+    return (1 - correlation.square()).where(pair.wedge_power > _FILLED, torch.nan)
 
 
 CURVES: dict[str, Function] = {

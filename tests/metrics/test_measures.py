@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -43,12 +45,14 @@ def test_the_wedge_tells_what_was_filled_in_from_what_was_invented(clean: torch.
     nothing, _ = measure(left, clean, measured, 10.0)
     truth, _ = measure(left + 0.5 * lost, clean, measured, 10.0)
     false, _ = measure(left + invented, clean, measured, 10.0)
+    wrong, _ = measure(left - 0.5 * lost, clean, measured, 10.0)
     assert nothing["wedge_power"].max() < 1e-6
     assert nothing["invented"].isnan().all()
     assert nothing["fsc_wedge"].tolist() == [0, 0]
     torch.testing.assert_close(truth["wedge_power"], torch.full((2,), 0.25))
     assert truth["invented"].max() < 1e-4
     assert false["invented"].min() > 0.95
+    assert wrong["invented"].tolist() == [1, 1]  # density of the wrong sign is none of the truth
     for found in (nothing, truth, false):  # what was measured is the same in all
         torch.testing.assert_close(found["fsc_measured"], torch.ones(2), atol=1e-4, rtol=0)
     assert truth["fsc_wedge"].min() > 0.99
@@ -106,3 +110,8 @@ def test_percentiles_equal_numpy_and_stand_infinities(n: int) -> None:
     assert percentiles([*values, math.nan]) == percentiles(values)
     assert percentiles([math.inf, 20.0, math.inf]) == [20.0, math.inf, math.inf]
     assert all(math.isnan(v) for v in percentiles([math.nan]))
+
+
+def test_measuring_needs_neither_lightning_nor_torchmetrics() -> None:
+    code = "import sys, cryoden.metrics, cryoden.losses; print({'lightning', 'torchmetrics'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from lightning import Trainer
 
-from cryoden import CryodenError, ParticleDataModule, UpsampleUnetGAN, load_denoiser
+import cryoden
+from cryoden import CryodenError, ParticleDataModule, UpsampleUnetGAN
 
 SYSTEMS = {
     "UpsampleUnetAE": {"channels": 3},
@@ -72,9 +73,9 @@ def test_both_processes_end_with_the_same_weights(system: str, trained: Path) ->
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_two_processes_measure_what_one_measures(system: str, trained: Path) -> None:
-    model = load_denoiser(trained / f"{system}.ckpt")
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=trained)
-    trainer.validate(model, ParticleDataModule(**DATA), verbose=False)
+    again = {"ckpt_path": trained / f"{system}.ckpt", "weights_only": True, "verbose": False}
+    trainer.validate(getattr(cryoden, system)(**SYSTEMS[system]), ParticleDataModule(**DATA), **again)
     alone = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
     together = json.loads((trained / f"{system}.json").read_text())
     assert {"val/nrmse", "val/ssim", "val/psnr_p95", "val/wedge_power"} <= set(alone)

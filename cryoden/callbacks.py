@@ -20,7 +20,7 @@ from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
 from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import QUALITY, WEDGE, training_metrics
 from cryoden.modules.adversarial import Adversarial
-from cryoden.modules.training import Training, measured_of
+from cryoden.modules.training import Training
 from cryoden.pictures import save_figure, slice_figure
 from cryoden.runs import run_directory
 
@@ -118,7 +118,7 @@ class Report(Callback):
             answers = {name: answer(degraded) for name, answer in TRIVIAL.items()}
             answers |= {_gaussian_name(sigma): gaussian_baseline(degraded, sigma) for sigma in SIGMAS}
             for name, volumes in answers.items():
-                self._baselines[name].update(volumes, clean, measured_of(batch))
+                self._baselines[name].update(volumes, clean, batch["measured"])
 
     def _finish(self, trainer: Trainer, module: Training, metrics: MetricCollection, title: str, picture: str) -> None:
         # Every rank computes: the metrics gather their values from all of them.

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam, Optimizer
 
+from cryoden.batch import Batch
 from cryoden.errors import CryodenError
 from cryoden.losses import LossMixture, feature_matching, make_loss
-from cryoden.modules.training import Batch, Training
+from cryoden.modules.training import Training
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 from cryoden.scaling import Scale, standardize
 

@@ -5,8 +5,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim import AdamW
 
+from cryoden.batch import Batch
 from cryoden.losses import LossMixture, make_loss
-from cryoden.modules.training import Batch, Training
+from cryoden.modules.training import Training
 from cryoden.networks.base import DenoisingNetwork
 
 

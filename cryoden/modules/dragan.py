@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cryoden.batch import Batch
 from cryoden.modules.adversarial import Adversarial, Standing, refuse_batch_norm, slopes
 from cryoden.modules.gan import accuracy, cross_entropy
-from cryoden.modules.training import Batch
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 
 

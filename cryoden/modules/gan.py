@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cryoden.batch import Batch
 from cryoden.modules.adversarial import Adversarial, Standing
-from cryoden.modules.training import Batch
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 
 

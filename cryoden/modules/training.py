@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 
+from cryoden.batch import Batch
 from cryoden.checkpoint import load_denoiser
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
@@ -22,8 +23,6 @@ from cryoden.metrics.per_volume import training_metrics
 from cryoden.modules.safeguards import AverageBuffers, Safeguard
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.scaling import offset_of
-
-Batch = dict[str, Any]
 
 _OFFSET_BATCHES = 64  # in which the mean of the noise is measured
 
@@ -134,11 +133,11 @@ class Training(LightningModule):
             self.offset_batches += 1
             self.denoiser.offset += (float(offset) - self.denoiser.offset) / self.offset_batches
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Batch:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Score a batch; the denoised volumes are for callbacks."""
         return self._evaluate(batch, self.val_metrics)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Batch:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Score a batch; the denoised volumes are for callbacks."""
         return self._evaluate(batch, self.test_metrics)
 
@@ -155,9 +154,9 @@ class Training(LightningModule):
         """Log the percentiles over volumes: the median under the metric's own name."""
         self._log_percentiles(self.test_metrics)
 
-    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> Batch:
+    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
         denoised = self(batch["degraded"])
-        metrics.update(denoised, batch["clean"], measured_of(batch))
+        metrics.update(denoised, batch["clean"], batch["measured"])
         return {"denoised": denoised}
 
     def _log_percentiles(self, metrics: MetricCollection) -> None:
@@ -172,8 +171,6 @@ class Training(LightningModule):
         clean = batch["clean"]
         terms = {"reconstruction": make_loss(loss)(denoised, clean)}
         if self.data_consistency:
-            if "measured" not in batch:
-                raise CryodenError("data_consistency: the data module does not say what was measured; set it to 0")
             contradiction = data_consistency(denoised, clean, batch["degraded"], batch["measured"])
             terms["data_consistency"] = self.data_consistency * contradiction
         return terms
@@ -228,21 +225,6 @@ class Training(LightningModule):
                 )
         self.seed = record["seed"]
         self.denoiser.offset, self.offset_batches = record.get("offset", 0.0), record.get("offset_batches", 0)
-
-
-def measured_of(batch: Batch) -> Tensor:
-    """Which part of Fourier space a batch was measured in: all of it, where its data module says nothing.
-
-    Args:
-        batch: with `clean` (B, 1, D, H, W), and `measured` if its data module knows.
-
-    Returns:
-        Bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`.
-    """
-    clean = batch["clean"]
-    everywhere = torch.ones(len(clean), 1, 1, 1, dtype=torch.bool, device=clean.device)
-    measured: Tensor = batch.get("measured", everywhere)
-    return measured
 
 
 def _words(value: Any) -> str:

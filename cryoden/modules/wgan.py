@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
+from cryoden.batch import Batch
 from cryoden.errors import CryodenError
 from cryoden.modules.adversarial import Adversarial, Standing, refuse_batch_norm, slopes
-from cryoden.modules.training import Batch
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 
 

@@ -1,7 +1,7 @@
 """Memory and speed of denoising files: peak memory at several sizes, and voxels a second.
 
     python experiments/benchmarks/denoise.py memory [D H W ...]
-    python experiments/benchmarks/denoise.py speed
+    python experiments/benchmarks/denoise.py speed [D H W]
 
 Networks have random weights: neither memory nor speed depends on them.
 """
@@ -64,13 +64,14 @@ def main(what: str, *numbers: str) -> None:
             denoise_once(tuple(map(int, edges)), network, Path(folder))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {choose_device()[1]}")
+    given = [tuple(map(int, numbers[i : i + 3])) for i in range(0, len(numbers), 3)]
     if what == "memory":
-        given = [tuple(map(int, numbers[i : i + 3])) for i in range(0, len(numbers), 3)]
         runs = [("simple", shape) for shape in given or _SIZES]
     else:
-        runs = [("simple", (192, 192, 192)), ("upsample", (128, 192, 192))]
+        runs = [("simple", *(given or [(192, 192, 192)])), ("upsample", *(given or [(128, 192, 192)]))]
     for name, shape in runs:
         subprocess.run([sys.executable, __file__, "one", name, *map(str, shape)], check=True)
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

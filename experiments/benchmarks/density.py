@@ -1,7 +1,7 @@
 """Clean volumes a second on one core, against gemmi called atom by atom; give a structure file, or take a phantom."""
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -43,16 +43,20 @@ def seconds(make: Callable[[], object], runs: int) -> float:
     return statistics.median(times)
 
 
-def main(spec: str) -> None:
+def main() -> None:
     """Print the medians of volumes of 64^3 at 6 Å; both sides give the same volume."""
-    particle = load_particle(spec)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("particle", nargs="?", default="phantom:0")
+    parser.add_argument("--runs", type=int, default=50)
+    arguments = parser.parse_args()
+    particle = load_particle(arguments.particle)
     assert isinstance(particle, Structure)
     turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     ours = clean_volume(particle, turn, BOX, VOXEL_SIZE, RESOLUTION)
     difference = float(np.abs(ours - atom_by_atom(particle, turn)).max())
     assert difference < 1e-5, difference
-    fast = seconds(lambda: clean_volume(particle, turn, BOX, VOXEL_SIZE, RESOLUTION), 50)
-    slow = seconds(lambda: atom_by_atom(particle, turn), 5)
+    fast = seconds(lambda: clean_volume(particle, turn, BOX, VOXEL_SIZE, RESOLUTION), arguments.runs)
+    slow = seconds(lambda: atom_by_atom(particle, turn), max(1, arguments.runs // 10))
     print(
         hardware(),
         f"{particle.name}, {particle.model.count_atom_sites()} atoms; largest difference {difference:.0e}",
@@ -62,4 +66,5 @@ def main(spec: str) -> None:
     print(f"atom by atom  {1000 * slow:7.1f} ms of CPU a volume, {slow / fast:4.1f} times ours")
 
 
-main(sys.argv[1] if len(sys.argv) > 1 else "phantom:0")
+if __name__ == "__main__":
+    main()

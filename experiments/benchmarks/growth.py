@@ -170,7 +170,8 @@ KINDS: dict[str, tuple[Callable[[str, int], Point], Sequence[str], Sequence[int]
 
 def plot(kind: str, rows: Sequence[dict[str, str | float]], target: Path) -> None:
     """Seconds and memory against size; a grey line shows what grows as the work does."""
-    _, names, sizes, label, unit = KINDS[kind]
+    _, names, _, label, unit = KINDS[kind]
+    sizes = list(dict.fromkeys(int(row["size"]) for row in rows))
     figure, panels = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
     for panel, column, title in zip(panels, ("value", "memory_mb"), (unit, "MB added"), strict=True):
         for name in names:
@@ -201,6 +202,7 @@ def main() -> None:
     """Measure, write growth.csv and the plots."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", default=list(KINDS), help=f"some of {', '.join(KINDS)}")
+    parser.add_argument("--points", type=int, default=5, help="of each line, from the smallest size")
     parser.add_argument("--output", type=Path, default=Path("docs/images"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -211,7 +213,7 @@ def main() -> None:
         _, names, sizes, *_ = KINDS[kind]
         rows: list[dict[str, str | float]] = []
         for name in names:
-            for size in sizes:
+            for size in sizes[: arguments.points]:
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     value, memory = pool.submit(_alone, kind, name, size).result()
                 rows.append({"line": name, "size": size, "value": round(value, 4), "memory_mb": round(memory)})

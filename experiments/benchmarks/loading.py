@@ -18,11 +18,20 @@ def main() -> None:
     parser.add_argument("--entry", default="phantom:0", help="a PDB entry or a structure file for a real protein")
     parser.add_argument("--num_workers", type=int, default=1)
     parser.add_argument("--copies", type=int, default=200)
+    parser.add_argument("--box", type=int, default=64, help="voxels along a side of 384 Å")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     print(hardware(arguments.device))
 
-    data = ParticleDataModule(entries=[arguments.entry], copies=arguments.copies, num_workers=arguments.num_workers)
+    voxel_size = 384 / arguments.box
+    data = ParticleDataModule(
+        entries=[arguments.entry],
+        copies=arguments.copies,
+        box=arguments.box,
+        voxel_size=voxel_size,
+        resolution=2 * voxel_size,
+        num_workers=arguments.num_workers,
+    )
     data.prepare_data()
     data.setup("fit")
     batches = iter(data.train_dataloader())

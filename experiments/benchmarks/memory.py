@@ -16,11 +16,13 @@ from cryoden.networks.upsample_unet import UpsampleUnet
 GIB = 2**30
 
 
-def peak(plain: bool, half: bool, keep: bool, batch: int, box: int, device: str) -> float:
+def peak(plain: bool, half: bool, keep: bool, channels: int, batch: int, box: int, device: str) -> float:
     """GiB that eight steps add to what the process, its network and its batch hold."""
     if keep and not keep_freed_memory():
         return math.nan
-    network = plain_twin(UpsampleUnet()) if plain else UpsampleUnet()
+    network = UpsampleUnet(channels)
+    if plain:
+        network = plain_twin(network)
     network.to(device)
     volumes, clean = torch.rand(2, batch, 1, box, box, box, device=device)
     before = held(device)
@@ -41,6 +43,7 @@ def held(device: str) -> int:
 def main() -> None:
     """Print a line per form."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--channels", type=int, default=48)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--box", type=int, default=64)
     parser.add_argument("--device", default="cpu")
@@ -55,7 +58,7 @@ def main() -> None:
         ("bf16, freed memory kept", False, True, True),
     ):
         with context.Pool(1) as pool:
-            added = pool.apply(peak, (*form, arguments.batch, arguments.box, arguments.device))
+            added = pool.apply(peak, (*form, arguments.channels, arguments.batch, arguments.box, arguments.device))
         print(f"{name:26s} {added:6.2f} GiB", flush=True)
 
 

@@ -46,14 +46,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--lines", type=int, default=30)
+    parser.add_argument("--matrix", type=int, default=2048, help="rows of matrices whose product is timed")
     arguments = parser.parse_args()
     keep_freed_memory()
     print(hardware())
     for dtype in (torch.float32, torch.bfloat16):
         half = dtype == torch.bfloat16
         torch.manual_seed(0)
-        matrix = torch.randn(2048, 2048, dtype=dtype)
-        rate = 2e-9 * 2048**3 / medians({"product": lambda: matrix @ matrix}, 5)["product"]  # noqa: B023
+        matrix = torch.randn(arguments.matrix, arguments.matrix, dtype=dtype)
+        rate = 2e-9 * arguments.matrix**3 / medians({"product": lambda: matrix @ matrix}, 5)["product"]  # noqa: B023
         network = UpsampleUnet(channels=arguments.channels)
         volumes, clean = torch.randn(2, arguments.batch, 1, *[arguments.box] * 3)
 
@@ -68,7 +69,7 @@ def main() -> None:
                 step(denoise, network, volumes, clean)
         total = sum(seconds for seconds, *_ in watch.seen.values())
         name = "bf16" if half else "float32"
-        print(f"{name}: {total / arguments.steps:.2f} s a step; matrices of 2048^2 {rate:.0f} GFLOP/s")
+        print(f"{name}: {total / arguments.steps:.2f} s a step; matrices of {arguments.matrix}^2 {rate:.0f} GFLOP/s")
         ranked = sorted(watch.seen.items(), key=lambda item: -item[1][0])
         for (operator, shapes), (seconds, calls, flop) in ranked[: arguments.lines]:
             speed = f"{flop / seconds / 1e9:4.0f} GFLOP/s" if flop else ""

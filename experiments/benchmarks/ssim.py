@@ -1,5 +1,6 @@
 """SSIM of 64^3 volumes on a CPU: ours against scikit-image and against torchmetrics' own, values compared."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -12,11 +13,15 @@ from cryoden.metrics.functional import ssim
 
 
 def main() -> None:
-    """Print the medians of CPU seconds, on one thread, of 5 alternating runs over 4 volumes."""
+    """Print the medians of CPU seconds, on one thread, of runs that take turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--volumes", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    clean = torch.zeros(4, 1, 64, 64, 64)
-    clean[..., 24:40, 22:42, 26:38] = torch.rand(4, 1, 16, 20, 12)
+    clean = torch.zeros(arguments.volumes, 1, 64, 64, 64)
+    clean[..., 24:40, 22:42, 26:38] = torch.rand(arguments.volumes, 1, 16, 20, 12)
     denoised = clean + 0.03 * torch.randn_like(clean)
     methods: dict[str, Callable[[], list[float]]] = {
         "ours": lambda: ssim(denoised, clean).tolist(),
@@ -32,7 +37,7 @@ def main() -> None:
     difference = max(abs(a - b) for a, b in zip(values["ours"], values["scikit-image"], strict=True))
     assert difference < 1e-5, difference
     times: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(5):
+    for _ in range(arguments.runs):
         for name, method in methods.items():
             started = time.process_time()
             method()
@@ -43,4 +48,5 @@ def main() -> None:
         print(f"{name:13s} {1000 * value:8.1f} ms a volume, {value / medians['ours']:6.1f} times ours")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 """What it takes to start: `import cryoden` and the help of its commands, each in new processes that take turns."""
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -15,22 +16,27 @@ COMMANDS = {
 }
 
 
-def main(runs: int) -> None:
+def main() -> None:
     """Print the medians of wall and CPU seconds; one more round beforehand fills the system's file cache."""
-    wall: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    cpu: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(runs + 1):
-        for name, words in COMMANDS.items():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("commands", nargs="*", default=list(COMMANDS), help=f"some of {', '.join(COMMANDS)}")
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    wall: dict[str, list[float]] = {name: [] for name in arguments.commands}
+    cpu: dict[str, list[float]] = {name: [] for name in arguments.commands}
+    for _ in range(arguments.runs + 1):
+        for name in arguments.commands:
             started, before = time.perf_counter(), os.times()
-            subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
+            subprocess.run([sys.executable, *COMMANDS[name]], stdout=subprocess.DEVNULL, check=True)
             after = os.times()
             wall[name].append(time.perf_counter() - started)
             cpu[name].append(
                 after.children_user + after.children_system - before.children_user - before.children_system
             )
-    for name in COMMANDS:
+    for name in arguments.commands:
         walls, cpus = (statistics.median(seconds[name][1:]) for seconds in (wall, cpu))
         print(f"{name:22s} {walls:6.2f} s, {cpus:6.2f} s of CPU")
 
 
-main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
 from cryoden.evaluation.evaluate import TRIVIAL
@@ -18,7 +17,7 @@ from cryoden.evaluation.tables import csv_text, score_grid, score_rows
 from cryoden.files import write_text
 from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
 from cryoden.metrics import percentiles
-from cryoden.metrics.per_volume import QUALITY, WEDGE, training_metrics
+from cryoden.metrics.per_volume import QUALITY, WEDGE, TrainingMetrics
 from cryoden.modules.adversarial import Adversarial
 from cryoden.modules.training import Training
 from cryoden.pictures import save_figure, slice_figure
@@ -54,7 +53,7 @@ class Report(Callback):
     """
 
     def __init__(self) -> None:
-        self._baselines: dict[str, MetricCollection] = {}
+        self._baselines: dict[str, TrainingMetrics] = {}
         self._rows: dict[str, Scores] = {}
         self._picture: dict[str, Tensor] = {}
         self._entry = ""
@@ -106,7 +105,7 @@ class Report(Callback):
         if again:
             self._rows = {}
             names = [*TRIVIAL, *map(_gaussian_name, SIGMAS)]
-            self._baselines = {name: training_metrics().to(module.device) for name in names}
+            self._baselines = {name: TrainingMetrics().to(module.device) for name in names}
 
     def _score(self, denoised: Tensor, batch: Any) -> None:
         degraded, clean = batch["degraded"], batch["clean"]
@@ -120,7 +119,7 @@ class Report(Callback):
             for name, volumes in answers.items():
                 self._baselines[name].update(volumes, clean, batch["measured"])
 
-    def _finish(self, trainer: Trainer, module: Training, metrics: MetricCollection, title: str, picture: str) -> None:
+    def _finish(self, trainer: Trainer, module: Training, metrics: TrainingMetrics, title: str, picture: str) -> None:
         # Every rank computes: the metrics gather their values from all of them.
         if not self._rows:
             scores = {name: _computed(baseline) for name, baseline in self._baselines.items()}
@@ -243,7 +242,7 @@ def _training(module: LightningModule) -> Training:
     return module
 
 
-def _computed(metrics: MetricCollection) -> Scores:
+def _computed(metrics: TrainingMetrics) -> Scores:
     """The values of all measures, under their names without a stage before them."""
     return {name.rpartition("/")[2]: values.cpu().numpy() for name, values in metrics.compute().items()}
 

@@ -1,6 +1,6 @@
 """How close a denoised volume is to the clean one: pure functions, and what they measure by name.
 
-`PerVolume` and `training_metrics` are in `cryoden.metrics.per_volume`, since torchmetrics takes long to import.
+`PerVolume` and `TrainingMetrics` are in `cryoden.metrics.per_volume`, since torchmetrics takes long to import.
 """
 
 from cryoden.metrics.fsc import fourier_shell_correlation, resolution_at, shell_frequencies

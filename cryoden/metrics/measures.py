@@ -26,13 +26,18 @@ class Pair:
         clean: (B, 1, D, H, W), in the same unit; background 0.
         measured: bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`: True where the
             degraded volumes hold something of the clean ones, as `measured_by_all` gives it.
-        voxel_size: Å; nan where it is not known, and then no resolution is.
+        voxel_size: Å; by default it is not known, and then no resolution is.
     """
 
     denoised: Tensor
     clean: Tensor
     measured: Tensor
-    voxel_size: float
+    voxel_size: float = math.nan
+
+    @cached_property
+    def finite(self) -> Tensor:
+        """(B,) bool, which denoised volumes are."""
+        return self.denoised.isfinite().flatten(1).all(1)
 
     @cached_property
     def mask(self) -> Tensor:

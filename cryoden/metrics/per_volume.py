@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from cryoden.metrics.measures import MEASURES, Measure
+from cryoden.metrics.measures import MEASURES, Measure, Pair
 
 QUALITY = ("nrmse", "psnr", "ssim", "mse")
 WEDGE = ("wedge_power", "invented")
@@ -29,31 +29,37 @@ class PerVolume(Metric):
         self.measure = measure
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
-    def update(self, denoised: Tensor, clean: Tensor, measured: Tensor) -> None:
+    def update(self, pair: Pair) -> None:
         """Add a batch.
 
         Args:
-            denoised: (B, 1, D, H, W); one that is not finite is infinitely bad, so that no percentile hides it.
-            clean: (B, 1, D, H, W), in the same unit.
-            measured: bool, see `cryoden.metrics.Pair`.
+            pair: a denoised volume that is not finite is infinitely bad, so that no percentile hides it.
         """
-        values = self.measure(denoised, clean, measured).detach()
         worst = -math.inf if self.measure.better > 0 else math.inf
-        self.values.append(values.where(denoised.isfinite().flatten(1).all(1), worst))
+        self.values.append(self.measure.of(pair).detach().where(pair.finite, worst))
 
     def compute(self) -> Tensor:
         """The value of every volume seen so far (n,), nan where it has none."""
         return dim_zero_cat([*self.values, torch.zeros(0, device=self.device)])
 
 
-def training_metrics(prefix: str = "") -> MetricCollection:
-    """What is measured of a network while it is trained, as one metric.
+class TrainingMetrics(MetricCollection):
+    """What is measured of a network while it is trained: `compute` gives name → (n,) for `QUALITY` and `WEDGE`.
 
     Args:
         prefix: put before each name, for example "val/".
-
-    Returns:
-        A collection whose `compute` gives name → (n,), for the names in `QUALITY` and `WEDGE`.
     """
-    metrics: dict[str, Metric | MetricCollection] = {name: PerVolume(MEASURES[name]) for name in (*QUALITY, *WEDGE)}
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
+
+    def __init__(self, prefix: str = "") -> None:
+        metrics: dict[str, Metric | MetricCollection] = {name: PerVolume(MEASURES[name]) for name in (*QUALITY, *WEDGE)}
+        super().__init__(metrics, prefix=prefix, compute_groups=False)
+
+    def update(self, denoised: Tensor, clean: Tensor, measured: Tensor) -> None:  # type: ignore[override]
+        """Add a batch; what several measures need of it is made once.
+
+        Args:
+            denoised: (B, 1, D, H, W).
+            clean: (B, 1, D, H, W), in the same unit.
+            measured: bool, see `cryoden.metrics.Pair`.
+        """
+        super().update(Pair(denoised, clean, measured))

@@ -11,7 +11,6 @@ from lightning import Callback, LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MetricCollection
 
 from cryoden.batch import Batch
 from cryoden.checkpoint import load_denoiser
@@ -19,7 +18,7 @@ from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.losses import LossMixture, data_consistency, make_loss
 from cryoden.metrics import percentiles
-from cryoden.metrics.per_volume import training_metrics
+from cryoden.metrics.per_volume import TrainingMetrics
 from cryoden.modules.safeguards import AverageBuffers, Safeguard
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.scaling import offset_of
@@ -83,8 +82,8 @@ class Training(LightningModule):
         self.terms: dict[str, Tensor] = {}
         self.seed = torch.initial_seed()
         self.offset_batches = 0
-        self.val_metrics = training_metrics("val/")
-        self.test_metrics = training_metrics("test/")
+        self.val_metrics = TrainingMetrics("val/")
+        self.test_metrics = TrainingMetrics("test/")
 
     @property
     def generator(self) -> DenoisingNetwork:
@@ -154,12 +153,12 @@ class Training(LightningModule):
         """Log the percentiles over volumes: the median under the metric's own name."""
         self._log_percentiles(self.test_metrics)
 
-    def _evaluate(self, batch: Batch, metrics: MetricCollection) -> dict[str, Tensor]:
+    def _evaluate(self, batch: Batch, metrics: TrainingMetrics) -> dict[str, Tensor]:
         denoised = self(batch["degraded"])
         metrics.update(denoised, batch["clean"], batch["measured"])
         return {"denoised": denoised}
 
-    def _log_percentiles(self, metrics: MetricCollection) -> None:
+    def _log_percentiles(self, metrics: TrainingMetrics) -> None:
         for name, values in metrics.compute().items():
             low, median, high = percentiles(values.cpu())
             if not math.isnan(median):  # there may be no missing wedge

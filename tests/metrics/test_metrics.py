@@ -11,8 +11,8 @@ from skimage.metrics import mean_squared_error, normalized_root_mse, peak_signal
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from cryoden.errors import CryodenError
-from cryoden.metrics import MEASURES, functional
-from cryoden.metrics.per_volume import QUALITY, WEDGE, PerVolume, training_metrics
+from cryoden.metrics import MEASURES, Pair, functional
+from cryoden.metrics.per_volume import QUALITY, WEDGE, PerVolume, TrainingMetrics
 
 NAMES = ("mse", "nrmse", "psnr", "ssim")
 EVERYWHERE = torch.ones(1, 1, 1, 1, dtype=torch.bool)
@@ -126,7 +126,7 @@ def test_psnr_equals_torchmetrics() -> None:
 
 def test_one_value_per_volume_over_updates() -> None:
     denoised, clean = pair("dense", (10, 10, 10))
-    metrics = training_metrics("val/")
+    metrics = TrainingMetrics("val/")
     metrics.update(denoised.requires_grad_(), clean, EVERYWHERE)
     metrics.update(denoised[:1], clean[:1], EVERYWHERE)
     values = metrics.compute()
@@ -144,7 +144,7 @@ def test_volumes_without_a_missing_wedge_have_no_value_in_it(name: str) -> None:
     denoised, clean = pair("dense", (8, 8, 8))
     metric = PerVolume(MEASURES[name])
     measured = torch.arange(5) < torch.tensor([5, 3, 2])[:, None, None, None]  # of the first volume everything
-    metric.update(denoised, clean, measured)
+    metric.update(Pair(denoised, clean, measured))
     assert metric.compute().isnan().tolist() == [True, False, False]
 
 
@@ -153,14 +153,14 @@ def test_an_answer_that_is_not_finite_is_infinitely_bad(name: str, worst: float)
     denoised, clean = pair("dense", (8, 8, 8))
     denoised[1, 0, 4, 4, 4] = torch.nan
     metric = PerVolume(MEASURES[name])
-    metric.update(denoised, clean, torch.arange(5) < 3)
+    metric.update(Pair(denoised, clean, torch.arange(5) < 3))
     assert metric.compute().isfinite().tolist() == [True, False, True]
     assert metric.compute()[1] == worst
 
 
 def test_a_metric_travels_to_another_process() -> None:
     denoised, clean = pair("dense", (8, 8, 8))
-    metrics = training_metrics()
+    metrics = TrainingMetrics()
     metrics.update(denoised, clean, EVERYWHERE)
     again = pickle.loads(pickle.dumps(metrics))
     torch.testing.assert_close(again.compute()["nrmse"], metrics.compute()["nrmse"])
@@ -169,7 +169,7 @@ def test_a_metric_travels_to_another_process() -> None:
 def _rank(rank: int, shares: list[int], folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     denoised, clean = pair("dense", (10, 10, 10))
-    metrics = training_metrics()
+    metrics = TrainingMetrics()
     start = sum(shares[:rank])
     for volume in range(start, start + shares[rank]):
         metrics.update(denoised[volume : volume + 1], clean[volume : volume + 1], EVERYWHERE)

@@ -176,7 +176,7 @@ def test_existing_files_are_kept(run, tmp_path: Path, capfd) -> None:
     before = Path("phantom-1_0_clean.mrc").stat().st_mtime_ns
     with pytest.raises(SystemExit):
         run("simulate", *small)
-    assert "exists already" in capfd.readouterr().err
+    assert "phantom-1_0_clean.mrc exists; choose another name" in capfd.readouterr().err
     assert Path("phantom-1_0_clean.mrc").stat().st_mtime_ns == before
 
 

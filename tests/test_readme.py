@@ -1,11 +1,11 @@
-"""The README's Python runs, and its commands exist with the flags they are given."""
+"""The README's Python runs, and the commands of all pages exist with the flags they are given."""
 
 import functools
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -13,25 +13,46 @@ import pytest
 
 from cryoden import cli
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "experiments").rglob("*.md")),
+    *sorted((ROOT / "experiments").rglob("*.yaml")),  # in their comments
+    *sorted(Path(cli.__file__).parent.rglob("*.md")),
+]
 LIGHTNING = ("fit", "validate", "test")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def commands() -> Iterator[list[str]]:
-    """The words of each `cryoden ...` in a bash block or within a line, without `cryoden`."""
-    inline = re.findall(r"`(cryoden [^`\n]+)`", README.read_text(encoding="utf-8"))
-    for line in [*"\n".join(blocks("bash")).replace("\\\n", " ").splitlines(), *inline]:
+def lines(page: Path) -> Iterator[str]:
+    """What a page would have typed: its bash blocks, what is in backticks, and a comment that is a command."""
+    text = page.read_text(encoding="utf-8")
+    for block in blocks("bash", page):
+        yield from block.replace("\\\n", " ").splitlines()
+    yield from re.findall(r"^#\s+(cryoden .*)$", text, re.MULTILINE)
+    plain = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    yield from (" ".join(code.split()) for code in re.findall(r"`([^`]+)`", plain))
+
+
+def commands(program: str) -> list[tuple[str, ...]]:
+    """The words after a program's name in all pages, each command once; a name alone is no command."""
+    found: dict[tuple[str, ...], None] = {}
+    for line in (line for page in PAGES for line in lines(page) if f"{program} " in line):
         for part in line.split("&&"):
             words = shlex.split(part, comments=True)
-            if words[:1] == ["cryoden"]:
-                yield words[1:]
+            while words and "=" in words[0]:  # NAME=VALUE before the program
+                words.pop(0)
+            if words[:1] == [program] and len(words) > 1:
+                found[tuple(words[1:])] = None
+    return list(found)
 
 
-def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def check(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse a command as the command line does, without running it."""
     assert words[0] in cli.verbs()
     if words[0] in LIGHTNING:  # stop after parsing when asked for their configuration
@@ -52,16 +73,27 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert called
 
 
-def test_the_readme_has_commands_and_python() -> None:
-    shown = {words[0] for words in commands()}
-    assert {"demo", "simulate", "fit", "denoise"} <= shown
+def test_the_pages_have_commands_and_python() -> None:
+    assert {words[0] for words in commands("cryoden")} >= set(cli.verbs())
+    assert any("benchmarks" in words[0] for words in commands("python"))
     assert blocks("python")
 
 
-@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
-def test_a_command_of_the_readme_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(README.parent)
-    check(words, monkeypatch)
+@pytest.mark.parametrize("words", commands("cryoden"), ids=" ".join)
+def test_a_command_parses(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    if len(words) == 1 or words[-1] == "--help":  # only named
+        assert words[0] in (*cli.verbs(), "--help", "COMMAND")
+    else:  # NAME.yaml stands for any experiment
+        check([re.sub(r"^experiments/[A-Z]+[.]yaml$", "experiments/gan.yaml", word) for word in words], monkeypatch)
+
+
+@pytest.mark.parametrize("words", commands("python"), ids=" ".join)
+def test_a_script_is_there_and_has_its_flags(words: tuple[str, ...]) -> None:
+    script, *rest = words
+    text = (ROOT / script).read_text(encoding="utf-8")
+    for word in rest:
+        assert not word.startswith("--") or f'"{word}"' in text
 
 
 @pytest.mark.parametrize(
@@ -74,7 +106,7 @@ def test_a_command_of_the_readme_parses(words: list[str], monkeypatch: pytest.Mo
     ids=" ".join,
 )
 def test_a_wrong_command_would_be_caught(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(README.parent)
+    monkeypatch.chdir(ROOT)
     with pytest.raises((SystemExit, AssertionError)) as stop:
         check(words, monkeypatch)
     assert getattr(stop.value, "code", 1) != 0

@@ -67,6 +67,8 @@ def read_model(run: Path | str) -> tuple[Denoiser, dict[str, Any]]:
     try:
         denoiser = Denoiser.from_record(record)
         denoiser.generator.load_state_dict(weights)
+    except CryodenError as error:
+        raise CryodenError(f"model {path}: {error}") from error
     except (KeyError, TypeError, RuntimeError) as error:
         raise CryodenError(
             f"model {path}: its weights do not fit its description (written by cryoden {record.get('version')}): "

@@ -203,6 +203,12 @@ def release(data: NDArray[Any]) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
+def native(block: NDArray[Any]) -> NDArray[Any]:
+    """A copy of a part of a volume that torch takes: in this machine's byte order, unsigned integers as float32."""
+    kind = np.float32 if block.dtype.kind == "u" and block.dtype.itemsize > 1 else block.dtype.newbyteorder("=")
+    return np.ascontiguousarray(block, kind)
+
+
 def measure(data: NDArray[Any], dtype: DTypeLike | None = None) -> Statistics:
     """The statistics of a volume of any size, in one pass and in float64.
 

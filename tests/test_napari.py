@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cryoden import CompactUnetAE, denoise, export_weights
+from cryoden import denoise, export_weights
+from cryoden.denoiser import Denoiser
+from cryoden.networks import CompactUnet
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytestmark = pytest.mark.napari
@@ -22,10 +24,9 @@ def widget(tmp_path: Path):
     from cryoden.napari_plugin import DenoiseWidget
 
     application = QApplication.instance() or QApplication([])
-    model = CompactUnetAE(channels=4, levels=1)
+    model = Denoiser(CompactUnet(channels=4, levels=1), voxel_size=10.0)
     for parameter in model.generator.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-    model.voxel_size = 10.0
     export_weights(model, tmp_path / "model.safetensors")
     viewer = ViewerModel()
     widget = DenoiseWidget(viewer)
@@ -44,7 +45,7 @@ def widget(tmp_path: Path):
 
 def volume() -> np.ndarray:
     """Longer than the largest tile, so that there are two."""
-    data = np.random.default_rng(0).normal(size=(12, 40, 250))
+    data = np.random.default_rng(0).normal(size=(12, 40, 270))
     data[4:8, 10:20, 10:40] -= 6
     return data.astype(np.float32)
 

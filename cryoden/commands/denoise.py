@@ -14,8 +14,8 @@ import torch
 from cryoden.checkpoint import find_checkpoint, load_denoiser
 from cryoden.console import quiet
 from cryoden.errors import CryodenError
-from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
-from cryoden.inference.distribute import spread
+from cryoden.hardware import choose_device, keep_freed_memory
+from cryoden.inference.engine import Engine
 from cryoden.inference.jobs import Job, find_files, half_jobs, single_jobs
 from cryoden.inference.plan import Settings
 from cryoden.inference.runner import Runner
@@ -60,7 +60,7 @@ def denoise(
         float16: write mode 12, half the size, instead of mode 2.
         preview: also write a picture of slices before and after.
         tile: largest edge, in voxels, of the tiles that the network sees; by default what 3 GB hold, at most 256.
-        overlap: voxels that neighbouring tiles share; by default 32, or a third of `tile`.
+        overlap: voxels over which neighbouring tiles share; by default as far as the network reaches.
         batch_size: tiles that the network sees at once.
         devices: GPUs, or processes on a machine without, that share the tomograms.
         nodes: machines that share the tomograms, started by the cluster as for a training.
@@ -78,17 +78,16 @@ def denoise(
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size)
     device, reason = choose_device()
     kept = device.type == "cpu" and not dry_run and keep_freed_memory()
-    denoiser = load_denoiser(model)
+    engine = Engine.of(load_denoiser(model), device)
     jobs, star = _jobs(inputs, output, halves)
     first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0  # others run all this, too
     if first:
-        precision = "bfloat16" if choose_precision(device) == torch.bfloat16 else "float32"
-        used = f"in {precision}{', keeping freed memory' * kept}"
+        used = f"in {str(engine.precision).removeprefix('torch.')}{', keeping freed memory' * kept}"
         many = "" if devices * nodes == 1 else f", {devices * nodes} processes"
         yield f"model {find_checkpoint(model)} on {device} ({reason}), {used}{many}"
         if len(jobs) > 1 or halves:
             yield from (f"  {' + '.join(map(str, job.inputs))} -> {job.average or job.outputs[0]}" for job in jobs)
-    runner = Runner(denoiser, settings, device, overwrite, float16, preview, make_folders=output is not None)
+    runner = Runner(engine, settings, overwrite, float16, preview, make_folders=output is not None)
     if dry_run:
         failed = yield from _one_by_one(runner, jobs, dry_run=True)
     elif devices * nodes == 1:
@@ -146,11 +145,13 @@ def _one_by_one(runner: Runner, jobs: Sequence[Job], *, dry_run: bool = False) -
 
 
 def _together(runner: Runner, jobs: Sequence[Job], devices: int, nodes: int) -> int:
+    from cryoden.inference.distribute import spread  # with Lightning, which one device does without
+
     quiet()
 
     def work(job: Job, device: torch.device) -> bool:
         try:
-            for line in replace(runner, device=device).run(job):
+            for line in replace(runner, engine=replace(runner.engine, device=device)).run(job):
                 print(line, flush=True)
         except CryodenError as error:
             print(f"cryoden: error: {error}", file=sys.stderr, flush=True)
@@ -158,5 +159,5 @@ def _together(runner: Runner, jobs: Sequence[Job], devices: int, nodes: int) -> 
         return True
 
     return spread(
-        jobs, work, accelerator="gpu" if runner.device.type == "cuda" else "cpu", devices=devices, nodes=nodes
+        jobs, work, accelerator="gpu" if runner.engine.device.type == "cuda" else "cpu", devices=devices, nodes=nodes
     )

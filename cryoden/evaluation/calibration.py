@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import kurtosis, norm, skew
 
 from cryoden.errors import CryodenError
-from cryoden.inference.contrast import detect_contrast
+from cryoden.inference.contrast import look
 from cryoden.pictures import STYLES, plain_axis, scale_bar, show_slice
 from cryoden.volume import Volume, measure
 
@@ -55,8 +55,7 @@ def describe(volume: Volume, name: str) -> Character:
             f"{name}: a tomogram of {' × '.join(map(str, volume.data.shape))} voxels and standard deviation "
             f"{statistics.std:.3g}; needed are {_TILE} voxels along each axis, and some contrast"
         )
-    contrast, _ = detect_contrast(volume.data, statistics)
-    sign = -1 if contrast == "dark" else 1
+    sign = -1 if look(volume.data).contrast == "dark" else 1
     data = sign * (volume.data.astype(np.float64) - statistics.mean) / statistics.std
     frequency, power = power_spectrum(data)
     return Character(

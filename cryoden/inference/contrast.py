@@ -1,71 +1,119 @@
-"""Whether protein is bright or dark in a tomogram, told from its voxels."""
+"""What the grey values of a tomogram tell: its scale, what is no specimen, and whether protein is bright or dark."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from cryoden.volume import Statistics, sections
+from cryoden.scaling import RUN, Scale, filled, sampled_rows, without_hot
+from cryoden.volume import native, release
 
 Contrast = Literal["bright", "dark"]
 
 _BIN = 2  # voxels along each axis: averages out the noise of single voxels, and no protein
+_BOUND = 6.0  # spreads; what is further counts as this far, so that a few beads do not decide alone
 _SURE = 5.0  # standard errors
 _LEAST = 0.03  # however many voxels there are: uneven ice is skewed a little, too
 
 
-def skewness(data: NDArray[Any], statistics: Statistics) -> float:
-    """The skewness of a volume binned by 2: above 0 where the few extreme voxels are bright.
+@dataclass(frozen=True, eq=False)
+class GreyValues:
+    """What a pass over a volume tells.
+
+    Attributes:
+        scale: Of the volume, as a batch of one.
+        voxels: Of all.
+        left_out: Those that are filled with one value.
+        hot: Those that stand out alone of their section.
+        skewness: Of the volume binned by 2, what is left out not counted; above 0 where the few extreme voxels are
+            bright.
+        bins: That it was told from.
+    """
+
+    scale: Scale
+    voxels: int
+    left_out: int
+    hot: int
+    skewness: float
+    bins: int
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """Bright or dark protein: it is rare, and stands out from ice and noise on one side.
+
+        None where the skewness is no larger than chance makes it.
+        """
+        if self.bins == 0 or abs(self.skewness) < max(_LEAST, _SURE * math.sqrt(6 / self.bins)):
+            return None
+        return "bright" if self.skewness > 0 else "dark"
+
+    def describe(self) -> str:
+        """What was left out, in words; nothing where nothing was."""
+        told = []
+        if self.left_out:
+            share = 100 * self.left_out / self.voxels
+            told.append(f"{self.left_out} voxels ({share:.2g} %) are filled with one value and stay as they are")
+        if self.hot == 1:
+            told.append("1 hot or dead voxel counts as one of its neighbours")
+        elif self.hot:
+            told.append(f"{self.hot} hot or dead voxels count as one of their neighbours")
+        return "; ".join(told)
+
+
+def look(data: NDArray[Any]) -> GreyValues:
+    """Passes over a volume, two sections at a time.
 
     Args:
-        data: (D, H, W), any unit; read once, two sections at a time.
-        statistics: Of these voxels.
-
-    Returns:
-        Dimensionless; 0 where an axis is shorter than two voxels.
+        data: (D, H, W), any unit, real; may be mapped from a file.
     """
-    sums, count = np.zeros(3), 0
-    for block in _binned(data):
-        values = (block - statistics.mean) / statistics.std
-        sums += [values.sum(), np.square(values).sum(), (values**3).sum()]
-        count += values.size
-    if count == 0:
-        return 0.0
-    first, second, third = sums / count
+    scale = _scale(data)
+    sums, bins, left_out, hot = np.zeros(3), 0, 0, 0
+    for first in range(0, len(data), _BIN):
+        slab = torch.from_numpy(native(data[first : first + _BIN]))[None, None]
+        release(data)
+        empty = scale.left_out(slab)
+        _, alone = without_hot(scale.relative(slab).masked_fill(empty, 0.0))
+        left_out, hot = left_out + int(empty.sum()), hot + int(alone.sum())
+        values = _binned(scale.standardize(slab, empty)[0, 0], ~empty[0, 0])
+        sums += [float(values.pow(power).sum()) for power in (1, 2, 3)]
+        bins += len(values)
+    return GreyValues(scale, data.size, left_out, hot, _skewness(sums / max(1, bins)), bins)
+
+
+def _scale(data: NDArray[Any]) -> Scale:
+    """As `Scale.of`, of which it reads what that needs: some rows, and around them what tells what is filled."""
+    depth, height, width = data.shape
+    rows, same = [], []
+    for number in sampled_rows((depth, height, width)):
+        z, y = divmod(int(number), height)
+        first = max(0, y - RUN + 1)
+        around = torch.from_numpy(native(data[z, first : y + RUN]))
+        rows.append(around[y - first])
+        same.append(filled(around)[y - first])
+        release(data)
+    return Scale.of_rows(torch.stack(rows)[None], torch.stack(same)[None])
+
+
+def _skewness(moments: NDArray[np.float64]) -> float:
+    first, second, third = moments
     variance = second - first**2
     return float((third - 3 * first * second + 2 * first**3) / variance**1.5) if variance > 0 else 0.0
 
 
-def detect_contrast(data: NDArray[Any], statistics: Statistics) -> tuple[Contrast | None, float]:
-    """Tells bright protein from dark: proteins are few, and stand out from ice and noise on one side.
+def _binned(slab: Tensor, specimen: Tensor) -> Tensor:
+    """(2, H, W) to the means over 2 x 2 x 2 voxels that are all specimen, in float64; none of a last odd section."""
+    depth, height, width = (size // _BIN for size in slab.shape)
+    if 0 in (depth, height, width):
+        return slab.new_zeros(0, dtype=torch.float64)
 
-    Args:
-        data: (D, H, W), any unit.
-        statistics: Of these voxels.
+    def means(values: Tensor) -> Tensor:
+        cut = values[:, : height * _BIN, : width * _BIN].double()
+        return cut.view(_BIN, height, _BIN, width, _BIN).mean(dim=(0, 2, 4))
 
-    Returns:
-        The contrast, or None where the skewness is no larger than chance makes it; and the skewness.
-    """
-    found = skewness(data, statistics)
-    bins = math.prod(size // _BIN for size in data.shape)
-    if bins == 0 or abs(found) < max(_LEAST, _SURE * math.sqrt(6 / bins)):
-        return None, found
-    return ("bright" if found > 0 else "dark"), found
-
-
-def _binned(data: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
-    """The sections of the binned volume."""
-    height, width = (size // _BIN * _BIN for size in data.shape[1:])
-    if 0 in (height, width):
-        return
-    pair: list[NDArray[np.float64]] = []
-    for section in sections(data):
-        rows = section[:height, :width].astype(np.float64).reshape(height // _BIN, _BIN, width // _BIN, _BIN)
-        pair.append(rows.mean(axis=(1, 3)))
-        if len(pair) == _BIN:
-            yield np.mean(pair, axis=0)
-            pair = []
+    return means(slab)[means(specimen) == 1].clamp(-_BOUND, _BOUND)

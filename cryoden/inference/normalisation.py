@@ -1,9 +1,8 @@
-"""Normalisation inside a network by the whole tomogram.
+"""Normalisation inside a network by the whole tomogram: for the thesis's systems, where they have group norm.
 
 A group norm divides each tile by what is in that very tile: empty ice is blown up to the contrast of protein, and the
-grid of the tiles shows. Trained on boxes that each hold a protein, a network never learnt otherwise. Here all tiles of
-a tomogram are normalised alike, by statistics over a sample of them. Batch norms, whose statistics come from the
-training, need nothing.
+grid of the tiles shows. Here all tiles of a tomogram are normalised alike, by statistics over a sample of them. Batch
+norms, whose statistics come from the training, need nothing; nor do networks without norms, which are made for this.
 """
 
 from __future__ import annotations
@@ -13,6 +12,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+
+def has_group_norm(network: nn.Module) -> bool:
+    """Whether a network normalises by what the volume at hand holds; an instance norm is one of one channel a group."""
+    return any(isinstance(module, nn.GroupNorm) for module in network.modules())
 
 
 @contextmanager

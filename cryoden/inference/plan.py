@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
-from cryoden.inference.contrast import Contrast, detect_contrast
+from cryoden.inference.contrast import Contrast, GreyValues, look
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.tiling import TileGrid, fit_tile, tell
 from cryoden.volume import Statistics, Volume, measure
 
 _MEMORY = 3e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
 _OVERLAP = 32
+_RESAMPLING = 8  # voxels at the ends of a tile in which it shows that a tile was resampled alone
+_DEAREST = 4.0  # times: so often each voxel may be computed for tiles that leave no trace; else they are blended
 _MEASURED = 64  # edge of the tile that tells how much memory a network needs, and the smallest that is chosen
 _LARGEST = 256  # edge of a tile; beyond it, little is left to gain
 _SMALLEST = 16
@@ -36,11 +39,10 @@ class Settings:
             beam and the tilt axis in place. Takes 8 times as long.
         tile: Largest edge of a tile in the network's voxels, a multiple of `model.generator.multiple`; by default what
             the network takes in 3 GB of float32, half of that in bfloat16, and at most 256.
-        overlap: The network's voxels shared by neighbouring tiles; by default 32 or a third of `tile`. Networks that
-            halve their volumes leave least of a grid where `tile - overlap` is a multiple of
-            `model.generator.multiple`: then all tiles are halved at the same voxels.
+        overlap: The network's voxels shared by neighbouring tiles, which fade into each other. By default, twice what
+            the network reaches, and nothing fades, since nothing tells where tiles met; where nothing is known of its
+            reach, or that would cost too much, 32 or a third of `tile`.
         batch_size: Tiles denoised at once: more are faster on a GPU and need more of its memory.
-        precision: Of the network; "auto" takes bfloat16 where the device computes in it.
     """
 
     contrast: Literal["auto", "bright", "dark"] = "auto"
@@ -50,7 +52,6 @@ class Settings:
     tile: int | None = None
     overlap: int | None = None
     batch_size: int = 1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         if self.contrast not in ("auto", "bright", "dark"):
@@ -69,29 +70,30 @@ class Plan:
         name: What errors call the volume.
         volume: With the voxel size that counts.
         statistics: Of its voxels.
+        grey: What its grey values tell.
         contrast: Of its protein.
-        skewness: What the contrast was told from; None where it was stated.
         network_tile: Edges (z, y, x) of the tiles the network sees, in its own voxels.
         grid: The tiles that cover the volume, in its voxels.
         ratio: How many of the volume's voxels make one of the network's, along an edge.
+        multiple: Of what the network's tiles are.
         settings: What was asked for.
     """
 
     name: str
     volume: Volume
     statistics: Statistics
+    grey: GreyValues
     contrast: Contrast
-    skewness: float | None
     network_tile: tuple[int, int, int]
     grid: TileGrid
     ratio: float
+    multiple: int
     settings: Settings
 
     def halved(self, model: Denoiser) -> Plan | None:
         """The same with tiles of half the edge, one at once; None if the network takes no smaller ones."""
-        multiple = model.generator.multiple
-        largest = max(self.network_tile) // 2 // multiple * multiple
-        if largest < max(multiple, _SMALLEST):
+        largest = max(self.network_tile) // 2 // self.multiple * self.multiple
+        if largest < max(self.multiple, _SMALLEST):
             return None
         settings = replace(self.settings, batch_size=1, tile=largest, overlap=None)
         network_tile, grid = _tiles(self.grid.shape, model, settings, self.ratio)
@@ -100,13 +102,14 @@ class Plan:
     def describe(self) -> str:
         """The plan in a line, for people to read."""
         shape = tell(self.grid.shape)
-        told = "as stated" if self.skewness is None else f"skewness {self.skewness:+.2f}"
+        told = f"skewness {self.grey.skewness:+.2f}" if self.settings.contrast == "auto" else "as stated"
         resampled = (
             f", resampled to {tell(self.network_tile)} for the network" if self.grid.tile != self.network_tile else ""
         )
         return (
             f"{shape} voxels (x, y, z) of {self.volume.voxel_size:.4g} Å, protein {self.contrast} ({told}), "
             f"{len(self.grid)} tile{'s' * (len(self.grid) > 1)} of {tell(self.grid.tile)} voxels{resampled}"
+            + (f"; {left_out}" if (left_out := self.grey.describe()) else "")
         )
 
 
@@ -135,17 +138,16 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
         raise CryodenError(
             f"{name}: every voxel is {statistics.minimum:g}, so there is nothing to denoise; is this the right file?"
         )
-    skewness = None
-    contrast: Contrast | None = None if settings.contrast == "auto" else settings.contrast
+    grey = look(volume.data)
+    contrast = grey.contrast if settings.contrast == "auto" else settings.contrast
     if contrast is None:
-        contrast, skewness = detect_contrast(volume.data, statistics)
-        if contrast is None:
-            raise CryodenError(
-                f"{name}: cannot tell whether protein is bright or dark (skewness {skewness:+.3f}); look at it, and "
-                "give --contrast bright or --contrast dark"
-            )
+        raise CryodenError(
+            f"{name}: cannot tell whether protein is bright or dark (skewness {grey.skewness:+.3f}); look at it, and "
+            "give --contrast bright or --contrast dark"
+        )
     volume = replace(volume, voxel_size=voxel_size)
-    return Plan(name, volume, statistics, contrast, skewness, network_tile, grid, ratio, settings)
+    multiple = model.generator.multiple
+    return Plan(name, volume, statistics, grey, contrast, network_tile, grid, ratio, multiple, settings)
 
 
 def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -> float:
@@ -186,26 +188,58 @@ def _tiles(
         if settings.tile < 1 or settings.tile % multiple:
             raise CryodenError(f"tile {settings.tile} does not suit the network: take a multiple of {multiple}")
         largest = smallest = settings.tile
-    overlap = _overlap_for(largest, multiple) if settings.overlap is None else settings.overlap
-    if not 0 <= overlap < largest:
+    edges = range(largest, smallest - 1, -multiple)
+    bytes_a_voxel = 0.0  # where there is a choice
+    if len(edges) > 1:
+        bytes_a_voxel = peak_memory(model.generator, settings.batch_size, (smallest,) * 3) / smallest**3
+    least = multiple if ratio == 1 else max(multiple, math.ceil(4 / ratio))  # rounding takes up to three voxels
+    reach = model.generator.reach
+    if settings.overlap is None and reach is not None:
+        # one voxel more: whether a voxel is hot, its neighbours tell
+        halo, blend = (reach + 1, 0) if ratio == 1 else (reach + 1 + _RESAMPLING, _RESAMPLING)
+        best = _cheapest(_covers(shape, ratio, edges, halo, blend, least, multiple), bytes_a_voxel)
+        if best is not None and _computed(best) <= _DEAREST * math.prod(shape):
+            return best
+    overlap = settings.overlap
+    if overlap is None:
+        overlap = max(0, min(_OVERLAP, largest // 3, largest - least))
+    best = None
+    if overlap >= 0:
+        best = _cheapest(_covers(shape, ratio, edges, overlap // 4, overlap // 2, least, multiple), bytes_a_voxel)
+    if best is None:
         raise CryodenError(
-            f"tile {largest} and overlap {overlap} do not fit: the overlap must be at least 0 and less than the "
-            "tile; a third of the tile is a good choice"
+            f"tile {largest} and overlap {overlap} do not fit: the overlap must be at least 0 and leave {least} "
+            f"voxel{'s' * (least > 1)} of the tile; a third of the tile is a good choice"
         )
-    depth, height, width = (math.ceil(size / ratio) for size in shape)
+    return best
+
+
+_Cover = tuple[tuple[int, int, int], TileGrid]
+
+
+def _covers(
+    shape: tuple[int, int, int], ratio: float, edges: Sequence[int], halo: int, blend: int, least: int, multiple: int
+) -> list[_Cover]:
+    """The network's tile and the volume's grid for each largest edge that leaves `least` beside halo and blend."""
+    needed = math.ceil(shape[0] / ratio), math.ceil(shape[1] / ratio), math.ceil(shape[2] / ratio)
     covers = []
-    for edge in range(largest, max(smallest - 1, overlap), -multiple):
-        network_tile = fit_tile((depth, height, width), edge, overlap, multiple)
+    for edge in edges:
+        if edge - 2 * halo - blend < least and max(needed) > edge:
+            continue
+        network_tile = fit_tile(needed, edge, halo, blend, multiple)
         z, y, x = (round(each * ratio) for each in network_tile)
-        covers.append((network_tile, TileGrid(shape, (z, y, x), round(overlap * ratio))))
-    if len(covers) == 1:
-        return covers[0]
-    needed = peak_memory(model.generator, settings.batch_size, (smallest,) * 3) / smallest**3
-    fitting = [each for each in covers if math.prod(each[0]) * needed <= _MEMORY]
-    return min(fitting or covers[-1:], key=lambda each: math.prod(each[0]) * len(each[1]))
+        steps = multiple if ratio == 1 else 1
+        grid = TileGrid(shape, (z, y, x), math.ceil(halo * ratio), math.ceil(blend * ratio), steps)
+        covers.append((network_tile, grid))
+    return covers
 
 
-def _overlap_for(tile: int, multiple: int) -> int:
-    """About 32, or a third of a tile, such that the steps between tiles are multiples, if a tile has room for it."""
-    overlap = math.ceil(min(_OVERLAP, tile / 3) / multiple) * multiple
-    return overlap if overlap < tile else tile // 3
+def _computed(cover: _Cover) -> float:
+    """Voxels of the volume that the network computes, one counted as often as tiles hold it."""
+    return math.prod(cover[1].tile) * len(cover[1])
+
+
+def _cheapest(covers: list[_Cover], bytes_a_voxel: float) -> _Cover | None:
+    """The cover that computes the fewest voxels, of those there is memory for; the smallest where there is none."""
+    fitting = [each for each in covers if math.prod(each[0]) * bytes_a_voxel <= _MEMORY]
+    return min(fitting or covers[-1:], key=_computed, default=None)

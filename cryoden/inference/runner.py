@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.files import check_output
-from cryoden.inference import denoise as engine
+from cryoden.inference.denoise import plan_file, scratch, write_denoised
+from cryoden.inference.engine import Engine
+from cryoden.inference.engine import Progress as TileProgress
 from cryoden.inference.halves import average, check_halves, correlation, fsc_table, refuse_copies
 from cryoden.inference.jobs import Job
 from cryoden.inference.memory import peak_memory
@@ -30,18 +30,16 @@ class Runner:
     """How all tomograms of a run are denoised.
 
     Attributes:
-        model: The trained model.
+        engine: The trained model and where it runs.
         settings: The same for all.
-        device: Where the network runs.
         overwrite: Replace existing results.
         float16: Write mode 12.
         preview: Write a picture beside each result.
         make_folders: Make the folders of the results where they are missing.
     """
 
-    model: Denoiser
+    engine: Engine
     settings: Settings
-    device: torch.device
     overwrite: bool = False
     float16: bool = False
     preview: bool = False
@@ -68,14 +66,13 @@ class Runner:
             if self.make_folders:
                 output.parent.mkdir(parents=True, exist_ok=True)
             with _progress(path.name) as progress:
-                engine.write_denoised(
+                write_denoised(
+                    self.engine,
                     plan,
                     output,
-                    self.model,
                     overwrite=self.overwrite,
                     float16=self.float16,
                     preview=self.preview,
-                    device=self.device,
                     progress=progress,
                 )
             yield f"wrote {output}" + (f" and {output.with_suffix('.png')}" if self.preview else "")
@@ -93,9 +90,9 @@ class Runner:
             yield f"{job.name}: done already, {results[-1]}"
             return
         for path, output, plan in zip(job.inputs, job.outputs, self._plan(job), strict=True):
-            memory = peak_memory(self.model.generator, plan.settings.batch_size, plan.network_tile)
+            memory = peak_memory(self.engine.denoiser.generator, plan.settings.batch_size, plan.network_tile)
             yield f"{path} -> {output}"
-            yield f"  {plan.describe()}; {memory / 1e9:.2g} GB of memory for the network on {self.device}"
+            yield f"  {plan.describe()}; {memory / 1e9:.2g} GB of memory for the network on {self.engine.device}"
         if job.average is not None:
             yield f"  and their average -> {job.average}"
 
@@ -109,9 +106,7 @@ class Runner:
             if self.make_folders and not output.parent.is_dir():  # room and rights are those of the nearest folder
                 folder = next(each for each in output.absolute().parents if each.is_dir())
                 place, overwrite = folder / output.name, True
-            plans.append(
-                engine.plan_file(path, place, self.model, self.settings, overwrite=overwrite, float16=self.float16)
-            )
+            plans.append(plan_file(self.engine, path, place, self.settings, overwrite=overwrite, float16=self.float16))
         if len({plan.contrast for plan in plans}) == 2:
             raise CryodenError(
                 f"{job.inputs[0]} seems {plans[0].contrast} and {job.inputs[1]} {plans[1].contrast}: look at them, and "
@@ -126,9 +121,9 @@ class Runner:
         first, second = (open_volume(path) for path in job.outputs)
         size = first.data.size * (8 + (2 if self.float16 else 4))
         check_output(job.average, overwrite=self.overwrite or self._is_done(job.average, job.inputs[0]), size=size)
-        with engine.scratch(job.average.parent, first.data.shape) as result:
+        with scratch(job.average.parent, first.data.shape) as result:
             average(first.data, second.data, result)
-            label = engine.output_label(self.model, self.settings, f"{plans[0].contrast}, mean of halves")
+            label = self.engine.label(self.settings, f"{plans[0].contrast}, mean of halves")
             write_volume(
                 job.average,
                 replace(plans[0].volume, data=result),
@@ -154,7 +149,7 @@ class Runner:
         """Whether the last label of a file is one of this model's, whatever the version and the contrast."""
         assert volume.header is not None
         labels = [bytes(label).decode("ascii", "replace") for label in volume.header.label if label.strip()]
-        made = engine.output_label(self.model, self.settings).partition(": ")[2]
+        made = self.engine.label(self.settings).partition(": ")[2]
         told = labels[-1].partition(": ")[2] if labels else ""
         contrasts = ("bright", "dark") if self.settings.contrast == "auto" else (self.settings.contrast,)
         return any(told.removesuffix(", mean of halves") == f"{made}, {contrast}" for contrast in contrasts)
@@ -168,7 +163,7 @@ class _Speed(ProgressColumn):
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[engine.Progress]:
+def _progress(name: str) -> Iterator[TileProgress]:
     """A bar on a terminal, with tiles per second and the time left; elsewhere nothing."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} tiles"))
     console = Console(stderr=True)

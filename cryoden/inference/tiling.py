@@ -1,10 +1,10 @@
-"""Overlapping tiles: a function that takes small boxes, applied to a volume of any size without seams.
+"""Tiles: a function that takes small boxes, applied to a volume of any size so that nothing tells where they met.
 
 Volume and result may be mapped from files: of both, no more than a few tiles are in memory at once.
 
-Tiles cover the volume on a regular grid and beyond its faces, where it is mirrored. Each voxel of the result
-is a weighted mean over the tiles that hold it. The weights of a voxel sum to 1, so the identity gives the
-volume back, and they fade towards a tile's faces, where a network misses its surroundings.
+A tile shares with its neighbours the voxels around what is taken from it: its halo, in which a function misses its
+surroundings. Where the halo is as wide as the function reaches, the tiles' answers are those of the whole; where it is
+not, neighbours are blended. At the faces of the volume tiles end as the volume does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryoden.denoiser import mirrored
 from cryoden.errors import CryodenError
-from cryoden.volume import release, sections
+from cryoden.scaling import RUN, filled
+from cryoden.volume import native, release, sections
 
 _log = logging.getLogger(__name__)
-
-_FLOOR = 1e-6  # weight of a voxel at the face of a tile
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Tile:
 
     Attributes:
         index: Place in the grid, along z, y, x.
-        start: First voxel in the volume, z, y, x; negative where the tile reaches beyond a face.
+        start: First voxel in the volume, z, y, x.
     """
 
     index: tuple[int, int, int]
@@ -48,59 +48,68 @@ class TileGrid:
     """The tiles of one volume, from z = 0 upwards.
 
     Attributes:
-        shape: (D, H, W) of the volume in voxels; each may be smaller than a tile.
-        tile: Edges of a tile in voxels, z, y, x.
-        overlap: Voxels shared by neighbours, less than any edge of `tile`. The outer quarter of it counts almost
-            nothing; the middle half is blended.
+        shape: (D, H, W) of the volume in voxels; each may be smaller than a tile, which then is mirrored at its end.
+        tile: Edges of a tile in voxels, z, y, x; multiples of `multiple`.
+        halo: Voxels on each side of a tile of which nothing is taken, but at the volume's faces.
+        blend: Voxels over which a tile fades into the next; 0 cuts.
+        multiple: Tiles start at multiples of this, as a network that halves its volumes wants it.
 
     Examples:
-        >>> len(TileGrid((100, 60, 20), tile=(64, 64, 40), overlap=16))
-        6
+        >>> len(TileGrid((100, 60, 20), tile=(64, 64, 24), halo=8, multiple=8))
+        2
     """
 
     shape: tuple[int, int, int]
     tile: tuple[int, int, int]
-    overlap: int
+    halo: int = 0
+    blend: int = 0
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1:
             raise CryodenError(f"cannot tile a volume of shape {self.shape}: it has no voxels")
-        if not 0 <= self.overlap < min(self.tile):
-            raise CryodenError(
-                f"tile {min(self.tile)} and overlap {self.overlap} do not fit: the overlap must be at least 0 and "
-                "less than the tile; a third of the tile is a good choice"
-            )
+        if min(self.tile) < 1 or min(self.halo, self.blend) < 0:
+            raise CryodenError(f"tile {self.tile}, halo {self.halo} and blend {self.blend} must not be below 0")
+        for size, edge in zip(self.shape, self.tile, strict=True):
+            if size > edge and edge - 2 * self.halo - self.blend < self.multiple:
+                raise CryodenError(
+                    f"tile {edge} leaves nothing but its halo of {self.halo} voxels on each side and the {self.blend} "
+                    "in which it fades into the next; the overlap must be less than the tile: a third is a good choice"
+                )
 
     def __len__(self) -> int:
-        depth, height, width = self._counts
-        return depth * height * width
+        return math.prod(len(axis.starts) for axis in self._axes)
 
     def __iter__(self) -> Iterator[Tile]:
-        for z, y, x in product(*map(range, self._counts)):
-            first, step = self._first, self._steps
-            yield Tile((z, y, x), (first[0] + z * step[0], first[1] + y * step[1], first[2] + x * step[2]))
+        for index in product(*(range(len(axis.starts)) for axis in self._axes)):
+            z, y, x = (axis.starts[i] for axis, i in zip(self._axes, index, strict=True))
+            yield Tile(index, (z, y, x))  # type: ignore[arg-type]  # three axes
 
-    def cut(self, volume: NDArray[Any], tile: Tile) -> NDArray[np.float32]:
-        """A tile's voxels, mirrored at the volume's faces.
+    def cut(self, volume: NDArray[Any], tile: Tile) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """A tile's voxels, mirrored beyond the volume's end, and which of them are filled with one value.
 
         Args:
             volume: (D, H, W), any unit, real.
             tile: A tile of this grid.
 
         Returns:
-            `self.tile`.
+            Both `self.tile`.
         """
         z, y, x = (
-            _mirror(np.arange(start, start + edge), size)
+            mirrored(np.arange(start, start + edge), size)
             for start, edge, size in zip(tile.start, self.tile, self.shape, strict=True)
         )
-        box = np.empty(self.tile, np.float32)
-        for place, section in zip(box, z, strict=True):
-            place[...] = volume[section][np.ix_(y, x)]
+        box, same = np.empty(self.tile, np.float32), np.empty(self.tile, np.bool_)
+        top, left = (max(0, int(each.min()) - RUN + 1) for each in (y, x))  # whether it is filled, neighbours tell
+        around = np.s_[top : y.max() + RUN, left : x.max() + RUN]
+        inside = np.ix_(y - top, x - left)
+        for place, section in enumerate(z):
+            near = native(volume[section][around])
+            box[place], same[place] = near[inside], filled_section(near)[inside]
             release(volume)  # around each row of a tile, the system maps much that belongs to others
-        return box
+        return box, same
 
-    def blend(self, result: NDArray[np.float64], tile: Tile, values: NDArray[np.float32]) -> None:
+    def place(self, result: NDArray[np.float64], tile: Tile, values: NDArray[np.float32]) -> None:
         """Adds a tile's values, times their weights, to the volume of the result.
 
         Args:
@@ -108,105 +117,105 @@ class TileGrid:
             tile: A tile of this grid.
             values: `self.tile`.
         """
-        z, y, x = (weights[index] for weights, index in zip(self._weights, tile.index, strict=True))
-        weighted = values * (z[:, None, None] * y[:, None] * x)
-        low = [max(0, -start) for start in tile.start]
-        high = [min(edge, size - start) for start, edge, size in zip(tile.start, self.tile, self.shape, strict=True)]
-        rows, columns = (slice(a, b) for a, b in zip(low[1:], high[1:], strict=True))
-        into_rows, into_columns = (
-            slice(s + a, s + b) for s, a, b in zip(tile.start[1:], low[1:], high[1:], strict=True)
-        )
-        for section in range(low[0], high[0]):
-            result[tile.start[0] + section, into_rows, into_columns] += weighted[section, rows, columns]
+        weights = [axis.weights[index] for axis, index in zip(self._axes, tile.index, strict=True)]
+        parts = []
+        for weight, start, size in zip(weights, tile.start, self.shape, strict=True):
+            taken = np.flatnonzero(weight[: size - start])
+            parts.append(slice(int(taken[0]), int(taken[-1]) + 1))
+        z, y, x = (weight[part] for weight, part in zip(weights, parts, strict=True))
+        weighted = values[tuple(parts)] * (z[:, None, None] * y[:, None] * x)
+        into = [slice(s + part.start, s + part.stop) for s, part in zip(tile.start, parts, strict=True)]
+        for section, added in zip(range(into[0].start, into[0].stop), weighted, strict=True):
+            result[section, into[1], into[2]] += added
             release(result)
 
-    @property
-    def _steps(self) -> tuple[int, int, int]:
-        z, y, x = (edge - self.overlap for edge in self.tile)
-        return z, y, x
-
-    @property
-    def _counts(self) -> tuple[int, int, int]:
-        """Tiles along z, y, x; the grid reaches at least half an overlap beyond each face of the volume."""
-        z, y, x = (-(-_covered(size, self.overlap) // step) for size, step in zip(self.shape, self._steps, strict=True))
-        return z, y, x
-
     @cached_property
-    def _first(self) -> tuple[int, int, int]:
-        """Start of the first tile along z, y, x: the grid reaches equally far beyond both faces."""
-        z, y, x = (
-            -((count * step + self.overlap - size) // 2)
-            for count, step, size in zip(self._counts, self._steps, self.shape, strict=True)
-        )
-        return z, y, x
-
-    @cached_property
-    def _weights(self) -> tuple[NDArray[np.float64], ...]:
-        """(count, edge) for each axis: weights of the tiles, which sum to 1 at each place of it."""
-        normalised = []
-        for count, step, edge in zip(self._counts, self._steps, self.tile, strict=True):
-            profile = window(edge, self.overlap)
-            total = np.zeros(count * step + self.overlap)
-            for index in range(count):
-                total[index * step : index * step + edge] += profile
-            normalised.append(profile / np.lib.stride_tricks.sliding_window_view(total, edge)[::step])
-        return tuple(normalised)
+    def _axes(self) -> list[_Axis]:
+        return [
+            _Axis.cover(size, edge, self.halo, self.blend, self.multiple)
+            for size, edge in zip(self.shape, self.tile, strict=True)
+        ]
 
 
-def _covered(size: int, overlap: int) -> int:
-    """What the steps of the tiles along an axis must add up to, to reach half an overlap beyond both ends."""
-    return max(1, size + 2 * (overlap // 2) - overlap)
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """Tiles along one axis.
+
+    Attributes:
+        starts: Of the tiles.
+        weights: (count, edge); those of all tiles sum to 1 at each voxel.
+    """
+
+    starts: list[int]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def cover(cls, size: int, edge: int, halo: int, blend: int, multiple: int) -> _Axis:
+        starts = _starts(size, edge, halo, blend, multiple)
+        # In the middle of what two neighbours share they change over.
+        cuts = [(a + edge + b) // 2 for a, b in pairwise(starts)]
+        place = np.add.outer(np.array(starts), np.arange(edge) + 0.5)
+        weights = np.ones((len(starts), edge))
+        for i, cut in enumerate(cuts):
+            weights[i] *= 1 - _ramp(place[i] - cut, blend)
+            weights[i + 1 :] *= _ramp(place[i + 1 :] - cut, blend)
+        return cls(starts, weights)
 
 
-def fit_tile(shape: tuple[int, int, int], largest: int, overlap: int, multiple: int) -> tuple[int, int, int]:
+def _starts(size: int, edge: int, halo: int, blend: int, multiple: int) -> list[int]:
+    """Evenly spread, the first at the start of an axis and the last at its end."""
+    room = math.ceil(size / multiple) * multiple - edge
+    if room <= 0:
+        return [0]
+    step = (edge - 2 * halo - blend) // multiple * multiple
+    gaps = math.ceil(room / step)
+    return [room * i // gaps // multiple * multiple for i in range(gaps)] + [room]
+
+
+def _ramp(place: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """From 0 to 1 over `width` voxels around 0, as a squared sine."""
+    if width == 0:
+        return (place > 0).astype(np.float64)
+    rising: NDArray[np.float64] = np.square(np.sin(np.pi / 2 * (place / width + 0.5).clip(0, 1)))
+    return rising
+
+
+def fit_tile(shape: tuple[int, int, int], largest: int, halo: int, blend: int, multiple: int) -> tuple[int, int, int]:
     """The smallest tile that covers a volume in no more tiles than one with the largest edges would.
 
     Args:
         shape: (D, H, W) of the volume in voxels.
         largest: What no edge may exceed; a multiple of `multiple`.
-        overlap: Voxels shared by neighbours.
+        halo: See `TileGrid`.
+        blend: See `TileGrid`.
         multiple: What each edge must be a multiple of.
 
     Returns:
         Edges along z, y, x: short along the short axes of a volume.
 
     Examples:
-        >>> fit_tile((60, 200, 1000), largest=128, overlap=32, multiple=8)
-        (96, 104, 128)
+        >>> fit_tile((60, 200, 1000), largest=128, halo=16, blend=0, multiple=8)
+        (64, 120, 128)
     """
 
     def edge(size: int) -> int:
-        covered = _covered(size, overlap)
-        step = math.ceil(covered / math.ceil(covered / (largest - overlap)))
-        return math.ceil((step + overlap) / multiple) * multiple
+        count = len(_starts(size, largest, halo, blend, multiple))
+        if count == 1:
+            return math.ceil(size / multiple) * multiple
+        smallest = math.ceil((2 * halo + blend) / multiple) * multiple + multiple  # with one step for each tile
+        smaller = range(smallest, largest, multiple)
+        return next((each for each in smaller if len(_starts(size, each, halo, blend, multiple)) == count), largest)
 
     z, y, x = map(edge, shape)
     return z, y, x
 
 
-def window(tile: int, overlap: int) -> NDArray[np.float64]:
-    """Weights of a tile along one axis before they are normalised by those of its neighbours.
-
-    Almost nothing over the outer quarter of the overlap, a squared sine over the middle half, 1 further
-    inside: a network that sees no further than a quarter of the overlap leaves no trace of the tiles.
-
-    Returns:
-        (tile,), symmetric, positive.
-    """
-    place = np.arange(tile) + 0.5
-    depth = np.minimum(place, tile - place)
-    ramp = (depth - overlap / 4) / (overlap / 2) if overlap else np.ones_like(depth)
-    weights: NDArray[np.float64] = np.maximum(np.square(np.sin(np.pi / 2 * ramp.clip(0, 1))), _FLOOR)
-    return weights
-
-
 @torch.no_grad()
 def tiled(
-    function: Callable[[Tensor], Tensor],
+    function: Callable[[Tensor, Tensor], Tensor],
     volume: NDArray[Any],
+    grid: TileGrid,
     *,
-    tile: tuple[int, int, int],
-    overlap: int,
     batch_size: int = 1,
     result: NDArray[np.float64] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -216,27 +225,24 @@ def tiled(
     Where the function runs out of memory, it is given half as many tiles from then on.
 
     Args:
-        function: Takes tiles (B, 1, *tile) float32 on the CPU, moves them where it likes, and returns
-            values of the same shape, on any device.
+        function: Takes tiles (B, 1, *tile) float32 on the CPU and which of their voxels are filled with one value
+            (B, 1, *tile), moves them where it likes, and returns values of the same shape, on any device.
         volume: (D, H, W), any unit, real; may be mapped from a file.
-        tile: Edges of a tile in voxels, z, y, x.
-        overlap: Voxels shared by neighbouring tiles, less than any edge.
+        grid: The volume's tiles.
         batch_size: Tiles B given to the function at once.
         result: (D, H, W) to write to, mapped from a file where memory is short; by default a new array. In
-            float64, because a voxel may be the sum of thousands of tiles.
+            float64, because a voxel may be the sum of several tiles.
         progress: Called with the number of tiles done and their total after each batch.
 
     Returns:
         `result`, in the unit of the function's output.
 
     Raises:
-        CryodenError: Tile, overlap or batch size is out of range.
+        CryodenError: The batch size is out of range.
         RuntimeError: The function runs out of memory with a single tile.
     """
     if batch_size < 1:
         raise CryodenError(f"batch size {batch_size} is too small: at least 1 tile at once is needed")
-    depth, height, width = volume.shape
-    grid = TileGrid((depth, height, width), tile, overlap)
     if result is None:
         result = np.empty(volume.shape, np.float64)
     for section in sections(result):
@@ -245,22 +251,31 @@ def tiled(
     done = 0
     while done < len(tiles):
         batch = tiles[done : done + batch_size]
-        boxes = torch.from_numpy(np.stack([grid.cut(volume, each) for each in batch])[:, None])
-        values = _unless_out_of_memory(function, boxes)
+        boxes, same = (
+            torch.from_numpy(np.stack(each)[:, None])
+            for each in zip(*(grid.cut(volume, tile) for tile in batch), strict=True)
+        )
+        values = _unless_out_of_memory(function, boxes, same)
         if values is None:
             batch_size = max(1, len(batch) // 2)
             _log.warning(
-                "out of memory with %d tiles of %s voxels at once; trying %d", len(batch), tell(tile), batch_size
+                "out of memory with %d tiles of %s voxels at once; trying %d", len(batch), tell(grid.tile), batch_size
             )
             continue
         if values.shape != boxes.shape:
             raise ValueError(f"the function returned shape {tuple(values.shape)} for {tuple(boxes.shape)}")
         for each, value in zip(batch, values[:, 0].numpy(), strict=True):
-            grid.blend(result, each, value)
+            grid.place(result, each, value)
         done += len(batch)
         if progress is not None:
             progress(done, len(tiles))
     return result
+
+
+def filled_section(section: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which voxels (H, W) are filled with one value; see `cryoden.scaling.filled`."""
+    mask: NDArray[np.bool_] = filled(torch.from_numpy(native(section))).numpy()
+    return mask
 
 
 def tell(edges: tuple[int, int, int]) -> str:
@@ -268,10 +283,10 @@ def tell(edges: tuple[int, int, int]) -> str:
     return " × ".join(map(str, reversed(edges)))
 
 
-def _unless_out_of_memory(function: Callable[[Tensor], Tensor], boxes: Tensor) -> Tensor | None:
+def _unless_out_of_memory(function: Callable[[Tensor, Tensor], Tensor], boxes: Tensor, same: Tensor) -> Tensor | None:
     """What the function makes of tiles, on the CPU; None if there is no memory for them, but for fewer."""
     try:
-        return function(boxes).float().cpu()
+        return function(boxes, same).float().cpu()
     except RuntimeError as error:
         if len(boxes) == 1 or not out_of_memory(error):
             raise
@@ -282,10 +297,3 @@ def out_of_memory(error: RuntimeError) -> bool:
     """Whether torch raised this because a device, or the machine, is out of memory."""
     told = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in told or "can't allocate memory" in told
-
-
-def _mirror(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
-    """Indices reflected into 0 … size - 1, as often as needed, without repeating the face."""
-    period = max(1, 2 * (size - 1))
-    index = index % period
-    return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)

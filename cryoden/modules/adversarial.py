@@ -15,7 +15,7 @@ from cryoden.errors import CryodenError
 from cryoden.losses import LossMixture, feature_matching, make_loss
 from cryoden.modules.training import Training
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
-from cryoden.scaling import Scale, standardize
+from cryoden.scaling import Scale
 
 Player = LightningOptimizer | Optimizer
 
@@ -147,7 +147,7 @@ class Adversarial(Training):
         """What the discriminator sees, in the grey scale of the degraded volume; last, its logits."""
         if self.denoiser.standardize:
             scale = Scale.of(degraded)
-            degraded, candidate = standardize(degraded, scale), standardize(candidate, scale)
+            degraded, candidate = scale.relative(degraded), scale.relative(candidate)
         return self.discriminator.features(degraded, candidate)
 
     def _judge(self, degraded: Tensor, candidate: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from cryoden.batch import Batch
 from cryoden.modules.adversarial import Adversarial, Standing
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
+from cryoden.scaling import Scale
 
 
 class GAN(Adversarial):
@@ -21,7 +22,7 @@ class GAN(Adversarial):
         discriminator: gives raw logits, positive for "clean".
         label_smoothing: the discriminator is taught 1 - label_smoothing for clean volumes: it never grows certain.
         instance_noise: standard deviation of noise added to what the discriminator compares, in units of the degraded
-            volume's standard deviation; it falls linearly to zero over the training (Sønderby et al. 2017,
+            volume's spread (`cryoden.scaling`); it falls linearly to zero over the training (Sønderby et al. 2017,
             arXiv:1610.04490).
         kwargs: see Adversarial and Training.
     """
@@ -62,7 +63,7 @@ class GAN(Adversarial):
 
     def _blurred(self, degraded: Tensor, candidate: Tensor) -> Tensor:
         level = self.instance_noise * (1 - self._progress)
-        unit = degraded.std(dim=(1, 2, 3, 4), keepdim=True) if self.denoiser.standardize else 1.0
+        unit = Scale.of(degraded).spread.to(candidate) if self.denoiser.standardize else 1.0
         noise = torch.empty_like(candidate).normal_(generator=self.random)
         return candidate + level * unit * noise
 

@@ -21,9 +21,6 @@ from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import TrainingMetrics
 from cryoden.modules.safeguards import AverageBuffers, Safeguard
 from cryoden.networks.base import DenoisingNetwork
-from cryoden.scaling import offset_of
-
-_OFFSET_BATCHES = 64  # in which the mean of the noise is measured
 
 
 class Training(LightningModule):
@@ -31,9 +28,8 @@ class Training(LightningModule):
 
     Args:
         generator: the network.
-        standardize: show the network volumes of mean 0 and standard deviation 1, and give the output the grey scale and
-            the mean of the input: f(a x + b) = a f(x) + b for a > 0. By how much noise changes the mean, as salt and
-            pepper does, is measured over the first 64 batches of a training.
+        standardize: show the network volumes whose background is 0 and whose spread is 1, as `cryoden.scaling` measures
+            them on the specimen, and give the answer the grey scale of the input: f(a x + b) = a f(x) + b for a > 0.
         residual: the network predicts the noise, which is taken from the input (Wolterink et al. 2017, "Generative
             Adversarial Networks for Noise Reduction in Low-Dose CT"); it is made to end linearly.
         data_consistency: weight of a loss on density that contradicts what was measured by more than the noise; a guard
@@ -81,7 +77,6 @@ class Training(LightningModule):
         self.init_weights = init_weights
         self.terms: dict[str, Tensor] = {}
         self.seed = torch.initial_seed()
-        self.offset_batches = 0
         self.val_metrics = TrainingMetrics("val/")
         self.test_metrics = TrainingMetrics("test/")
 
@@ -127,10 +122,6 @@ class Training(LightningModule):
         self.terms = {}
         state = np.random.SeedSequence([self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank])
         self.random = torch.Generator(self.device).manual_seed(int(state.generate_state(1, np.uint64)[0]))
-        if self.denoiser.standardize and self.offset_batches < _OFFSET_BATCHES:
-            offset = self.trainer.strategy.reduce(offset_of(batch["degraded"], batch["clean"]), reduce_op="mean")
-            self.offset_batches += 1
-            self.denoiser.offset += (float(offset) - self.denoiser.offset) / self.offset_batches
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Score a batch; the denoised volumes are for callbacks."""
@@ -205,7 +196,7 @@ class Training(LightningModule):
         for name in ("hyper_parameters", "datamodule_hyper_parameters"):
             if name in checkpoint:
                 checkpoint[name] = plain(checkpoint[name])
-        checkpoint["cryoden"] = {**self.denoiser.record(), "seed": self.seed, "offset_batches": self.offset_batches}
+        checkpoint["cryoden"] = {**self.denoiser.record(), "seed": self.seed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the same randomness, if the checkpoint is of the same system.
@@ -223,7 +214,6 @@ class Training(LightningModule):
                     "give the configuration that the checkpoint was trained with (config.yaml in its run's folder)"
                 )
         self.seed = record["seed"]
-        self.denoiser.offset, self.offset_batches = record.get("offset", 0.0), record.get("offset_batches", 0)
 
 
 def _words(value: Any) -> str:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from cryoden import CompactUnetAE, denoise
-from cryoden.inference.normalisation import normalised_alike
+from cryoden import denoise
+from cryoden.denoiser import Denoiser
+from cryoden.inference.normalisation import has_group_norm, normalised_alike
 from cryoden.networks.compact_unet import CompactUnet
 
 
@@ -14,8 +15,10 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def awake(network: CompactUnet) -> CompactUnet:
+def awake(levels: int) -> CompactUnet:
     """With an output that is not zero, and norms that do something."""
+    torch.manual_seed(0)
+    network = CompactUnet(channels=4, levels=levels, norm="group")
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
@@ -40,7 +43,7 @@ def test_one_norm_uses_the_statistics_of_all_it_was_shown(groups, affine):
 
 @torch.no_grad()
 def test_a_single_tile_is_normalised_as_ever_and_the_network_is_left_as_it_was():
-    network, tile = awake(CompactUnet(channels=4)), noise(1, 1, 16, 16, 16)
+    network, tile = awake(levels=3), noise(1, 1, 16, 16, 16)
     expected = network(tile)
     with normalised_alike(network, lambda: network(tile)):
         torch.testing.assert_close(network(tile), expected, atol=1e-4, rtol=1e-4)
@@ -51,7 +54,7 @@ def test_a_single_tile_is_normalised_as_ever_and_the_network_is_left_as_it_was()
 
 
 def test_norms_come_back_after_an_error():
-    network = CompactUnet(channels=4)
+    network = awake(levels=1)
 
     def fail() -> None:
         raise KeyboardInterrupt
@@ -61,7 +64,12 @@ def test_norms_come_back_after_an_error():
     assert not any("forward" in vars(module) for module in network.modules())
 
 
-def seam(volume: np.ndarray, model: CompactUnetAE) -> float:
+@pytest.mark.parametrize(("norm", "told"), [("group", True), ("instance", True), ("batch", False)])
+def test_networks_whose_norms_depend_on_the_volume_are_known(norm, told):
+    assert has_group_norm(CompactUnet(channels=4, norm=norm)) is told
+
+
+def seam(volume: np.ndarray, model: Denoiser) -> float:
     """How much the output changes with the place of the tiles' grid: over the output's own deviation, rms."""
     settings = {"contrast": "bright", "precision": "float32", "tile": 48, "overlap": 24, "device": "cpu"}
     first = denoise(volume, model, **settings)
@@ -72,12 +80,11 @@ def seam(volume: np.ndarray, model: CompactUnetAE) -> float:
 
 def test_seams_of_a_real_network_are_small(monkeypatch):
     """A tomogram with protein on one side and empty ice on the other, where norms of single tiles differ most."""
-    model = CompactUnetAE(channels=4, levels=1)
-    awake(model.generator)
+    model = Denoiser(awake(levels=1))
     volume = noise(24, 48, 168).numpy()  # 160 have tiles of the same size, 4 voxels further
     volume[8:16, 16:32, 20:60] += 6
     shared = seam(volume, model)
     assert shared < 0.05
     alone = nullcontext  # each tile normalised on its own, as a network does
-    monkeypatch.setattr("cryoden.inference.denoise.normalised_alike", lambda *_: alone())
+    monkeypatch.setattr("cryoden.inference.engine.normalised_alike", lambda *_: alone())
     assert seam(volume, model) > 3 * shared

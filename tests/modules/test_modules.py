@@ -7,6 +7,7 @@ from lightning import Trainer
 from cryoden import (
     CompactUnetAE,
     CryodenError,
+    GaussianNoise,
     OriginalUnetAE,
     ParticleDataModule,
     SaltAndPepper,
@@ -58,7 +59,6 @@ def test_grey_scale_comes_back(system, gain: float, offset: float) -> None:
         plain, scaled = model(volume.float()), model((gain * volume + offset).float())
     assert plain.std() > 0
     torch.testing.assert_close((scaled - offset) / gain, plain, rtol=1e-3, atol=1e-3 + 1e-6 * abs(offset) / gain)
-    assert scaled.mean().item() == pytest.approx((gain * volume + offset).mean().item(), rel=1e-5, abs=1e-5 * gain)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -85,7 +85,7 @@ def test_checkpoints_of_python_users(system, data, tmp_path: Path) -> None:
         torch.testing.assert_close(loaded(volume), expected)
         export_weights(loaded, tmp_path / "a.safetensors")
         exported = load_denoiser(tmp_path / "a.safetensors")
-        assert exported.record() == model.record()
+        assert exported.record() == model.denoiser.record()
         torch.testing.assert_close(exported(volume), expected)
         again = type(model).load_from_checkpoint(path, weights_only=True).eval()
         torch.testing.assert_close(again(volume), expected)
@@ -93,31 +93,24 @@ def test_checkpoints_of_python_users(system, data, tmp_path: Path) -> None:
         export_weights(loaded, tmp_path / "a.safetensors")
 
 
-def test_noise_with_a_mean_does_not_lift_the_background(tmp_path: Path) -> None:
-    """Salt and pepper: the denoised volume must not keep the mean of the degraded one."""
+def test_noise_with_a_mean_hardly_lifts_the_background() -> None:
+    """Salt and pepper: the background is the middle of the grey values, which a few of the brightest do not move."""
     data = ParticleDataModule(
         entries=["phantom:1"],
         copies=20,
         box=32,
         voxel_size=10,
         resolution=20,
-        degradation=[SaltAndPepper(probability=0.2)],
-        batch_size=2,
+        degradation=[GaussianNoise(), SaltAndPepper(probability=0.1)],
         num_workers=0,
     )
-    model = CompactUnetAE(channels=4)
-    trainer(tmp_path, max_epochs=2, limit_train_batches=4, limit_val_batches=0).fit(model, data)
-    assert model.offset_batches == 8
+    data.setup()
     batch = collate([data.validation_volumes()[0, i] for i in range(2)])
-    with torch.no_grad():
-        denoised = model.eval()(batch["degraded"])
     lifted = batch["degraded"].mean() - batch["clean"].mean()
-    assert lifted > 0.09
-    assert abs(denoised.mean() - batch["clean"].mean()) < 0.05 * lifted
-    fitting = trainer(tmp_path, max_epochs=3, limit_train_batches=4, limit_val_batches=0)
-    fitting.strategy.connect(model)
-    fitting.save_checkpoint(tmp_path / "noise.ckpt")
-    assert load_denoiser(tmp_path / "noise.ckpt").offset == model.offset
+    assert lifted > 0.04
+    with torch.no_grad():
+        denoised = CompactUnetAE(channels=4).eval()(batch["degraded"])  # which answers nothing yet
+    assert abs(denoised.median() - batch["clean"].median()) < 0.1 * lifted
 
 
 def test_fine_tuning_begins_where_another_run_ended(data, tmp_path: Path) -> None:
@@ -173,6 +166,24 @@ def test_what_is_no_checkpoint_is_refused(content: bytes | None, message: str, t
     (tmp_path / "empty").mkdir()
     with pytest.raises(CryodenError, match="no best"):
         load_denoiser(tmp_path / "empty")
+
+
+def test_a_model_of_another_grey_scale_is_refused_in_one_line(tmp_path: Path) -> None:
+    """As all were before the scale was the specimen's: what they answer would be wrong without a word."""
+    model = CompactUnetAE(channels=2)
+    record = model.denoiser.record()
+    del record["scale"]
+    model.denoiser.record = lambda: record
+    export_weights(model, tmp_path / "old.safetensors")
+    message = (
+        r"model .*old\.safetensors: it was trained on volumes scaled by their mean and standard deviation, as cryoden "
+        r"\S+ did, and this one scales by median and quartiles: train it again$"
+    )
+    with pytest.raises(CryodenError, match=message):
+        load_denoiser(tmp_path / "old.safetensors")
+    record["standardize"] = False  # it was never scaled
+    export_weights(model, tmp_path / "raw.safetensors")
+    assert not load_denoiser(tmp_path / "raw.safetensors").standardize
 
 
 @pytest.mark.gpu

@@ -1,0 +1,237 @@
+"""A denoiser on a device: a planned volume goes through it, tile after tile, into a file or an array.
+
+The memory needed does not depend on the volume's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cryoden.denoiser import Denoiser, denoiser_of
+from cryoden.errors import CryodenError
+from cryoden.hardware import choose_device, choose_precision
+from cryoden.inference.normalisation import has_group_norm, normalised_alike
+from cryoden.inference.plan import Plan, Settings, make_plan
+from cryoden.inference.resampling import resample
+from cryoden.inference.tiling import TileGrid, filled_section, out_of_memory, tell, tiled
+from cryoden.version import __version__
+from cryoden.volume import Volume, release
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_FLIPS = [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
+_SAMPLE, _SAMPLE_EDGE = 32, 96  # tiles, and their edge, that tell what the norms of a network are going to see
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A denoiser, where it runs, and how precisely it computes.
+
+    Attributes:
+        denoiser: In evaluation mode while it runs, and afterwards as it was.
+        device: Where the network runs.
+        precision: float32, or bfloat16, which is two to three times as fast where a device computes in it.
+    """
+
+    denoiser: Denoiser
+    device: torch.device
+    precision: torch.dtype
+
+    @classmethod
+    def of(cls, model: nn.Module, device: torch.device | str | None = None, precision: Precision = "auto") -> Engine:
+        """For a model, by default on the fastest device and in the precision that suits it.
+
+        Args:
+            model: A denoiser, or a training that has one.
+            device: By default the choice of `choose_device`.
+            precision: "auto" takes bfloat16 where the device computes in it.
+
+        Raises:
+            CryodenError: The model is something else, or the precision is unknown.
+        """
+        where = choose_device()[0] if device is None else torch.device(device)
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise CryodenError(f"precision {precision!r} is unknown; it is 'auto', 'float32' or 'bfloat16'")
+        kind = choose_precision(where) if precision == "auto" else getattr(torch, precision)
+        return cls(denoiser_of(model), where, kind)
+
+    def plan(self, volume: Volume, settings: Settings, name: str = "the volume") -> Plan:
+        """What is going to be done with a volume; see `make_plan`."""
+        return make_plan(volume, self.denoiser, settings, name)
+
+    def run(self, plan: Plan, result: NDArray[np.float64], progress: Progress | None = None) -> None:
+        """Denoises.
+
+        Args:
+            plan: Of this engine.
+            result: (D, H, W), changed in place; may be mapped from a file.
+            progress: Called with the number of tiles done and their total.
+
+        Raises:
+            CryodenError: The network gives what is not finite, or there is no memory for even the smallest tile.
+        """
+        smaller: Plan | None = plan
+        while smaller is not None:
+            plan = smaller
+            smaller = self._attempt(plan, result, progress)
+        if not self.denoiser.standardize:
+            if plan.contrast == "dark":
+                for section in result:
+                    np.negative(section, out=section)
+                    release(result)
+            return
+        level, spread = float(plan.grey.scale.level), float(plan.grey.scale.spread)
+        spread = -spread if plan.contrast == "dark" else spread
+        masked = bool(plan.grey.scale.masked)
+        for section, given in zip(result, plan.volume.data, strict=True):
+            section *= spread
+            section += level
+            if masked:
+                np.copyto(section, given, where=filled_section(given))
+            release(result)
+            release(plan.volume.data)
+
+    def label(self, settings: Settings, contrast: str = "") -> str:
+        """What a denoised file says of itself: the network, a digest of its weights, and how it was used."""
+        digest = hashlib.sha256()
+        for name, value in self.denoiser.generator.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        used = f"{', augmented' * settings.augment}{', rescaled' * settings.rescale}"
+        network = f"{type(self.denoiser.generator).__name__} {digest.hexdigest()[:8]}"
+        return f"cryoden {__version__}: denoised by {network}{used}, {contrast}".removesuffix(", ")
+
+    def _attempt(self, plan: Plan, result: NDArray[np.float64], progress: Progress | None) -> Plan | None:
+        """Density of bright protein, in the network's unit, into `result`; or a plan that needs less memory."""
+        network = _Network(self, plan)
+        generator = self.denoiser.generator
+        divided = len(plan.grid) > 1 and has_group_norm(generator)
+        if divided:
+            _log.warning(
+                "%s normalises by what a tile holds (group or instance norm), so that what is denoised here depends on "
+                "what lies around it; a network without such norms, such as CompactUnet, does not",
+                type(generator).__name__,
+            )
+        try:
+            with (
+                self._evaluating(),
+                # a single tile's own statistics are those of the whole
+                normalised_alike(generator, lambda: network.show(_sample(plan))) if divided else nullcontext(),
+            ):
+                tiled(
+                    network,
+                    plan.volume.data,
+                    plan.grid,
+                    batch_size=plan.settings.batch_size,
+                    result=result,
+                    progress=progress,
+                )
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            told = str(error)
+        else:
+            return None
+        smaller = plan.halved(self.denoiser)
+        if smaller is None:
+            raise CryodenError(
+                f"{plan.name}: no memory on {self.device} for even one tile of {tell(plan.network_tile)} voxels "
+                f"({told.split('.')[0]})"
+            )
+        _log.warning(
+            "out of memory with a tile of %s voxels: beginning again with %s",
+            tell(plan.grid.tile),
+            tell(smaller.grid.tile),
+        )
+        return smaller
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The network in evaluation mode on the device, and afterwards as and where it was."""
+        network = self.denoiser.generator
+        training = network.training
+        home = next((parameter.device for parameter in network.parameters()), self.device)
+        try:
+            network.to(self.device).eval()
+            if self.precision == torch.bfloat16:  # only there are channels last the faster layout
+                network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack it
+            yield
+        finally:
+            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            network.to(home).train(training)
+
+
+def _sample(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tiles (1, 1, D, H, W) from all over the volume, no larger than they need be to tell of it."""
+    multiple = plan.multiple
+    smaller = [min(edge, math.ceil(_SAMPLE_EDGE / multiple) * multiple) for edge in plan.network_tile]
+    z, y, x = (round(edge * plan.ratio) for edge in smaller)
+    grid = TileGrid(plan.grid.shape, (z, y, x))
+    tiles = list(grid)
+    for i in np.random.default_rng(0).permutation(len(tiles))[:_SAMPLE]:
+        box, same = grid.cut(plan.volume.data, tiles[i])
+        yield torch.from_numpy(box[None, None]), torch.from_numpy(same[None, None])
+
+
+class _Network:
+    """A denoiser as a function of tiles as they are in the file."""
+
+    def __init__(self, engine: Engine, plan: Plan) -> None:
+        self.engine, self.plan = engine, plan
+        self.flips = _FLIPS if plan.settings.augment else _FLIPS[:1]
+        self.sign = -1.0 if plan.contrast == "dark" else 1.0
+
+    @torch.no_grad()
+    def show(self, tiles: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Runs the network on tiles for its norms to see them, in one orientation."""
+        for boxes, same in tiles:
+            self._generate(self._prepare(boxes, same))
+
+    def __call__(self, boxes: Tensor, same: Tensor) -> Tensor:
+        """(B, 1, D, H, W) as in the file to density of bright protein in the network's unit, of the same shape."""
+        tiles = self._prepare(boxes, same)
+        density = torch.zeros_like(tiles)
+        for axes in self.flips:
+            density += self._generate(tiles.flip(axes)).flip(axes)
+        density /= len(self.flips)
+        if density.shape != boxes.shape:
+            density = resample(density, boxes.shape[2:])
+        if not density.isfinite().all():
+            raise CryodenError(
+                f"{self.plan.name}: the network gives NaN or infinite values; its training has failed: use another "
+                "model"
+            )
+        return density
+
+    def _prepare(self, boxes: Tensor, same: Tensor) -> Tensor:
+        if self.engine.denoiser.standardize:
+            scale = self.plan.grey.scale
+            tiles = scale.standardize(boxes, same & scale.masked).mul_(self.sign)
+        else:
+            tiles = self.sign * boxes
+        tiles = tiles.to(self.engine.device)
+        if self.plan.ratio != 1:
+            multiple = self.plan.multiple
+            tiles = resample(tiles, [round(e / self.plan.ratio / multiple) * multiple for e in tiles.shape[2:]])
+        if self.engine.precision == torch.bfloat16:
+            tiles = tiles.to(memory_format=torch.channels_last_3d)
+        return tiles
+
+    def _generate(self, tiles: Tensor) -> Tensor:
+        with torch.autocast(self.engine.device.type, torch.bfloat16, enabled=self.engine.precision == torch.bfloat16):
+            return self.engine.denoiser.density(tiles)

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
+from cryoden.batch import Batch
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
 from cryoden.evaluation.evaluate import TRIVIAL
 from cryoden.evaluation.results import Scores
@@ -77,13 +78,13 @@ class Report(Callback):
         self._start(_training(pl_module), again=True)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Score the baselines on a batch."""
         self._score(outputs["denoised"], batch)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Score the baselines on a batch."""
         self._score(outputs["denoised"], batch)
@@ -107,7 +108,7 @@ class Report(Callback):
             names = [*TRIVIAL, *map(_gaussian_name, SIGMAS)]
             self._baselines = {name: TrainingMetrics().to(module.device) for name in names}
 
-    def _score(self, denoised: Tensor, batch: Any) -> None:
+    def _score(self, denoised: Tensor, batch: Batch) -> None:
         degraded, clean = batch["degraded"], batch["clean"]
         if not self._picture:
             shown = {"degraded": degraded, "denoised": denoised, "clean": clean}

@@ -14,7 +14,7 @@ class Specimen(TypedDict):
     """What is in one box, before anything is degraded.
 
     Attributes:
-        clean: (1, D, H, W) float32; protein bright.
+        clean: (1, D, H, W) float32; protein bright, in bulk 1; ice 0.
         entry: what it shows.
         degraded: (1, D, H, W) float32, only where it comes from a file, degraded already.
         rotation: (3, 3) float64, only of a particle alone in its box: how it lies; acts on xyz column vectors.
@@ -31,6 +31,8 @@ class Specimen(TypedDict):
 class Item(Specimen):
     """A specimen and what the microscope does to it. Only training leaves `degraded` to the device.
 
+    Where `degraded` is there, `clean` is what a network is asked for: nothing of it is brighter than BRIGHTEST.
+
     Attributes:
         parameters: one mapping for each step of the degradation, as `Degradation.sample` drew it.
         measured: bool, broadcastable to (D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`: which part of Fourier
@@ -45,7 +47,7 @@ class Batch(TypedDict):
     """Items together, as a module sees them.
 
     Attributes:
-        clean: (B, 1, D, H, W) float32; protein bright.
+        clean: (B, 1, D, H, W) float32; protein bright, in bulk 1; ice 0; at most BRIGHTEST, be it of gold.
         degraded: (B, 1, D, H, W) float32, in the unit of `clean`.
         measured: bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`: which part of
             Fourier space was measured.

@@ -9,7 +9,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cryoden.batch import Batch, Item
-from cryoden.data.dataset import EpochSampler, ResumableLoader, VolumeDataset, collate
+from cryoden.data.dataset import BRIGHTEST, EpochSampler, ResumableLoader, VolumeDataset, collate
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation, apply_all
 
@@ -139,6 +139,7 @@ class VolumeDataModule(LightningDataModule, ABC):
         """Degrade a training batch on the device."""
         if "degraded" not in batch:
             batch["degraded"] = apply_all(self.degradation, batch["clean"], batch["parameters"])
+            batch["clean"] = batch["clean"].clamp(max=BRIGHTEST)
         return batch
 
 

@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from cryoden.batch import Specimen
 from cryoden.data.base import TRAIN, VolumeDataModule, check_above_zero
-from cryoden.data.dataset import VolumeDataset, random_box
+from cryoden.data.dataset import BRIGHTEST, VolumeDataset, random_box
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation, MissingWedge
 from cryoden.volume import read_volume
 
 _CLEAN, _DEGRADED = "_clean.mrc", "_degraded.mrc"
 _CHANCE = 5  # standard deviations: a lower correlation is that of volumes that show different things
+_SHOWS = 0.1  # of the highest contrast: a section or block with less of it shows nothing
+_DARKEST = -0.5  # times the particles' contrast: vacuum is darker, protein is not
+_BLOCK = 8  # voxels along each side: about a particle
+_ROUNDS = 8
 _SHIFTS = range(-3, 4)  # sections by which a slab may lie off the middle of its reconstruction
 
 
@@ -28,7 +32,7 @@ class Pair:
     Attributes:
         name: what tables call it.
         degraded: (D, H, W) float32; equals what was measured of `clean`, plus what is uncorrelated with that.
-        clean: (D, H, W) float32; bright, its median 0 and its maximum 1.
+        clean: (D, H, W) float32; bright, its background 0 and its particles about 1, whatever else is in it.
         voxel_size: Å.
     """
 
@@ -64,10 +68,11 @@ def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
 def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None = None) -> Pair:
     """Read a pair and bring both volumes to one grey scale.
 
-    The clean volume is shifted and divided so that its background (the median) is 0 and its maximum 1. The degraded
-    one is shifted and scaled, and inverted where its particles are dark, so that it equals what was measured of the
-    clean one plus what is uncorrelated with that. Where one has more sections than the other, as SHREC's
-    reconstructions have, it is cut to the slab that fits best, at most three sections off the middle.
+    The clean volume is shifted and divided so that its background is 0 and its particles are about 1. The degraded one
+    is shifted and scaled, and inverted where its particles are dark, so that it equals what was measured of the clean
+    one plus what is uncorrelated with that. Both are said by the particles: gold and vacuum count for nothing. Where
+    one has more sections than the other, as SHREC's reconstructions have, it is cut to the slab that fits best, at most
+    three sections off the middle.
 
     Args:
         name: what tables call it.
@@ -89,24 +94,86 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
         )
     if truth.voxel_size <= 0:
         raise CryodenError(f"{clean}: no voxel size in the header; write it there")
-    b = truth.data - np.median(truth.data)
-    a, b = _same_slab(noisy.data, b, f"pair {name}: {degraded.name} and {clean.name}")
-    b /= b.max()
-    a -= a.mean()
-    centred = b - b.mean()
-    if wedge:
-        whole = torch.from_numpy(centred)[None, None]
-        centred = wedge.apply(whole, [wedge.sample(torch.Generator())])[0, 0].numpy()
-    covariance = float(np.mean(a * centred, dtype=np.float64))
-    correlation = covariance / float(a.std() * centred.std())
-    if abs(correlation) < _CHANCE / b.size**0.5:
+    seen, shown = _same_slab(noisy.data, truth.data, f"pair {name}: {degraded.name} and {clean.name}")
+    shown = shown - background_of(shown)
+    shown /= particle_level(shown)
+    # seen = gain × what was measured + the rest, by least squares; a negative gain is dark particles. Gold and vacuum,
+    # which spread over what is beside them and are seen otherwise than protein, have gains of their own.
+    gold, vacuum = np.maximum(shown - BRIGHTEST, 0), np.where(shown < _DARKEST, shown, np.float32(0))
+    specimen = (gold == 0) & (vacuum == 0)
+    parts = [_measured(part, wedge) for part in (shown - gold - vacuum, gold, vacuum) if part.any()]
+    fit = _Fit.of(seen[specimen], [part[specimen] for part in parts])
+    if abs(fit.correlation) < _CHANCE / np.count_nonzero(specimen) ** 0.5:
         raise CryodenError(
-            f"pair {name}: {degraded.name} and {clean.name} have a correlation of {correlation:.3f}: they do not show "
-            "the same thing; pair the right files"
+            f"pair {name}: {degraded.name} and {clean.name} have a correlation of {fit.correlation:.3f}: they do not "
+            "show the same thing; pair the right files"
         )
-    # a = gain × what was measured + the rest, by least squares; a negative gain is dark particles
-    a *= float(np.mean(centred**2, dtype=np.float64)) / covariance
-    return Pair(name, a + b.mean(), b, truth.voxel_size)
+    seen = (seen - np.float32(fit.offset)) / np.float32(fit.gain)
+    return Pair(name, seen, shown, truth.voxel_size)
+
+
+def background_of(clean: NDArray[np.float32]) -> float:
+    """The grey value of what is around particles: the median over the sections that show some, and so no vacuum.
+
+    Args:
+        clean: (D, H, W), bright, any unit.
+    """
+    contrast = np.ptp(clean, axis=(1, 2))
+    return float(np.median(clean[contrast > _SHOWS * contrast.max()]))
+
+
+def particle_level(clean: NDArray[np.float32]) -> float:
+    """How bright particles are, whatever else is in a volume: the median brightest voxel of small blocks.
+
+    Blocks without anything to see and blocks with gold are left out, as often as it takes to tell them.
+
+    Args:
+        clean: (D, H, W), bright, any unit, its background 0.
+    """
+    block = min(_BLOCK, *clean.shape)
+    whole = clean[tuple(slice(size // block * block) for size in clean.shape)]
+    depth, height, width = (size // block for size in whole.shape)
+    brightest = whole.reshape(depth, block, height, block, width, block).max((1, 3, 5))
+    level = float(np.median(brightest[brightest > _SHOWS * brightest.max()]))
+    for _ in range(_ROUNDS):
+        level = float(np.median(brightest[(brightest > level / 4) & (brightest < level * 3)]))
+    return level
+
+
+def _measured(clean: NDArray[np.float32], wedge: MissingWedge | None) -> NDArray[np.float32]:
+    """What a tilt series measures of a volume (D, H, W)."""
+    if wedge is None:
+        return clean
+    batch = torch.from_numpy(clean)[None, None]
+    left: NDArray[np.float32] = wedge.apply(batch, [wedge.sample(torch.Generator())])[0, 0].numpy()
+    return left
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Grey values as a sum of parts, by least squares.
+
+    Attributes:
+        offset: where the parts are 0.
+        gain: of the first part.
+        correlation: with the first part.
+    """
+
+    offset: float
+    gain: float
+    correlation: float
+
+    @classmethod
+    def of(cls, seen: NDArray[np.float32], parts: list[NDArray[np.float32]]) -> "_Fit":
+        """Fit (n,) grey values by parts, each (n,)."""
+        means = [float(np.mean(each, dtype=np.float64)) for each in (seen, *parts)]
+        columns = [each - np.float32(mean) for each, mean in zip((seen, *parts), means, strict=True)]
+        # float64 sums without a copy in float64
+        gram = np.array([[np.einsum("i,i", one, other, dtype=np.float64) for other in columns] for one in columns])
+        # A part that varies a thousand times less than the others has no gain: vacuum, of which a wedge leaves nothing.
+        gains = np.linalg.lstsq(gram[1:, 1:], gram[1:, 0], rcond=1e-6)[0]
+        correlation = gram[0, 1] / (gram[0, 0] * gram[1, 1]) ** 0.5
+        return cls(means[0] - float(gains @ means[1:]), float(gains[0]), float(correlation))
 
 
 def _same_slab(

@@ -10,21 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from cryoden import CryodenError, GaussianNoise, ParticleDataModule, SceneContents, SceneDataModule
+from cryoden import CryodenError, GaussianNoise, ParticleDataModule, SceneDataModule
 from cryoden.data.base import TRAIN, VALIDATION
-from cryoden.data.scenes import SceneDataset
 from cryoden.particles import DensityMap, load_particle
 from tests.data.counting import Counting, counting
-
-SMALL = {"box": 24, "voxel_size": 14.0, "resolution": 28.0, "val_fraction": 0.34, "num_workers": 0, "batch_size": 2}
-
-
-def module(kind: type, **arguments):
-    scenes = {"scenes": 6, "contents": SceneContents(count=(1, 3))}
-    size = scenes if kind is SceneDataModule else {"copies": 3}
-    made = kind(**{"entries": ["phantom:1", "phantom:2"], **SMALL, **size, **arguments})
-    made.setup()
-    return made
+from tests.data.made import made
 
 
 def equal(one: dict, other: dict) -> bool:
@@ -44,7 +34,7 @@ def equal(one: dict, other: dict) -> bool:
 
 @pytest.mark.parametrize("kind", [ParticleDataModule, SceneDataModule])
 def test_cached_items_are_the_uncached_ones_of_the_first_epoch(kind: type, tmp_path: Path) -> None:
-    plain, kept = module(kind, fresh=False), module(kind, cache=str(tmp_path))
+    plain, kept = made(kind, fresh=False), made(kind, cache=str(tmp_path))
     for split in (TRAIN, VALIDATION):
         expected, cached = plain._dataset(split), kept._dataset(split)
         expected.degrade = True
@@ -178,74 +168,3 @@ def test_a_damaged_item_and_a_bad_folder_are_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CryodenError, match=r"cache .*file: cannot be written to: "):
         counting(tmp_path / "file")
-
-
-CROPS = {"shape": (24, 60, 48), "scenes": 3, "crops": 5, "contents": SceneContents(count=12), "fresh": True}
-
-
-def test_crops_come_from_a_larger_scene(tmp_path: Path) -> None:
-    made = module(SceneDataModule, **CROPS, cache=str(tmp_path))
-    dataset = made._dataset(TRAIN)
-    scenes = dataset.scenes
-    assert (len(scenes), len(dataset), len(made.validation_volumes())) == (2, 10, 5)
-    assert not torch.equal(dataset[0, 3]["clean"], dataset[1, 3]["clean"])
-    assert torch.equal(made.validation_volumes()[0, 3]["degraded"], made.validation_volumes()[4, 3]["degraded"])
-    for index in (0, 7):
-        item = dataset[2, index]
-        whole = scenes[0, index // 5]
-        windows = np.lib.stride_tricks.sliding_window_view(whole["clean"][0].numpy(), (24, 24, 24))
-        (place,) = np.argwhere((windows == item["clean"][0].numpy()).all((3, 4, 5)))
-        inside = [p for p in whole["placements"] if (p.position >= place).all() and (p.position < place + 24).all()]
-        assert [p.particle for p in item["placements"]] == [p.particle for p in inside]
-        for ours, theirs in zip(item["placements"], inside, strict=True):
-            assert np.array_equal(ours.position + place, theirs.position)
-
-
-def test_crops_do_not_depend_on_the_workers_nor_on_the_cache(tmp_path: Path) -> None:
-    ours = module(SceneDataModule, **CROPS)
-    theirs = module(SceneDataModule, **CROPS, num_workers=2)
-    kept = module(SceneDataModule, **CROPS, cache=str(tmp_path))
-    for one, two, three in zip(*(m.train_dataloader() for m in (ours, theirs, kept)), strict=True):
-        assert torch.equal(one["clean"], two["clean"])
-        assert torch.equal(one["clean"], three["clean"])
-
-
-def test_scenes_for_crops_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    make = SceneDataset.make
-    monkeypatch.setattr(SceneDataset, "make", lambda self, i, g: made.append(i) or make(self, i, g))
-    data = module(SceneDataModule, **CROPS)
-    for _ in range(2):
-        assert len(data._dataset(TRAIN)[0, 4]["clean"][0]) == 24
-    assert made == [0, 1]
-    scratch = Path(data._scratch.name)
-    assert scratch.is_dir()
-    data._scratch.cleanup()
-
-
-def test_contents_reach_the_scene() -> None:
-    crowded = {"occupancy": 0.15, "abundance": {"phantom:2": 0.0}, "fiducials": 1}
-    data = module(SceneDataModule, contents=SceneContents(**crowded, fiducial_diameter=80.0, ice=300.0))
-    item = data.test_volumes()[0, 0]
-    assert {p.particle for p in item["placements"]} == {"phantom:1", "fiducial"}
-    assert item["clean"].max() > 1
-    assert item["clean"][0, 0].max() < 0
-    assert [
-        len(module(SceneDataModule, contents=SceneContents()).test_volumes()[0, 0]["placements"]) in range(4, 9)
-    ] == [True]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"shape": (20, 60, 60)}, r"shape: got \(20, 60, 60\); boxes of 24 voxels cannot be cut from it"),
-        (
-            {"contents": SceneContents(abundance={"1bxn": 2.0})},
-            "abundance: 1bxn is none of the entries: phantom:1, phantom:2",
-        ),
-        ({"crops": 0}, "crops: got 0"),
-    ],
-)
-def test_bad_scene_arguments(arguments: dict, message: str) -> None:
-    with pytest.raises(CryodenError, match=message):
-        module(SceneDataModule, **arguments)

@@ -4,62 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from cryoden import CryodenError, PairDataModule, SceneContents, SceneDataModule, Volume, write_volume
-from cryoden.data.pairs import read_pair
+from cryoden import CryodenError, PairDataModule, Volume, write_volume
+from cryoden.data.pairs import particle_level, read_pair
 from cryoden.evaluation.baselines import gaussian_filter
+from cryoden.particles import load_particle
 from cryoden.simulation.degradation import MissingWedge
-
-SCENES = {"box": 32, "voxel_size": 10.0, "resolution": 20.0, "batch_size": 2, "scenes": 6}
-
-
-def scenes(**arguments) -> SceneDataModule:
-    made = SceneDataModule(
-        **{"entries": ["phantom:1", "phantom:2"], "val_fraction": 0.34, "num_workers": 0, **SCENES, **arguments},
-        contents=SceneContents(count=(1, 4)),
-    )
-    made.setup()
-    return made
-
-
-def first_epochs(module, n: int = 2) -> list[list[dict]]:
-    loader = module.train_dataloader()
-    result = []
-    for epoch in range(n):
-        loader.sampler.set_epoch(epoch)
-        result.append([module.on_after_batch_transfer(batch, 0) for batch in loader])
-    return result
-
-
-def test_scenes_do_not_depend_on_the_workers_and_are_fresh() -> None:
-    ours, theirs = first_epochs(scenes()), first_epochs(scenes(num_workers=2))
-    for one, other in zip(ours, theirs, strict=True):
-        for a, b in zip(one, other, strict=True):
-            assert torch.equal(a["clean"], b["clean"])
-            assert torch.equal(a["degraded"], b["degraded"])
-    assert not any(torch.equal(a["clean"], b["clean"]) for a in ours[0] for b in ours[1])
-
-
-def test_a_batch_of_scenes_has_a_table_of_its_particles() -> None:
-    batch = first_epochs(scenes(holdout=["phantom:2"]), 1)[0][0]
-    assert set(batch) == {"clean", "degraded", "measured", "entry", "parameters", "placements"}
-    assert batch["clean"].shape == (2, 1, 32, 32, 32)
-    assert batch["entry"] == ["scene", "scene"]
-    for volume, table in zip(batch["clean"], batch["placements"], strict=True):
-        assert 1 <= len(table) <= 4
-        for placement in table:
-            assert placement.particle == "phantom:1"
-            assert placement.rotation.shape == (3, 3)
-            z, y, x = placement.position
-            assert volume[0, z - 3 : z + 4, y - 3 : y + 4, x - 3 : x + 4].max() > 0.1
-    held_out = scenes(holdout=["phantom:2"]).test_volumes()[0, 0]["placements"]
-    assert {placement.particle for placement in held_out} == {"phantom:2"}
-
-
-def test_scenes_need_enough_of_each_split() -> None:
-    with pytest.raises(
-        CryodenError, match=r"scenes 2 with val_fraction 0\.2 gives 2 training and 0 validation volumes;"
-    ):
-        SceneDataModule(entries=["phantom:1"], scenes=2)
+from cryoden.simulation.scene import FIDUCIAL, Scene, SceneContents, SceneVolume
+from tests.data.made import epochs
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +35,13 @@ def test_a_pair_comes_to_the_clean_volumes_grey_scale(gain: float, blobs, tmp_pa
         put(tmp_path / "a_clean.mrc", 7 * clean + 5),
     )
     pair = read_pair("a", *paths)
-    assert pair.clean.max() == 1
+    assert particle_level(pair.clean) == pytest.approx(1)
     assert np.median(pair.clean) == pytest.approx(0, abs=1e-6)
-    scale = 1 / (clean.max() - np.median(clean))
+    scale = 1 / particle_level(clean - np.median(clean))
     rest = pair.degraded - pair.clean
     np.testing.assert_allclose(rest, scale * (noise - noise.mean()), atol=0.1)  # the noise, on the clean volume's scale
-    assert abs(np.corrcoef(rest.ravel(), pair.clean.ravel())[0, 1]) < 1e-4
+    specimen = pair.clean < 2
+    assert abs(np.corrcoef(rest[specimen], pair.clean[specimen])[0, 1]) < 1e-4
 
 
 def test_a_missing_wedge_does_not_change_the_scale(blobs, tmp_path: Path) -> None:
@@ -98,10 +50,58 @@ def test_a_missing_wedge_does_not_change_the_scale(blobs, tmp_path: Path) -> Non
     pair = torch.from_numpy(clean + noise)[None, None]
     left = wedge.apply(pair, [wedge.sample(torch.Generator())])[0, 0].numpy()
     paths = put(tmp_path / "a_degraded.mrc", -3 * left), put(tmp_path / "a_clean.mrc", clean)
-    scale = 1 / (clean.max() - np.median(clean))
+    scale = 1 / particle_level(clean - np.median(clean))
     found = read_pair("a", *paths, wedge)
     assert found.degraded.std() == pytest.approx(scale * left.std(), rel=0.05)
     assert read_pair("a", *paths).degraded.std() > 1.3 * found.degraded.std()  # as if the rest had shrunk, not gone
+
+
+WEDGE = MissingWedge()
+
+
+def tilted(density: np.ndarray) -> np.ndarray:
+    """What a tilt series measures of it."""
+    batch = torch.from_numpy(density)[None, None]
+    return WEDGE.apply(batch, [WEDGE.sample(torch.Generator())])[0, 0].numpy()
+
+
+@pytest.fixture(scope="module")
+def scene() -> SceneVolume:
+    """Particles in a slab of ice between vacuum, and gold."""
+    contents = SceneContents(occupancy=0.1, fiducials=2, fiducial_diameter=60.0, ice=300.0)
+    particles = [load_particle("phantom:1"), load_particle("phantom:2")]
+    return Scene((40, 64, 64), 10.0, 20.0, particles, contents).make(torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("disturbed", ["gold", "gold that a camera shows fainter", "vacuum", "all"])
+def test_particles_alone_set_the_scale(disturbed: str, scene: SceneVolume, tmp_path: Path) -> None:
+    """Each disturbance leaves the particles' grey values in both volumes as they are without it."""
+    gold = np.isin(scene.classes, scene.class_names.index(FIDUCIAL))
+    vacuum = scene.density < -0.5
+    noise = np.random.default_rng(0).normal(size=scene.density.shape).astype(np.float32) * 0.3
+
+    def pair(*kinds: str):
+        clean = np.where(gold & ("gold" not in kinds), 0, np.where(vacuum & ("vacuum" not in kinds), 0, scene.density))
+        shown = np.where(gold, clean / 2, clean) if "faint" in kinds else clean
+        degraded = 1000 - 50 * (tilted(shown.astype(np.float32)) + noise)
+        paths = (put(tmp_path / f"{kind}.mrc", data) for kind, data in (("d", degraded), ("c", 77 * clean + 5)))
+        (found := read_pair("a", *paths, WEDGE), *((tmp_path / f"{kind}.mrc").unlink() for kind in "dc"))
+        return found
+
+    kinds = {
+        "gold that a camera shows fainter": ("gold", "faint"),
+        "all": ("gold", "faint", "vacuum"),
+    }.get(disturbed, (disturbed,))
+    expected, found = pair(), pair(*kinds)
+    specimen = np.zeros(scene.density.shape, bool)
+    specimen[10:30, 10:, :-8] = True
+    protein = specimen & ~gold & (scene.density > 0.5 * particle_level(np.clip(scene.density, 0, None)))
+    assert found.clean[protein] == pytest.approx(expected.clean[protein], rel=0.05)
+    one, other = (each.degraded[specimen & ~gold] for each in (expected, found))
+    gain, offset = np.polyfit(one, other, 1)
+    assert gain == pytest.approx(1, abs=0.05)
+    assert offset == pytest.approx(0, abs=0.05)
+    assert np.median(found.clean[specimen]) == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.parametrize("thick", ["degraded", "clean"])
@@ -134,13 +134,13 @@ def test_boxes_are_cut_from_the_same_place_of_both(folder: Path) -> None:
     module = pairs(folder, tilt_range=(-60, 60))
     module.setup("fit")
     assert module.voxel_size == 10
-    (first,), (other,) = ([torch.cat([b["clean"] for b in e])] for e in first_epochs(module))
+    (first,), (other,) = ([torch.cat([b["clean"] for b in e])] for e in epochs(module))
     assert first.shape == (6, 1, 16, 16, 16)
     assert not torch.equal(first, other)
-    batch = first_epochs(module, 1)[0][0]
+    batch = epochs(module, 1)[0][0]
     assert set(batch) == {"clean", "degraded", "measured", "entry", "parameters"}
     assert 0.5 < batch["measured"].float().mean() < 0.8
-    assert {e for epoch in first_epochs(module) for b in epoch for e in b["entry"]} == {"a", "b"}
+    assert {entry for epoch in epochs(module) for b in epoch for entry in b["entry"]} == {"a", "b"}
     for volume, truth in zip(batch["degraded"], batch["clean"], strict=True):
         assert np.corrcoef(volume.flatten(), truth.flatten())[0, 1] > 0.5
     test = module.test_volumes()

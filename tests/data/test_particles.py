@@ -6,6 +6,7 @@ import torch
 from cryoden import CryodenError, ParticleDataModule
 from cryoden.data.dataset import EpochSampler
 from cryoden.simulation import SaltAndPepper
+from tests.data.made import epochs
 
 SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
 
@@ -30,15 +31,6 @@ def module(particles: dict, **arguments) -> ParticleDataModule:
     )
     made.loaded = particles
     return made
-
-
-def epochs(made: ParticleDataModule, n: int = 2) -> list[list[dict]]:
-    loader = made.train_dataloader()
-    result = []
-    for epoch in range(n):
-        loader.sampler.set_epoch(epoch)
-        result.append([made.on_after_batch_transfer(batch, 0) for batch in loader])
-    return result
 
 
 def test_items_do_not_depend_on_the_workers(particles: dict) -> None:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from cryoden.data import VolumeDataModule
+from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, best_setting
 from cryoden.evaluation.evaluate import TRIVIAL, Method, evaluate, pairs, spaced
 from cryoden.evaluation.results import Sweep
@@ -69,7 +70,7 @@ def sweeps(
         progress: called with the number of points done and their total.
 
     Raises:
-        CryodenError: the data cannot be degraded otherwise.
+        CryodenError: the data cannot be degraded otherwise, or in nothing that is varied.
     """
     steps = module.degradation
     plans = [
@@ -81,6 +82,9 @@ def sweeps(
         for quantity, points, kind, vary in _VARIED
         if any(isinstance(step, kind) for step in steps)
     ]
+    if not plans:
+        varied = ", ".join(dict.fromkeys(kind.__name__ for _, _, kind, _ in _VARIED))
+        raise CryodenError(f"what degraded the data cannot be varied: of {varied} there is none")
     total = sum(len(points) for _, points, _ in plans)
     done = 0
     found = []

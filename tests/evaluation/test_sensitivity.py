@@ -14,7 +14,7 @@ from cryoden.commands.simulate import simulate
 from cryoden.evaluation.results import Sweep
 from cryoden.evaluation.sensitivity import DOSES, SNRS, TILTS, sweeps
 from cryoden.modules.recipes import SimpleAE
-from cryoden.simulation.degradation import GaussianNoise
+from cryoden.simulation.degradation import GaussianNoise, SaltAndPepper
 from cryoden.simulation.tilt_series import TiltScheme, TiltSeriesDegradation
 
 SMALL = {"box": 24, "voxel_size": 10.0, "resolution": 20.0, "num_workers": 0}
@@ -56,6 +56,12 @@ def test_volumes_that_are_kept_on_disk_are_degraded_anew_at_each_point(kind: typ
     assert medians(curve)[0] / medians(curve)[-1] == pytest.approx((SNRS[-1] / SNRS[0]) ** 0.5, rel=0.05)
     assert torch.equal(kept.test_volumes()[0, 0]["degraded"], plain.test_volumes()[0, 0]["degraded"])
     assert len(list(tmp_path.rglob("degraded.npy"))) == 1  # other noise is not kept
+
+
+def test_where_nothing_can_be_varied_that_is_said() -> None:
+    data = ParticleDataModule(entries=["phantom:1"], copies=5, degradation=[SaltAndPepper()], **SMALL)
+    with pytest.raises(CryodenError, match="of GaussianNoise, MissingWedge, TiltSeriesDegradation there is none"):
+        drawn(data)
 
 
 def pairs(folder: Path) -> PairDataModule:

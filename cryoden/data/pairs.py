@@ -13,6 +13,7 @@ from cryoden.batch import Specimen
 from cryoden.data.base import TRAIN, VolumeDataModule, check_above_zero
 from cryoden.data.dataset import BRIGHTEST, VolumeDataset, random_box
 from cryoden.errors import CryodenError
+from cryoden.scaling import Scale
 from cryoden.simulation.degradation import Degradation, MissingWedge
 from cryoden.volume import read_volume
 
@@ -70,9 +71,9 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
 
     The clean volume is shifted and divided so that its background is 0 and its particles are about 1. The degraded one
     is shifted and scaled, and inverted where its particles are dark, so that it equals what was measured of the clean
-    one plus what is uncorrelated with that. Both are said by the particles: gold and vacuum count for nothing. Where
-    one has more sections than the other, as SHREC's reconstructions have, it is cut to the slab that fits best, at most
-    three sections off the middle.
+    one plus what is uncorrelated with that. Both are said by the particles: gold, vacuum and filled margins count for
+    nothing, and where a margin was filled both are background. Where one has more sections than the other, as SHREC's
+    reconstructions have, it is cut to the slab that fits best, at most three sections off the middle.
 
     Args:
         name: what tables call it.
@@ -97,10 +98,12 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
     seen, shown = _same_slab(noisy.data, truth.data, f"pair {name}: {degraded.name} and {clean.name}")
     shown = shown - background_of(shown)
     shown /= particle_level(shown)
+    batch = torch.from_numpy(seen)[None, None]
+    filled = Scale.of(batch).left_out(batch)[0, 0].numpy()
     # seen = gain × what was measured + the rest, by least squares; a negative gain is dark particles. Gold and vacuum,
     # which spread over what is beside them and are seen otherwise than protein, have gains of their own.
     gold, vacuum = np.maximum(shown - BRIGHTEST, 0), np.where(shown < _DARKEST, shown, np.float32(0))
-    specimen = (gold == 0) & (vacuum == 0)
+    specimen = ~filled & (gold == 0) & (vacuum == 0)
     parts = [_measured(part, wedge) for part in (shown - gold - vacuum, gold, vacuum) if part.any()]
     fit = _Fit.of(seen[specimen], [part[specimen] for part in parts])
     if abs(fit.correlation) < _CHANCE / np.count_nonzero(specimen) ** 0.5:
@@ -109,7 +112,7 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
             "show the same thing; pair the right files"
         )
     seen = (seen - np.float32(fit.offset)) / np.float32(fit.gain)
-    return Pair(name, seen, shown, truth.voxel_size)
+    return Pair(name, np.where(filled, np.float32(0), seen), np.where(filled, np.float32(0), shown), truth.voxel_size)
 
 
 def background_of(clean: NDArray[np.float32]) -> float:

@@ -73,7 +73,7 @@ def scene() -> SceneVolume:
     return Scene((40, 64, 64), 10.0, 20.0, particles, contents).make(torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("disturbed", ["gold", "gold that a camera shows fainter", "vacuum", "all"])
+@pytest.mark.parametrize("disturbed", ["gold", "gold that a camera shows fainter", "vacuum", "margins", "all"])
 def test_particles_alone_set_the_scale(disturbed: str, scene: SceneVolume, tmp_path: Path) -> None:
     """Each disturbance leaves the particles' grey values in both volumes as they are without it."""
     gold = np.isin(scene.classes, scene.class_names.index(FIDUCIAL))
@@ -84,13 +84,15 @@ def test_particles_alone_set_the_scale(disturbed: str, scene: SceneVolume, tmp_p
         clean = np.where(gold & ("gold" not in kinds), 0, np.where(vacuum & ("vacuum" not in kinds), 0, scene.density))
         shown = np.where(gold, clean / 2, clean) if "faint" in kinds else clean
         degraded = 1000 - 50 * (tilted(shown.astype(np.float32)) + noise)
+        if "margins" in kinds:
+            degraded[:, :10] = degraded[:, :, -8:] = 0
         paths = (put(tmp_path / f"{kind}.mrc", data) for kind, data in (("d", degraded), ("c", 77 * clean + 5)))
         (found := read_pair("a", *paths, WEDGE), *((tmp_path / f"{kind}.mrc").unlink() for kind in "dc"))
         return found
 
     kinds = {
         "gold that a camera shows fainter": ("gold", "faint"),
-        "all": ("gold", "faint", "vacuum"),
+        "all": ("gold", "faint", "vacuum", "margins"),
     }.get(disturbed, (disturbed,))
     expected, found = pair(), pair(*kinds)
     specimen = np.zeros(scene.density.shape, bool)
@@ -102,6 +104,16 @@ def test_particles_alone_set_the_scale(disturbed: str, scene: SceneVolume, tmp_p
     assert gain == pytest.approx(1, abs=0.05)
     assert offset == pytest.approx(0, abs=0.05)
     assert np.median(found.clean[specimen]) == pytest.approx(0, abs=0.01)
+
+
+def test_a_filled_margin_is_background_in_both(scene: SceneVolume, tmp_path: Path) -> None:
+    degraded = scene.density + np.random.default_rng(0).normal(size=scene.density.shape)
+    degraded[:, :10] = 7
+    paths = put(tmp_path / "d.mrc", degraded), put(tmp_path / "c.mrc", scene.density)
+    pair = read_pair("a", *paths)
+    assert not pair.clean[:, :10].any()
+    assert not pair.degraded[:, :10].any()
+    assert pair.clean[:, 10:].any(axis=(0, 2)).all()
 
 
 @pytest.mark.parametrize("thick", ["degraded", "clean"])

@@ -1,5 +1,6 @@
 """What a run tells a person: a table and a picture at each validation, and what goes wrong while it trains."""
 
+import json
 from typing import Any, Literal
 
 import torch
@@ -11,9 +12,10 @@ from rich.console import Console
 from torch import Tensor
 
 from cryoden.batch import Batch
+from cryoden.data import VolumeDataModule
 from cryoden.evaluation.baselines import SIGMAS, gaussian_baseline
 from cryoden.evaluation.evaluate import TRIVIAL
-from cryoden.evaluation.results import Scores
+from cryoden.evaluation.results import Scores, summary
 from cryoden.evaluation.tables import csv_text, score_grid, score_rows
 from cryoden.files import write_text
 from cryoden.hardware import choose_device, choose_precision, keep_freed_memory
@@ -46,7 +48,7 @@ def best_precision(accelerator: object) -> Literal["bf16-mixed", "32-true"]:
 class Report(Callback):
     """Prints tables and writes a picture of slices after each validation and test; W&B gets them too.
 
-    A test's table is also written, as test.csv.
+    A test's table is also written, as test.csv, and as results.json with how and on what it was made.
 
     The first table sets the model beside the input, a volume of zeros (which scores SSIM 0.95 in these mostly empty
     boxes, so that SSIM alone proves nothing) and a Gaussian filter at the width that is best for these very volumes.
@@ -138,7 +140,11 @@ class Report(Callback):
             if len(grid.header) > 1:
                 Console().print(grid.terminal())
         if trainer.testing:
+            data: Any = getattr(trainer, "datamodule", None)
+            experiment = data.experiment if isinstance(data, VolumeDataModule) else None
+            results = json.dumps(summary(scores, experiment, module.denoiser.voxel_size), indent=1, allow_nan=False)
             write_text(run_directory(trainer) / "test.csv", csv_text([columns, *rows]), overwrite=True)
+            write_text(run_directory(trainer) / "results.json", results, overwrite=True)
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
         path = run_directory(trainer) / "slices" / picture
         figure = slice_figure(volumes, module.denoiser.voxel_size or 1.0, f"{title}: {self._entry}")

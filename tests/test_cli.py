@@ -1,4 +1,5 @@
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def tiny(config: Path) -> list[str]:
         "UpsampleUnetWGAN": ["--model.critic_channels=2"],
         "UpsampleUnetWGANGP": ["--model.critic_channels=2"],
     }.get(system["model"]["class_path"], [])
-    if "holdout" in system["data"]["init_args"]:
+    if "holdout" in system["data"].get("init_args", {}):
         extra.append("--data.holdout=[phantom:3]")
     return [
         "--config",
@@ -106,6 +107,11 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
     assert [row["method"] for row in tested[:2]] == ["input", "zeros"]
     assert float(tested[1]["nrmse"]) == 1
     assert tested[-1]["method"] == "UpsampleUnetGAN"
+    results = json.loads((tmp_path / "runs/gan/version_1/results.json").read_text())
+    assert results["data"] == {"split": "test", "volumes": 2, "voxel_size": 10.0}
+    assert results["command"].startswith("cryoden test --config")
+    assert list(results["percentiles"]) == [row["method"] for row in tested]
+    assert results["percentiles"]["UpsampleUnetGAN"]["all"]["nrmse"]["p50"] == float(tested[-1]["nrmse"])
     run("validate", *arguments, "--ckpt_path", str(last))
     run("fit", *arguments, "--trainer.max_epochs=2", "--ckpt_path", str(last))
     assert "epoch 2" in capfd.readouterr().out

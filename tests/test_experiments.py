@@ -1,13 +1,20 @@
 """The scripts of experiments/ run, and its files hold what they should."""
 
 import contextlib
+import inspect
+import json
 import multiprocessing
 import runpy
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+import cryoden
+from experiments import tables
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -58,3 +65,52 @@ def test_a_benchmark_runs_at_its_smallest(name: str, tmp_path: Path) -> None:
     assert process.exitcode == 0
     # the subprocesses of some print past the file
     assert (tmp_path / "printed").read_text() or name == "denoise"
+
+
+def defaults(kind: type) -> dict[str, Any]:
+    """What the arguments of a class and of those it passes them on to are by default."""
+    constructors = [vars(each)["__init__"] for each in reversed(inspect.getmro(kind)) if "__init__" in vars(each)]
+    return {name: each.default for made in constructors for name, each in inspect.signature(made).parameters.items()}
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_file_holds_only_what_differs_from_the_defaults(path: Path) -> None:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for part in ("model", "data"):
+        known = defaults(getattr(cryoden, config[part]["class_path"]))
+        for name, value in config[part].get("init_args", {}).items():
+            assert known[name] != value, f"{part}.{name}"
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.parent.name)
+def test_the_tables_are_those_of_the_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert tables.rendered(text) == text
+    changed = text.replace("| 0.257", "| 0.157")
+    assert changed != text
+    assert tables.rendered(changed) == text
+    assert text.count("<!-- ") == 2 * len(tables.MARK.findall(text))  # no mark is overlooked
+
+
+def test_every_result_is_shown_and_says_how_it_was_made() -> None:
+    marks = " ".join(mark[1] + mark[2] for page in tables.PAGES for mark in tables.MARK.finditer(page.read_text()))
+    for path in (EXPERIMENTS / "results").glob("*.json"):
+        assert path.stem in marks
+        assert tables.read(path.stem).keys() >= {"title", "commands", "created", "versions", "hardware", "data"}
+
+
+def test_a_result_is_kept_and_makes_a_table(comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(tables, "EXPERIMENTS", tmp_path)
+    tables.keep("mine", comparison / "results.json")
+    text = tables.rendered("<!-- mine: nrmse, ssim -->\n<!-- end -->\n<!-- nrmse: mine -->\n<!-- end -->\n")
+    full = json.loads((comparison / "results.json").read_text())["percentiles"]["SimpleAE"]["all"]
+    low, median, high = (f"{full['nrmse'][key]:.3f}" for key in ("p5", "p50", "p95"))
+    assert f"| SimpleAE | {median} [{low}, {high}] | {full['ssim']['p50']:.3f} |" in text
+    assert f"| SimpleAE | {median} |" in text
+    assert "| 3 volumes | NRMSE ↓ | SSIM ↑ |" in text
+    assert "| NRMSE ↓ | mine |" in text
+
+
+def test_the_readme_is_short() -> None:
+    assert len((EXPERIMENTS / "README.md").read_text(encoding="utf-8").splitlines()) <= 80

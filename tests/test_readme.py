@@ -1,6 +1,7 @@
 """The README's Python runs, and the commands of all pages exist with the flags they are given."""
 
 import functools
+import json
 import re
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "experiments").rglob("*.md")),
     *sorted((ROOT / "experiments").rglob("*.yaml")),  # in their comments
+    *sorted((ROOT / "experiments").rglob("*.json")),
     *sorted(Path(cli.__file__).parent.rglob("*.md")),
 ]
 LIGHTNING = ("fit", "validate", "test")
@@ -32,6 +34,8 @@ def blocks(language: str, page: Path = README) -> list[str]:
 def lines(page: Path) -> Iterator[str]:
     """What a page would have typed: its bash blocks, what is in backticks, and a comment that is a command."""
     text = page.read_text(encoding="utf-8")
+    if page.suffix == ".json":
+        yield from json.loads(text)["commands"]
     for block in blocks("bash", page):
         yield from block.replace("\\\n", " ").splitlines()
     yield from re.findall(r"^#\s+(cryoden .*)$", text, re.MULTILINE)

@@ -1,6 +1,8 @@
 """A comparison of methods, with all that a reader needs to trust it or to make it again."""
 
 import math
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -141,9 +143,8 @@ class Comparison:
         evaluation = self.evaluation
         result: dict[str, Any] = plain_numbers(
             {
+                **provenance(),
                 "created": self.created,
-                "versions": versions(),
-                "hardware": machine(),
                 "experiment": self.experiment,
                 "data": {
                     **self.data,
@@ -162,12 +163,7 @@ class Comparison:
                 "notes": self.notes,
                 "percentiles": {
                     method: {
-                        entry or "all": {
-                            measure: dict(
-                                zip(("p5", "p50", "p95"), percentiles(self.of(method, measure, entry)), strict=True)
-                            )
-                            for measure in MEASURES
-                        }
+                        entry or "all": {measure: spread(self.of(method, measure, entry)) for measure in MEASURES}
                         for entry in (None, *self.entries)
                     }
                     for method in self.methods
@@ -224,6 +220,44 @@ def scored(scores: Mapping[str, Scores], measures: Iterable[str]) -> list[str]:
         measures: which of `MEASURES`.
     """
     return [name for name in measures if any(np.isfinite(each[name]).any() for each in scores.values())]
+
+
+def provenance() -> dict[str, Any]:
+    """When, by which command, with what and on what numbers were made."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": f"cryoden {shlex.join(sys.argv[1:])}",
+        "versions": versions(),
+        "hardware": machine(),
+    }
+
+
+def summary(scores: Mapping[str, Scores], experiment: str | None, voxel_size: float | None) -> dict[str, Any]:
+    """What `cryoden test` found, under the names of `Comparison.as_dict`.
+
+    Args:
+        scores: method → its scores.
+        experiment: of the thesis; None: not one of them.
+        voxel_size: Å; None where it is not known.
+    """
+    volumes = len(next(iter(scores.values()))["nrmse"])
+    found: dict[str, Any] = plain_numbers(
+        {
+            **provenance(),
+            "experiment": experiment,
+            "data": {"split": "test", "volumes": volumes, "voxel_size": voxel_size},
+            "percentiles": {
+                method: {"all": {measure: spread(values) for measure, values in each.items()}}
+                for method, each in scores.items()
+            },
+        }
+    )
+    return found
+
+
+def spread(values: NDArray[np.floating[Any]]) -> dict[str, float]:
+    """5th, 50th and 95th percentile of values, one for each volume."""
+    return dict(zip(("p5", "p50", "p95"), percentiles(values), strict=True))
 
 
 def curve_spread(curves: NDArray[np.float64]) -> dict[str, list[float]]:

@@ -1,0 +1,105 @@
+"""The tables of experiments/README.md and docs/experiments.md, made from results/*.json.
+
+    python experiments/tables.py                                makes them anew
+    python experiments/tables.py NAME comparison/results.json   first keeps a result, as results/NAME.json
+
+A result is the results.json of `cryoden compare` or `cryoden test`, without what it says of each volume. A table stands
+between `<!-- NAME: measure, measure -->` and `<!-- end -->`: a row for each method; or between
+`<!-- measure: NAME, NAME -->` and `<!-- end -->`: a column for each result.
+"""
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cryoden.evaluation.tables import read_thesis
+from cryoden.metrics import MEASURES
+
+EXPERIMENTS = Path(__file__).resolve().parent
+PAGES = (EXPERIMENTS / "README.md", EXPERIMENTS.parent / "docs" / "experiments.md")
+THESIS = "UpsampleUnetGAN, thesis"  # its best system
+MARK = re.compile(r"(<!-- (\w+): ([\w., ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_KEPT = ("created", "versions", "hardware", "experiment")
+
+Result = dict[str, Any]
+
+
+def read(name: str) -> Result:
+    """A result that was kept."""
+    result: Result = json.loads((EXPERIMENTS / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return result
+
+
+def keep(name: str, source: Path) -> None:
+    """Write results/NAME.json: a result without what it says of each volume and each particle."""
+    full = json.loads(source.read_text(encoding="utf-8"))
+    kept = {"title": name.replace("_", " "), "commands": [full["command"]]} | {key: full[key] for key in _KEPT}
+    kept["data"] = {key: value for key, value in full["data"].items() if key not in ("items", "entries")}
+    kept["percentiles"] = {method: scores["all"] for method, scores in full["percentiles"].items()}
+    text = json.dumps(kept, indent=1, ensure_ascii=False)
+    (EXPERIMENTS / "results" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def cell(measure: str, scores: dict[str, dict[str, float | None]], spread: bool = False) -> str:
+    """A median as text, with its 5th and 95th percentile if asked for and known."""
+    low, median, high = (
+        math.nan if (value := scores.get(measure, {}).get(key)) is None else value for key in ("p5", "p50", "p95")
+    )
+    show = MEASURES[measure].show
+    return f"{show(median)} [{show(low)}, {show(high)}]" if spread and low < high else show(median)
+
+
+def thesis(result: Result) -> dict[str, dict[str, float]]:
+    """What the thesis's best system scored in the same experiment."""
+    known = read_thesis(result["experiment"])
+    return {name: {"p50": value} for name, value in known.get(("UpsampleUnetGAN", 50), {}).items()}
+
+
+def of_methods(name: str, measures: Sequence[str]) -> list[list[str]]:
+    """One result: a row for each method, NRMSE with its spread."""
+    result = read(name)
+    rows = {**result["percentiles"], **({THESIS: thesis(result)} if thesis(result) else {})}
+    header = [f"{result['data']['volumes']} volumes", *(MEASURES[measure].column for measure in measures)]
+    return [header, *([method, *(cell(m, scores, m == "nrmse") for m in measures)] for method, scores in rows.items())]
+
+
+def of_results(measure: str, names: Sequence[str]) -> list[list[str]]:
+    """One measure: a row for each method, a column for each result."""
+    results = [read(name) for name in names]
+    methods = [*dict.fromkeys(method for result in results for method in result["percentiles"]), THESIS]
+    columns = [{**result["percentiles"], THESIS: thesis(result)} for result in results]
+    header = [MEASURES[measure].column, *(result["title"] for result in results)]
+    return [header, *([method, *(cell(measure, column.get(method, {})) for column in columns)] for method in methods)]
+
+
+def rendered(text: str) -> str:
+    """A page with its tables made anew."""
+
+    def table(mark: re.Match[str]) -> str:
+        begin, first, rest, end = mark.groups()
+        others = rest.split(", ")
+        header, *rows = of_results(first, others) if first in MEASURES else of_methods(first, others)
+        lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+        return "\n".join([begin, *lines, "", end])
+
+    return MARK.sub(table, text)
+
+
+def main() -> None:
+    """Keep a result if one is given, and write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?", help="what to call the result")
+    parser.add_argument("source", nargs="?", type=Path, help="the results.json")
+    arguments = parser.parse_args()
+    if arguments.name:
+        keep(arguments.name, arguments.source)
+    for page in PAGES:
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

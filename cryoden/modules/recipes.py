@@ -186,13 +186,14 @@ class UpsampleUnetDRAGAN(DRAGAN):
 
 
 class CompactUnetAE(Autoencoder):
-    """Our own: a plain, normalised U-Net that trains in minutes on a CPU.
+    """Our own: a small U-Net without norms, local for that, which trains in minutes on a CPU.
 
     Args:
         channels: of the first level; each further one has twice as many.
         levels: how often the volume is halved.
+        learning_rate: of AdamW. Nothing normalises what a step does here: a higher one may not converge.
         kwargs: see Autoencoder and Training.
     """
 
-    def __init__(self, channels: int = 16, levels: int = 3, **kwargs: Any) -> None:
-        super().__init__(CompactUnet(channels=channels, levels=levels), **kwargs)
+    def __init__(self, channels: int = 16, levels: int = 3, learning_rate: float = 1.0e-3, **kwargs: Any) -> None:
+        super().__init__(CompactUnet(channels=channels, levels=levels), learning_rate=learning_rate, **kwargs)

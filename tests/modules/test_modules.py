@@ -146,7 +146,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(data, tmp_path: Path) -> N
     model.on_train_batch_start = lambda *_: rates.append(model.optimizers().param_groups[0]["lr"]) or None
     trainer(tmp_path, max_epochs=2).fit(model, data)
     assert len(rates) == 8
-    assert rates[0] < rates[1] < rates[2] == pytest.approx(2e-3)
+    assert rates[0] < rates[1] < rates[2] == pytest.approx(1e-3)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert model.optimizers().param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 

@@ -180,9 +180,10 @@ def where_every_path_counts(network: DenoisingNetwork) -> DenoisingNetwork:
         lambda: Unet(1),
         lambda: UpsampleUnet(1),
         lambda: OriginalUnet(1),
-        *(partial(CompactUnet, 1, levels, norm="batch") for levels in (1, 2, 3)),
+        *(partial(CompactUnet, 1, levels) for levels in (1, 2, 3)),
+        lambda: CompactUnet(1, norm="batch"),
     ],
-    ids=["SimpleAutoEncoder", "Unet", "UpsampleUnet", "OriginalUnet", "Compact1", "Compact2", "Compact3"],
+    ids=["SimpleAutoEncoder", "Unet", "UpsampleUnet", "OriginalUnet", "Compact1", "Compact2", "Compact3", "batch"],
 )
 def test_a_voxel_is_felt_within_reach_and_no_further(make: Callable[[], DenoisingNetwork], axis: int) -> None:
     network = where_every_path_counts(make())

@@ -22,7 +22,6 @@ from cryoden.errors import CryodenError
 from cryoden.files import check_output
 from cryoden.inference.engine import Engine, Precision, Progress
 from cryoden.inference.plan import Plan, Settings
-from cryoden.inference.preview import write_preview
 from cryoden.volume import Volume, open_volume, write_volume
 
 AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
@@ -168,6 +167,8 @@ def write_denoised(
         label = engine.label(plan.settings, plan.contrast)
         write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
         if preview:
+            from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
+
             write_preview(path.with_suffix(".png"), plan.volume, denoised, path.name)
 
 

@@ -203,6 +203,25 @@ def test_a_voxel_is_felt_within_reach_and_no_further(make: Callable[[], Denoisin
     assert max(int(each.abs().max()) for each in distances) == network.reach
 
 
+@pytest.mark.parametrize("kind", [SimpleAutoEncoder, Unet, UpsampleUnet, OriginalUnet, CompactUnet])
+def test_a_compiler_takes_a_network_as_one_graph_with_the_same_answers_and_gradients(
+    kind: type[DenoisingNetwork],
+) -> None:
+    torch.manual_seed(0)
+    network = kind(channels=1).double()
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    volumes, upstream = torch.randn(2, 2, 1, 32, 32, 32, dtype=torch.float64)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    weights = list(network.parameters())
+    for ours, plain in zip(
+        [answer := compiled(volumes), *torch.autograd.grad(answer, weights, upstream)],
+        [answer := network(volumes), *torch.autograd.grad(answer, weights, upstream)],
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-10 * plain.abs().max().item())
+
+
 @pytest.mark.parametrize("norm", ["instance", "group"])
 @pytest.mark.parametrize("kind", [SimpleAutoEncoder, Unet, UpsampleUnet, OriginalUnet, CompactUnet])
 def test_what_looks_at_the_whole_volume_has_no_reach(kind: type[DenoisingNetwork], norm: str) -> None:

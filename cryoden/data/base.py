@@ -150,7 +150,7 @@ def check_voxel_size(degradation: Sequence[Degradation], voxel_size: float) -> N
         CryodenError: one does not.
     """
     for step in degradation:
-        step.check_voxel_size(voxel_size)
+        step.check_volumes(voxel_size)
 
 
 def check_above_zero(**numbers: float) -> None:

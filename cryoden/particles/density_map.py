@@ -12,6 +12,7 @@ from cryoden.errors import CryodenError
 from cryoden.volume import read_volume
 
 _VISIBLE = 0.01  # of the maximum: what lies below is no longer the particle
+_BLUR = 0.225 * 20  # Å, standard deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,46 +42,12 @@ class DensityMap:
 
     @cached_property
     def bulk(self) -> float:
-        """The mean of what is above half of the maximum, in the map's own unit."""
-        return float(self.data[self.data > self.data.max() / 2].mean())
+        """The mean above half of the maximum, in the map's own unit, once the map is blurred to 20 Å.
 
-    def sample(
-        self, rotation: NDArray[np.float64], box: int, voxel_size: float, resolution: float
-    ) -> NDArray[np.float32]:
-        """Rotate the map about its centre of mass, put that on voxel `box // 2`, and sample without aliasing.
-
-        Args:
-            rotation: (3, 3), acts on xyz column vectors: x' = R x.
-            box: voxels along each side.
-            voxel_size: Å.
-            resolution: Å; what is finer, or finer than two voxels, is taken out first.
-
-        Returns:
-            (box, box, box), axes z, y, x.
+        Not blurred, it would hang on the map's resolution: sharp maps have sharp peaks.
         """
-        cutoff = max(resolution, 2 * voxel_size)
-        spline, margin = self._spline(cutoff)
-        # Where each voxel of the box comes from: the inverse rotation, with axes in the order z, y, x.
-        inverse = rotation.T[::-1, ::-1] * (voxel_size / self.voxel_size)
-        offset = self.centre + margin - inverse.sum(axis=1) * (box // 2)
-        shape = (box, box, box)
-        return np.asarray(
-            ndimage.affine_transform(
-                spline, inverse, offset, shape, output=np.float32, order=3, mode="constant", prefilter=False
-            )
-        )
-
-    def _spline(self, cutoff: float) -> tuple[NDArray[np.float32], int]:
-        """The spline coefficients of the low-passed map, and the margin around it in voxels; made once."""
-        if cutoff not in self._splines:
-            margin = int(np.ceil(2 * cutoff / self.voxel_size))  # so that nothing wraps around
-            smooth = _low_pass(np.pad(self.data, margin), cutoff / self.voxel_size)
-            self._splines[cutoff] = ndimage.spline_filter(smooth, order=3, output=np.float32), margin
-        return self._splines[cutoff]
-
-    @cached_property
-    def _splines(self) -> dict[float, tuple[NDArray[np.float32], int]]:
-        return {}
+        smooth = ndimage.gaussian_filter(self.data, _BLUR / self.voxel_size, mode="constant")
+        return float(smooth[smooth > smooth.max() / 2].mean())
 
 
 def read_density_map(path: str | Path) -> DensityMap:
@@ -103,12 +70,3 @@ def read_density_map(path: str | Path) -> DensityMap:
             "of 0: multiply a dark one by -1"
         )
     return DensityMap(path.name.split(".")[0], np.maximum(volume.data, 0), volume.voxel_size)
-
-
-def _low_pass(data: NDArray[np.float32], cutoff: float) -> NDArray[np.float32]:
-    """Take out what is finer than `cutoff` voxels, gradually: a sharp edge would ring around the particle."""
-    nz, ny, nx = data.shape
-    z, y, x = np.fft.fftfreq(nz)[:, None, None], np.fft.fftfreq(ny)[:, None], np.fft.rfftfreq(nx)
-    kept = np.cos(np.pi / 2 * np.minimum(np.sqrt(z**2 + y**2 + x**2) * cutoff, 1))
-    smooth = np.fft.irfftn(np.fft.rfftn(data) * kept.astype(np.float32), data.shape, axes=(0, 1, 2))
-    return smooth.astype(np.float32, copy=False)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cryoden.errors import CryodenError
 from cryoden.simulation.ranges import Range, bounds, check_range, draw, draw_seed
+from cryoden.simulation.units import Sampling
 
 Parameters = Mapping[str, float]
 
@@ -52,14 +53,17 @@ class Degradation(ABC):
         """
         return None
 
-    def check_voxel_size(self, voxel_size: float) -> None:  # noqa: B027 - most steps do for voxels of any size
+    def check_volumes(  # noqa: B027 - most steps do for any volumes
+        self, voxel_size: float, sampling: Sampling = "band-limited"
+    ) -> None:
         """Refuse volumes for which this step is not made.
 
         Args:
             voxel_size: Å, of the volumes.
+            sampling: of the volumes, which tells the unit of their density.
 
         Raises:
-            CryodenError: this step is for voxels of another size.
+            CryodenError: this step is for voxels of another size, or cannot know how dense volumes are.
         """
 
 
@@ -183,12 +187,12 @@ _wedge_mask = lru_cache(maxsize=16)(wedge_mask)  # most degradations have one we
 
 @dataclass(frozen=True)
 class SaltAndPepper(Degradation):
-    """Voxels replaced by the data set's lowest or highest value, half and half.
+    """Voxels replaced by a low or a high value, half and half.
 
     Args:
         probability: chance that a voxel is replaced; a value, or a (low, high) range to draw from.
-        low: what half of the replaced voxels become; 0 is the minimum of clean volumes.
-        high: what the other half become; 1 is the maximum of clean volumes.
+        low: what half of the replaced voxels become; 0 is ice.
+        high: what the other half become; 1 is protein in bulk, and the maximum of the thesis's clean volumes.
     """
 
     probability: Range = 0.1
@@ -211,7 +215,7 @@ class SaltAndPepper(Degradation):
 
 
 def default_degradation() -> list[Degradation]:
-    """The thesis's: noise first, then the wedge, which lands table 4's input row (PSNR 29, NRMSE 0.93 on 1bxn)."""
+    """The thesis's: noise first, then the wedge; on its volumes table 4's input row, PSNR 29 and NRMSE 0.93 on 1bxn."""
     return [GaussianNoise(), MissingWedge()]
 
 

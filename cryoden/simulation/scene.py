@@ -1,9 +1,6 @@
 """A crowded piece of a specimen: particles, vesicles and gold in ice, where and as they happen to lie.
 
-Densities are those of electron scattering (`scattering_density`), so a particle of twice another's density is twice as
-bright. They are seen above vitreous ice, which is 0. What is no particle is set in units of what bulk protein is above
-ice, from scattering factors (Peng et al. 1996) and mass densities: protein of 1.35 g/cm³ has 0.166 Å^-2, ice of 0.93
-g/cm³ 0.095, gold of 19.3 g/cm³ 0.62, and vacuum 0.
+Densities are those of electron scattering above ice, see units.py: ice is 0, protein in bulk 1, whatever else there is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,26 +11,25 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import erf
 
 from cryoden.errors import CryodenError
-from cryoden.particles import Particle
-from cryoden.simulation.density import PROTEIN_DENSITY, check_fits, scattering_density, smallest_box
+from cryoden.particles import DensityMap, Particle
+from cryoden.simulation import bodies
+from cryoden.simulation.density import check_fits, smallest_box
+from cryoden.simulation.points import points_of
 from cryoden.simulation.ranges import Range, WholeRange, bounds, check_range, check_whole_range, draw, draw_whole
 from cryoden.simulation.rotation import random_rotation
+from cryoden.simulation.sampling import sample_points
+from cryoden.simulation.thesis import thesis_density
+from cryoden.simulation.units import Sampling
 
 BACKGROUND, VESICLE, FIDUCIAL = "background", "vesicle", "fiducial"
 
 _COUNT = (4, 8)  # particles, where neither their number nor their occupancy is given
-_VISIBLE = 0.05  # of an object's maximum: where its density is above this, no other may be
+_BESIDE = 10  # voxels on each side of an object to which what the cut at Nyquist leaves there is followed
 _TRIES = (256, 4096, 16384)  # positions that are tried, in turns, before an object is left out
 _PROBES = (8, 64)  # voxels of an object by which most positions are ruled out, before all of them are looked at
 
-# Above ice, in units of what bulk protein is above ice.
-_VACUUM, _GOLD = -1.33, 7.4
-_HEADS, _TAILS = 1.0, 0.3  # of a lipid bilayer; its tails stand out little
-_BILAYER = 40.0  # Å from the middle of one layer of head groups to that of the other (phosphatidylcholine: 37 to 40)
-_HEAD_WIDTH = 5.0  # Å, standard deviation
 _ROUND = 0.7  # the shortest axis of a vesicle is at least this times the longest
 
 
@@ -56,8 +52,8 @@ class SceneVolume:
     """A scene that has been made.
 
     Attributes:
-        density: (D, H, W) float32, axes z, y, x; ice is 0, the maximum of particles and membranes 1, gold more, and the
-            vacuum on both sides of the ice, if there is any, negative.
+        density: (D, H, W) float32, axes z, y, x; ice is 0, protein in bulk 1, gold 7.4, vacuum on both sides of the
+            ice, if there is any, -1.3. With the thesis's sampling the maximum is 1.
         labels: (D, H, W) int32; 0 in the background, i + 1 where the object of `placements[i]` is. The order means
             nothing.
         placements: the objects: particles, vesicles and fiducials.
@@ -92,6 +88,22 @@ def placements_within(placements: Sequence[Placement], part: Sequence[slice]) ->
         for placement in placements
         if (placement.position >= corner).all() and (placement.position < end).all()
     ]
+
+
+class _Room(NamedTuple):
+    """What an object keeps for itself.
+
+    Attributes:
+        visible: of its maximum; where its density is above this, no other may be. Beside a particle the cut at Nyquist
+            leaves less.
+        rim: voxels between this and the border, in which there is still faint density.
+    """
+
+    visible: float
+    rim: int
+
+
+_ROOM: dict[Sampling, _Room] = {"band-limited": _Room(0.2, 1), "thesis": _Room(0.05, 0)}
 
 
 class _Object(NamedTuple):
@@ -163,10 +175,11 @@ class SceneContents:
 class Scene:
     """Particles at random positions and in random orientations that do not overlap, in one volume.
 
-    Two objects overlap where both have visible density (5 % of the maximum), not where the spheres around them do, so
+    Two objects overlap where both have visible density (20 % of the maximum), not where the spheres around them do, so
     that they may nestle. Each lies whole within the ice and within the volume; cut ones are found in boxes that are cut
     from a larger scene. The large are placed before the small, so that more find room. Particles may lie in vesicles.
-    Gold is 7.4 times as dense as protein in ice, and vacuum as much below ice as ice is denser.
+    Density is as in `scattering_density`, and likewise holds nothing that voxels cannot, gold and the ice's surfaces
+    included.
 
     Args:
         shape: (D, H, W) in voxels.
@@ -174,6 +187,7 @@ class Scene:
         resolution: Å.
         particles: what to draw from.
         contents: how many of what.
+        sampling: how density becomes voxels, see `clean_volume`; "thesis" knows structures in endless ice alone.
     """
 
     shape: tuple[int, int, int]
@@ -181,10 +195,20 @@ class Scene:
     resolution: float
     particles: Sequence[Particle]
     contents: SceneContents = SceneContents()
+    sampling: Sampling = "band-limited"
 
     def __post_init__(self) -> None:
         if not self.particles:
             raise CryodenError("particles: got none; a scene needs at least one to draw from")
+        if self.sampling == "thesis" and (
+            any(bounds(number)[1] for _, number, _ in self.contents.bodies)
+            or self.contents.ice is not None
+            or any(isinstance(particle, DensityMap) for particle in self.particles)
+        ):
+            raise CryodenError(
+                "sampling: got 'thesis' for a scene with vesicles, fiducials, surfaces of the ice or density maps; the "
+                "thesis had none: use 'band-limited'"
+            )
         depth, *sides = self.shape
         if self.contents.ice is not None:
             if self.contents.ice > depth * self.voxel_size:
@@ -219,41 +243,40 @@ class Scene:
         density = np.zeros(self.shape, np.float32)
         labels = np.zeros(self.shape, np.int32)
         top, bottom = self._ice
-        within = slice(top, bottom)
-        search = _Search(labels[within].shape)
+        search = _Search((bottom - top, *self.shape[1:]), _ROOM[self.sampling].rim)
         placements: list[Placement] = []
-        gold = np.zeros((0,), np.int64)
         filled = 0
         for thing in self._objects(generator):
-            visible = thing.density > _VISIBLE * thing.density.max()
+            visible = self._visible(thing.density)
             corner = search.place(visible, generator)
             if corner is None:
                 continue
+            corner[0] += top
             box = thing.density.shape[0]
-            # The box reaches beyond the ice where nothing of it is visible; what is left out there is faint.
+            # The box reaches beyond the volume where nothing of it is visible; what is left out there is faint.
             into = tuple(slice(max(c, 0), c + box) for c in corner)
             part = tuple(
-                slice(max(-c, 0), min(box, size - c)) for c, size in zip(corner.tolist(), search.shape, strict=True)
+                slice(max(-c, 0), min(box, size - c)) for c, size in zip(corner.tolist(), self.shape, strict=True)
             )
-            density[within][into] += thing.density[part]
-            labels[within][into][visible[part]] = len(placements) + 1
+            density[into] += thing.density[part]
+            labels[into][visible[part]] = len(placements) + 1
             filled += 0 if thing.name in (VESICLE, FIDUCIAL) else int(np.count_nonzero(visible))
-            if thing.name == FIDUCIAL:
-                gold = np.append(gold, len(placements) + 1)
-            placements.append(Placement(thing.name, corner + box // 2 + np.array([top, 0, 0]), thing.rotation))
+            placements.append(Placement(thing.name, corner + box // 2, thing.rotation))
         # Nobody should learn from a label that large objects were placed first.
         order = torch.randperm(len(placements), generator=generator).numpy()
         renamed = np.zeros(len(placements) + 1, np.int32)
         renamed[order + 1] = np.arange(1, len(placements) + 1)
-        brightest = density[~np.isin(labels, gold)].max() if gold.size else density.max()
-        density /= brightest if brightest > 0 else PROTEIN_DENSITY
-        self._add_vacuum(density, PROTEIN_DENSITY / brightest if brightest > 0 else 1.0)
+        if self.sampling == "thesis":
+            density /= density.max() or 1
+        if self.contents.ice is not None:
+            vacuum = bodies.vacuum(self.contents.ice, self.shape[0], self.voxel_size, self._resolution)
+            density += vacuum[:, None, None]
         return SceneVolume(
             density,
             renamed[labels],
             [placements[i] for i in order],
             self.class_names,
-            filled / labels[within].size,
+            filled / labels[top:bottom].size,
         )
 
     @cached_property
@@ -265,15 +288,9 @@ class Scene:
         middle = self.shape[0] / 2
         return int(np.ceil(middle - half - 1e-6)), int(np.floor(middle + half + 1e-6))
 
-    def _add_vacuum(self, density: NDArray[np.float32], protein: float) -> None:
-        """Put vacuum on both sides of the ice; a section that a surface cuts has its share of both."""
-        if self.contents.ice is None:
-            return
-        depth = self.shape[0]
-        half = self.contents.ice / self.voxel_size / 2
-        away = np.abs(np.arange(depth) + 0.5 - depth / 2)
-        share = np.clip(away + 0.5 - half, 0, 1)
-        density += (share * _VACUUM * protein).astype(np.float32)[:, None, None]
+    @property
+    def _resolution(self) -> float:
+        return max(self.resolution, 2 * self.voxel_size)
 
     @cached_property
     def _weights(self) -> torch.Tensor:
@@ -292,11 +309,20 @@ class Scene:
     def _sizes(self) -> NDArray[np.int64]:
         """The voxels that each particle fills."""
         volumes = [self._density(particle, np.eye(3)) for particle in self.particles]
-        return np.array([np.count_nonzero(volume > _VISIBLE * volume.max()) for volume in volumes])
+        return np.array([np.count_nonzero(self._visible(volume)) for volume in volumes])
+
+    def _visible(self, density: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Where in its box an object is."""
+        there: NDArray[np.bool_] = density > _ROOM[self.sampling].visible * density.max()
+        return there
 
     def _density(self, particle: Particle, rotation: NDArray[np.float64]) -> NDArray[np.float32]:
+        """A particle in a box of its own."""
         box = smallest_box(particle, self.voxel_size, self.resolution)
-        return scattering_density(particle, rotation, box, self.voxel_size, self.resolution)
+        if self.sampling == "thesis":
+            return thesis_density(particle, rotation, box, self.voxel_size, self.resolution)
+        points = points_of(particle, self.voxel_size, self._resolution)
+        return sample_points(points, rotation, box + 2 * _BESIDE, self.voxel_size, endless=True)
 
     def _draw(self, generator: torch.Generator) -> NDArray[np.int64]:
         """Which particles to place: an index for each."""
@@ -318,10 +344,14 @@ class Scene:
             longest = draw(self.contents.vesicle_diameter, generator) / 2
             shares = torch.rand(3, generator=generator, dtype=torch.float64).numpy() * (1 - _ROUND) + _ROUND
             axes = longest * shares / shares.max()
-            yield _Object(VESICLE, rotation, self._vesicle(axes, rotation))
+            box = self._box(VESICLE, 2 * longest) + 2 * _BESIDE
+            density = bodies.vesicle(axes, rotation, box, self.voxel_size, self._resolution)
+            yield _Object(VESICLE, rotation, density)
         for _ in range(draw_whole(self.contents.fiducials, generator)):
             diameter = draw(self.contents.fiducial_diameter, generator)
-            yield _Object(FIDUCIAL, np.eye(3), self._fiducial(diameter))
+            box = self._box(FIDUCIAL, diameter) + 2 * _BESIDE
+            density = bodies.fiducial(diameter, box, self.voxel_size, self._resolution)
+            yield _Object(FIDUCIAL, np.eye(3), density)
         drawn = self._draw(generator)
         for index in drawn[np.argsort(-self._sizes[drawn], kind="stable")]:
             particle = self.particles[index]
@@ -329,40 +359,9 @@ class Scene:
             yield _Object(particle.name, rotation, self._density(particle, rotation))
 
     def _box(self, name: str, diameter: float) -> int:
-        """The voxels along each side of a box for a vesicle or a fiducial."""
-        around = _BILAYER + 6 * self._head_width if name == VESICLE else 2 * self.voxel_size
-        return int(np.ceil((diameter + around) / self.voxel_size + 1))
-
-    @property
-    def _head_width(self) -> float:
-        """Å, standard deviation of a layer of head groups at this resolution."""
-        return float(np.hypot(_HEAD_WIDTH, 0.3 * max(self.resolution, 2 * self.voxel_size)))
-
-    def _coordinates(self, box: int) -> NDArray[np.float32]:
-        """(3, N, N, N), x, y, z in Å from the centre."""
-        z, y, x = (np.indices((box,) * 3, np.float32) - box // 2) * np.float32(self.voxel_size)
-        return np.stack([x, y, z])
-
-    def _vesicle(self, axes: NDArray[np.float64], rotation: NDArray[np.float64]) -> NDArray[np.float32]:
-        """An ellipsoidal bilayer with these half axes in Å."""
-        turned = np.tensordot(rotation.T, self._coordinates(self._box(VESICLE, 2 * axes.max())), 1)
-        scaled = turned / axes[:, None, None, None]
-        radius = np.linalg.norm(scaled, axis=0)
-        slope = np.maximum(np.linalg.norm(scaled / axes[:, None, None, None], axis=0), 1e-9)
-        # To first order the distance from the surface, negative inside.
-        distance = np.where(radius > 0, radius * (radius - 1) / slope, -axes.min())
-        width, half = self._head_width, _BILAYER / 2
-        heads = np.exp(-0.5 * ((np.abs(distance) - half) / width) ** 2) * _HEAD_WIDTH / width
-        tails = (erf((half - distance) / width / 2**0.5) + erf((half + distance) / width / 2**0.5)) / 2
-        profile: NDArray[np.float32] = (PROTEIN_DENSITY * (_HEADS * heads + _TAILS * tails)).astype(np.float32)
-        return profile
-
-    def _fiducial(self, diameter: float) -> NDArray[np.float32]:
-        """A ball of gold; the voxels on its surface have their share."""
-        distance = np.linalg.norm(self._coordinates(self._box(FIDUCIAL, diameter)), axis=0)
-        share = np.clip((diameter / 2 - distance) / self.voxel_size + 0.5, 0, 1)
-        ball: NDArray[np.float32] = (PROTEIN_DENSITY * _GOLD * share).astype(np.float32)
-        return ball
+        """The voxels along each side of the smallest box for a vesicle or a fiducial."""
+        rim = bodies.vesicle_rim(self._resolution) if name == VESICLE else bodies.fiducial_rim(self._resolution)
+        return int(np.ceil((diameter + 2 * rim) / self.voxel_size + 1))
 
 
 class _Search:
@@ -370,10 +369,12 @@ class _Search:
 
     Args:
         shape: (D, H, W) in voxels.
+        rim: voxels at the border that stay empty.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], rim: int) -> None:
         self.shape = shape
+        self.rim = rim
         self._taken = np.zeros(shape, np.bool_)
 
     def place(self, visible: NDArray[np.bool_], generator: torch.Generator) -> NDArray[np.int64] | None:
@@ -389,7 +390,7 @@ class _Search:
         voxels = np.argwhere(visible)
         first = voxels.min(axis=0)
         voxels -= first
-        room = np.array(self.shape) - voxels.max(axis=0)
+        room = np.array(self.shape) - voxels.max(axis=0) - 2 * self.rim
         if room.min() < 1:
             return None
         taken = self._taken.reshape(-1)
@@ -398,7 +399,8 @@ class _Search:
         # A few voxels rule out most positions at little cost; of the rest the first that is free is taken.
         samples = [offsets[np.linspace(0, len(offsets) - 1, min(n, len(offsets))).astype(int)] for n in _PROBES]
         for tries in _TRIES:
-            starts = (torch.rand((tries, 3), generator=generator, dtype=torch.float64).numpy() * room).astype(np.int64)
+            drawn = torch.rand((tries, 3), generator=generator, dtype=torch.float64).numpy()
+            starts = (drawn * room).astype(np.int64) + self.rim
             flat = starts @ strides
             for sample in samples:
                 free = ~taken[flat[:, None] + sample].any(axis=1)

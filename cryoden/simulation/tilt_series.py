@@ -18,7 +18,9 @@ from cryoden.simulation.degradation import Degradation, MissingWedge, Parameters
 from cryoden.simulation.optics import contrast_transfer, damage, interaction_constant
 from cryoden.simulation.projection import Filter, back_project, project, sirt_like
 from cryoden.simulation.ranges import Range, check_range, draw, draw_seed
+from cryoden.simulation.units import BRIGHTEST, VACUUM, VOLTS, Sampling
 
+_SURFACE = 4  # sections beyond which a surface of the ice is no longer seen
 _STRIPS = 9  # nodes across the image between which contrast transfer is interpolated where defocus changes
 
 
@@ -180,8 +182,8 @@ class TiltSeries:
         angles: (T,), degrees, nominal.
         exposures: (T,), electrons per Å² that the specimen had seen before each image.
         transfer: (S, T, H, columns // 2 + 1), contrast transfer in S strips across the image.
-        gain: (), signal in the reconstruction over signal in the volume, where measured, of what has a density up to
-            1, so not of gold; see TiltSeriesDegradation.
+        gain: (), signal in the reconstruction over signal in the volume, where measured, of all but gold; see
+            TiltSeriesDegradation.
     """
 
     counts: Tensor
@@ -227,10 +229,8 @@ class TiltSeriesDegradation(Degradation):
         exposure: dose, damage and ice.
         detector: the camera.
         misalignment: what alignment left wrong.
-        potential: volts above ice per unit of density. Clean volumes have the maximum 1; the default is for proteins at
-            6 Å voxels and 12 Å resolution, where the highest potential in vacuum is 14 V (hydrogens not counted), of
-            which 0.53 is left when hydrogens are added and the displaced ice is taken away. At 10 Å voxels and 20 Å
-            resolution that is 4.8 V.
+        potential: volts above ice per unit of density, for volumes in a unit of their own: with the thesis's sampling
+            about 7.5 at 6 Å voxels and 4.8 at 10 Å; null: 3.42, for what is simulated has protein in bulk at 1.
         phase_flip: correct the signs of contrast transfer, as most programs do.
         weighting: of the back-projection, "ramp" or "exact".
         sirt_like: iterations of SIRT to imitate by a filter, as IMOD does: 5 to 30 for tomograms to look at; 0: none.
@@ -242,26 +242,32 @@ class TiltSeriesDegradation(Degradation):
     exposure: Exposure = field(default_factory=Exposure)
     detector: Detector = field(default_factory=Detector)
     misalignment: Misalignment = field(default_factory=Misalignment)
-    potential: float = 7.5
+    potential: float | None = None
     phase_flip: bool = False
     weighting: Filter = "ramp"
     sirt_like: int = 0
 
     def __post_init__(self) -> None:
         _check_number("TiltSeriesDegradation.voxel_size", self.voxel_size, lambda v: v > 0, "of Å above 0")
-        _check_number("TiltSeriesDegradation.potential", self.potential, lambda v: v > 0, "of volts above 0")
+        if self.potential is not None:
+            _check_number("TiltSeriesDegradation.potential", self.potential, lambda v: v > 0, "of volts above 0")
         if self.weighting not in ("ramp", "exact"):
             raise CryodenError(
                 f"TiltSeriesDegradation.weighting: got {self.weighting!r}; allowed are 'ramp' and 'exact'"
             )
         _check_number("TiltSeriesDegradation.sirt_like", self.sirt_like, lambda v: v >= 0, "of iterations from 0 up")
 
-    def check_voxel_size(self, voxel_size: float) -> None:
-        """Refuse volumes with voxels of another size."""
+    def check_volumes(self, voxel_size: float, sampling: Sampling = "band-limited") -> None:
+        """Refuse volumes with voxels of another size, or in a unit that has no volts."""
         if abs(voxel_size / self.voxel_size - 1) > 1e-3:
             raise CryodenError(
                 f"TiltSeriesDegradation.voxel_size: got {self.voxel_size:g} Å for data of {voxel_size:g} Å; give both "
                 "the same"
+            )
+        if sampling == "thesis" and self.potential is None:
+            raise CryodenError(
+                "TiltSeriesDegradation.potential: got null for sampling 'thesis', whose density has no unit; give the "
+                "volts above ice of its maximum, or use sampling 'band-limited'"
             )
 
     def sample(self, generator: torch.Generator) -> dict[str, float]:
@@ -331,9 +337,7 @@ class TiltSeriesDegradation(Degradation):
         Returns:
             (T, H, columns) images and what is known of them.
         """
-        # Vacuum above and below the ice goes on beyond the volume, whose sides would be edges: endless and flat, it
-        # shows in no image.
-        volume = volume - volume.amin(dim=(-2, -1), keepdim=True).clamp(max=0)
+        volume = _without_vacuum(volume)
         random = torch.Generator().manual_seed(int(parameters["seed"]))
         angles = self.scheme.angles
         missed = torch.randn(len(angles), generator=random, dtype=torch.float64)
@@ -366,14 +370,15 @@ class TiltSeriesDegradation(Degradation):
         if self.sirt_like:
             kept = kept * sirt_like(torch.fft.rfftfreq(density.shape[-1]).to(density), self.sirt_like)
         # The gain is that of protein: gold, of other frequencies, would change its scale.
-        protein = torch.where(volume <= 1, volume, 0.0)
+        protein = torch.where(volume <= BRIGHTEST, volume, 0.0)
         seen = spectrum if torch.equal(protein, volume) else torch.fft.rfft2(project(protein, angles, columns))
         return TiltSeries(counts, expected, blank, angles, exposures, transfer, _gain(seen, kept))
 
     @property
     def _contrast(self) -> float:
         """Twice the phase shift of one voxel of density 1."""
-        return 2 * interaction_constant(self.optics.voltage) * self.potential * self.voxel_size / 10
+        volts = VOLTS if self.potential is None else self.potential
+        return 2 * interaction_constant(self.optics.voltage) * volts * self.voxel_size / 10
 
     def _degrade(self, volumes: Tensor, parameters: Sequence[Parameters], parts: Sequence[slice]) -> list[Tensor]:
         """Bright volumes (B, C, D, H, W) from parts of the tilts, one after the other: the batch does not matter."""
@@ -450,6 +455,18 @@ class TiltSeriesDegradation(Degradation):
 def _check_number(name: str, value: float, allowed: Callable[[float], bool], words: str) -> None:
     if not allowed(value):
         raise CryodenError(f"{name}: got {value}; allowed is a number {words}")
+
+
+def _without_vacuum(volume: Tensor) -> Tensor:
+    """(D, H, W) with ice for vacuum above and below: that goes on beyond the volume, whose sides would be edges.
+
+    Endless and flat, it shows in no image. The surfaces of the ice are blurred, so the sections next to vacuum are
+    levelled too.
+    """
+    levels = volume.flatten(1).median(dim=1).values
+    vacuum = (levels < VACUUM / 2).to(levels)
+    near = F.max_pool1d(vacuum[None], 2 * _SURFACE + 1, stride=1, padding=_SURFACE)[0]
+    return volume - (levels * near)[:, None, None]
 
 
 def _columns(angles: Sequence[float], depth: int, width: int) -> int:

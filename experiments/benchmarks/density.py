@@ -1,69 +1,44 @@
-"""Clean volumes a second on one core, against gemmi called atom by atom; give a structure file, or take a phantom."""
+"""Clean volumes a second on one core, and what preparing a particle costs; give a structure file, or take a phantom.
+
+python experiments/benchmarks/density.py [PARTICLE]
+"""
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
+from typing import get_args
 
-import gemmi
 import numpy as np
-from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from timing import hardware
 
 from cryoden.particles import Structure, load_particle
-from cryoden.simulation.density import _BLUR, clean_volume
+from cryoden.simulation.density import clean_volume
+from cryoden.simulation.points import points_of
+from cryoden.simulation.units import Sampling
 
 BOX, VOXEL_SIZE, RESOLUTION = 64, 6.0, 12.0
 
 
-def atom_by_atom(particle: Structure, rotation: NDArray[np.float64]) -> NDArray[np.float32]:
-    """What one writes down first: each atom's position turned in Python, and its density added to the grid."""
-    side = BOX * VOXEL_SIZE
-    calculator = gemmi.DensityCalculatorE()
-    calculator.grid.set_unit_cell(gemmi.UnitCell(side, side, side, 90, 90, 90))
-    calculator.grid.set_size(BOX, BOX, BOX)
-    calculator.blur = _BLUR * RESOLUTION**2
-    centre = np.full(3, BOX // 2 * VOXEL_SIZE)
-    for each in particle.model.all():
-        atom = each.atom.clone()
-        atom.pos = gemmi.Position(*(rotation @ np.array(atom.pos.tolist()) + centre))
-        calculator.add_atom_density_to_grid(atom)
-    volume = np.array(calculator.grid.array.T)
-    scaled: NDArray[np.float32] = volume / volume.max()
-    return scaled
-
-
-def seconds(make: Callable[[], object], runs: int) -> float:
-    """Median CPU seconds."""
-    times = []
-    for _ in range(runs):
-        started = time.process_time()
-        make()
-        times.append(time.process_time() - started)
-    return statistics.median(times)
-
-
 def main() -> None:
-    """Print the medians of volumes of 64^3 at 6 Å; both sides give the same volume."""
+    """Print the medians of volumes of 64^3 at 6 Å, band-limited and as in the thesis."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("particle", nargs="?", default="phantom:0")
-    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=100)
     arguments = parser.parse_args()
     particle = load_particle(arguments.particle)
     assert isinstance(particle, Structure)
-    turn = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    ours = clean_volume(particle, turn, BOX, VOXEL_SIZE, RESOLUTION)
-    difference = float(np.abs(ours - atom_by_atom(particle, turn)).max())
-    assert difference < 1e-5, difference
-    fast = seconds(lambda: clean_volume(particle, turn, BOX, VOXEL_SIZE, RESOLUTION), arguments.runs)
-    slow = seconds(lambda: atom_by_atom(particle, turn), max(1, arguments.runs // 10))
-    print(
-        hardware(),
-        f"{particle.name}, {particle.model.count_atom_sites()} atoms; largest difference {difference:.0e}",
-        sep="\n",
-    )
-    print(f"ours          {1000 * fast:7.1f} ms of CPU a volume, {1 / fast:4.0f} volumes a second")
-    print(f"atom by atom  {1000 * slow:7.1f} ms of CPU a volume, {slow / fast:4.1f} times ours")
+    print(hardware(), f"{particle.name}, {particle.model.count_atom_sites()} atoms", sep="\n")
+    started = time.process_time()
+    points = points_of(particle, VOXEL_SIZE, RESOLUTION)
+    print(f"prepared once in {time.process_time() - started:.2f} s of CPU: {len(points.weights)} points")
+    for sampling in get_args(Sampling):
+        times = []
+        for rotation in Rotation.random(arguments.runs, random_state=0).as_matrix():
+            started = time.process_time()
+            clean_volume(particle, rotation, BOX, VOXEL_SIZE, RESOLUTION, sampling)
+            times.append(time.process_time() - started)
+        median = float(np.median(times))
+        print(f"{sampling:12s} {1000 * median:6.1f} ms of CPU a volume, {1 / median:4.0f} volumes a second")
 
 
 if __name__ == "__main__":

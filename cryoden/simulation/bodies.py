@@ -1,0 +1,119 @@
+"""What a scene holds that is no particle: vesicles, beads of gold, and the surfaces of the ice.
+
+All are known as formulas, blurred like particles; they are sampled finely and then cut at Nyquist.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erf
+
+from cryoden.simulation.sampling import cut, cut_along, fine_step
+from cryoden.simulation.units import GOLD, VACUUM
+
+_HEADS, _TAILS = 1.0, 0.3  # densities of a lipid bilayer; its tails stand out little
+_BILAYER = 40.0  # Å from the middle of one layer of head groups to that of the other (phosphatidylcholine: 37 to 40)
+_HEAD_WIDTH = 5.0  # Å, standard deviation
+
+_Floats = NDArray[np.floating[Any]]
+
+
+def blur_of(resolution: float) -> float:
+    """Å, the standard deviation of the Gaussian that leaves 1/e of a wave of this period."""
+    return 0.225 * resolution
+
+
+def vesicle(
+    axes: NDArray[np.float64], rotation: NDArray[np.float64], box: int, voxel_size: float, resolution: float
+) -> NDArray[np.float32]:
+    """An ellipsoidal lipid bilayer.
+
+    Args:
+        axes: (3,) half axes in Å, between the middles of the membrane.
+        rotation: (3, 3), acts on xyz column vectors: x' = R x.
+        box: voxels along each side.
+        voxel_size: Å.
+        resolution: Å, at least two voxels.
+
+    Returns:
+        (box, box, box), axes z, y, x.
+    """
+    width, half = np.hypot(_HEAD_WIDTH, blur_of(resolution)), _BILAYER / 2
+    grid = _grid(axes.max() + vesicle_rim(resolution), voxel_size)
+    halves = axes.astype(np.float32)[:, None, None, None]
+    scaled = np.tensordot(rotation.T.astype(np.float32), grid, 1) / halves
+    radius = np.linalg.norm(scaled, axis=0)
+    slope = np.maximum(np.linalg.norm(scaled / halves, axis=0), 1e-9)
+    # To first order the distance from the surface, negative inside.
+    distance = np.where(radius > 0, radius * (radius - 1) / slope, -axes.min())
+    heads = np.exp(-0.5 * ((np.abs(distance) - half) / width) ** 2) * _HEAD_WIDTH / width
+    tails = _half_space(half - distance, width) - _half_space(-half - distance, width)
+    return _cut(_HEADS * heads + _TAILS * tails, box, voxel_size)
+
+
+def vesicle_rim(resolution: float) -> float:
+    """Å from the middle of a membrane to where nothing of it is left."""
+    return _BILAYER / 2 + 4 * float(np.hypot(_HEAD_WIDTH, blur_of(resolution)))
+
+
+def fiducial(diameter: float, box: int, voxel_size: float, resolution: float) -> NDArray[np.float32]:
+    """A ball of gold.
+
+    Args:
+        diameter: Å.
+        box: voxels along each side.
+        voxel_size: Å.
+        resolution: Å, at least two voxels.
+
+    Returns:
+        (box, box, box), axes z, y, x.
+    """
+    half, blur = diameter / 2, blur_of(resolution)
+    r = np.maximum(np.linalg.norm(_grid(half + fiducial_rim(resolution), voxel_size), axis=0), 1e-3)
+    rim = np.exp(-0.5 * ((r - half) / blur) ** 2) - np.exp(-0.5 * ((r + half) / blur) ** 2)
+    ball = _half_space(half - r, blur) - _half_space(-half - r, blur) - blur / (2 * np.pi) ** 0.5 * rim / r
+    return _cut(GOLD * ball, box, voxel_size)
+
+
+def fiducial_rim(resolution: float) -> float:
+    """Å from the surface of a bead to where nothing of it is left."""
+    return 4 * blur_of(resolution)
+
+
+def vacuum(ice: float, depth: int, voxel_size: float, resolution: float) -> NDArray[np.float32]:
+    """Vacuum above and below a slab of ice, along z; beyond the volume it goes on.
+
+    Args:
+        ice: Å, the thickness of the slab, whose middle is that of the volume.
+        depth: voxels.
+        voxel_size: Å.
+        resolution: Å, at least two voxels.
+
+    Returns:
+        (depth,); 0 in the ice.
+    """
+    side, blur = depth * voxel_size, blur_of(resolution)
+    size = 2 * int(np.ceil(side / fine_step(voxel_size) / 2))
+    middle = ((depth - 1) / 2 - depth // 2) * voxel_size
+    z = (np.arange(size) - size // 2) * side / size - middle
+    slabs = [_half_space(ice / 2 - z - at, blur) - _half_space(-ice / 2 - z - at, blur) for at in (-side, 0, side)]
+    return cut_along((VACUUM * (1 - np.sum(slabs, axis=0))).astype(np.float32), side / size, depth, voxel_size)
+
+
+def _half_space(inside: _Floats, blur: float) -> _Floats:
+    """The share of a blurred half space, at so many Å inside."""
+    share: _Floats = (1 + erf(inside / (blur * 2**0.5))) / 2
+    return share
+
+
+def _grid(radius: float, voxel_size: float) -> NDArray[np.float32]:
+    """(3, n, n, n), x, y, z in Å from the centre, of fine samples that reach as far."""
+    step = fine_step(voxel_size)
+    half = int(radius / step) + 1
+    z, y, x = (np.indices((2 * half + 1,) * 3, np.float32) - half) * np.float32(step)
+    return np.stack([x, y, z])
+
+
+def _cut(fine: _Floats, box: int, voxel_size: float) -> NDArray[np.float32]:
+    return cut(fine.astype(np.float32), fine_step(voxel_size), box, voxel_size, endless=True)

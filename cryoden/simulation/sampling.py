@@ -1,0 +1,133 @@
+"""From a density of any fineness to voxels that hold nothing beyond their Nyquist frequency.
+
+What is blurred is smooth: sampled one and a half times as finely as the voxels it is known exactly. Three matrices, one
+for each axis, then take from these samples the waves that voxels can carry, and their values at the voxels' centres. It
+is the same as a cut in Fourier space, without a transform.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_ENDLESS = 4  # boxes, after which what is endless repeats itself
+
+
+class Points(NamedTuple):
+    """A density as points in space.
+
+    Attributes:
+        positions: (3, n) x, y, z in Å from the centre.
+        weights: (n,), density times Å³.
+        finest: 1/Å; no wave that the points carry is shorter than one over this.
+        radius: Å; the largest distance from the centre.
+    """
+
+    positions: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    finest: float
+    radius: float
+
+
+def fine_step(voxel_size: float, finest: float = np.inf) -> float:
+    """Å from one fine sample to the next.
+
+    Args:
+        voxel_size: Å.
+        finest: 1/Å, the highest frequency of what is sampled, where that is lower than the voxels can carry.
+    """
+    return 1 / (3 * min(0.5 / voxel_size, finest))
+
+
+def sample_points(
+    points: Points, rotation: ArrayLike, box: int, voxel_size: float, *, endless: bool = False
+) -> NDArray[np.float32]:
+    """Turn points about their centre, put that on voxel `box // 2`, and sample what they stand for.
+
+    Args:
+        points: the density.
+        rotation: (3, 3), acts on xyz column vectors: x' = R x.
+        box: voxels along each side.
+        voxel_size: Å.
+        endless: see `cut`.
+
+    Returns:
+        (box, box, box), axes z, y, x.
+    """
+    step = fine_step(voxel_size, points.finest)
+    size = 2 * (int(points.radius / step) + 3)
+    turned = np.asarray(rotation, np.float32) @ points.positions
+    places = turned / np.float32(step) + np.float32(size // 2)
+    cells = np.floor(places)
+    shares = _spline(places - cells)
+    x, y, z = cells.astype(np.intp) - 1
+    fine = np.zeros(size**3, np.float32)
+    for k, along_z in enumerate(shares[:, 2] * points.weights):
+        for j, along_y in enumerate(shares[:, 1]):
+            start, weight = ((z + k) * size + y + j) * size + x, along_z * along_y
+            for i, along_x in enumerate(shares[:, 0]):
+                np.add.at(fine, start + i, weight * along_x)
+    return cut(fine.reshape(size, size, size), step, box, voxel_size, endless=endless, spread=True)
+
+
+def cut(
+    fine: NDArray[np.float32],
+    step: float,
+    box: int,
+    voxel_size: float,
+    *,
+    endless: bool = False,
+    spread: bool = False,
+) -> NDArray[np.float32]:
+    """Take fine samples to voxels, without the waves that these cannot carry.
+
+    Args:
+        fine: (n, n, n), whose centre is sample n // 2 of each axis.
+        step: Å from one sample to the next, see `fine_step`.
+        box: voxels along each side; the centre lies on voxel `box // 2`.
+        voxel_size: Å.
+        endless: what a sharp cut leaves beside an object runs on along the axes. Else it comes in again on the other
+            side of the box, as it does where the cut is made by a discrete transform of the box.
+        spread: the samples are points that a spline spread, not densities.
+
+    Returns:
+        (box, box, box), axes z, y, x.
+    """
+    size = len(fine)
+    matrix = _matrix(box, size, step, voxel_size, _ENDLESS * box if endless else box, spread)
+    across: NDArray[np.float32] = matrix @ (fine @ matrix.T)
+    return (matrix @ across.reshape(size, -1)).reshape(box, box, box)
+
+
+def cut_along(fine: NDArray[np.float32], step: float, box: int, voxel_size: float) -> NDArray[np.float32]:
+    """The same as `cut` along one axis, for samples (n,) that go all around the box."""
+    voxels: NDArray[np.float32] = _matrix(box, len(fine), step, voxel_size, box, spread=False) @ fine
+    return voxels
+
+
+@lru_cache(maxsize=256)
+def _matrix(box: int, size: int, step: float, voxel_size: float, period: int, spread: bool) -> NDArray[np.float32]:
+    """(box, size): how much each fine sample counts in each voxel along an axis.
+
+    A sum over the waves that fit into the period, up to Nyquist, of which one half counts at either end, or to the
+    finest that the samples have. What a spline took from each wave it is given back.
+    """
+    waves = np.arange(period // 2 + 1) / (period * voxel_size)
+    height = np.where(waves == 0, 1.0, 2.0)
+    if period % 2 == 0:
+        height[-1] = 1.0
+    seen = waves * step < 0.334  # see fine_step
+    waves, height = waves[seen], height[seen]
+    height *= 1 / np.sinc(waves * step) ** 4 if spread else step
+    voxels = np.exp(2j * np.pi * np.outer((np.arange(box) - box // 2) * voxel_size, waves))
+    samples = np.exp(-2j * np.pi * np.outer(waves, (np.arange(size) - size // 2) * step))
+    matrix: NDArray[np.float64] = ((voxels * height) @ samples).real / (period * voxel_size)
+    return matrix.astype(np.float32)
+
+
+def _spline(t: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(4, ...): the shares that a cubic B-spline gives 4 samples in a point that lies t, 0 to 1, beyond the second."""
+    s = 1 - t
+    shares: NDArray[np.float32] = np.stack([s**3, 3 * t**2 * (t - 2) + 4, 3 * s**2 * (s - 2) + 4, t**3])
+    return shares / np.float32(6)

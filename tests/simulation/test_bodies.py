@@ -1,0 +1,105 @@
+"""Vesicles, gold and vacuum hold nothing that voxels cannot, and have the right size and density."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from cryoden.simulation import bodies, sampling
+from cryoden.simulation.units import GOLD, VACUUM, VOLTS
+from tests.simulation.cutting import cut_in_fourier_space, difference, even
+
+RESOLUTIONS = [(6.0, 12.0), (6.0, 18.0), (10.0, 20.0), (10.0, 30.0)]
+AXES = np.array([110.0, 90.0, 80.0])
+TURNED = Rotation.random(random_state=0).as_matrix()
+
+
+def limit(voxel_size: float, resolution: float) -> float:
+    return 0.005 if resolution >= 3 * voxel_size else 0.02
+
+
+@pytest.fixture
+def periodic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut as a discrete transform of the box would."""
+
+    def cut(fine: NDArray[np.float32], box: int, voxel_size: float) -> NDArray[np.float32]:
+        return sampling.cut(fine.astype(np.float32), sampling.fine_step(voxel_size), box, voxel_size)
+
+    monkeypatch.setattr(bodies, "_cut", cut)
+
+
+@pytest.mark.usefixtures("periodic")
+@pytest.mark.parametrize(("voxel_size", "resolution"), RESOLUTIONS)
+def test_gold_holds_nothing_beyond_nyquist(voxel_size: float, resolution: float) -> None:
+    box = even(int((100 + 2 * resolution) / voxel_size))
+    bead = bodies.fiducial(100.0, box, voxel_size, resolution)
+    fine = bodies.fiducial(100.0, 4 * box, voxel_size / 4, resolution)
+    assert difference(bead, cut_in_fourier_space(fine, 4)) < limit(voxel_size, resolution)
+    assert bead.sum() * voxel_size**3 == pytest.approx(GOLD * np.pi / 6 * 100**3, rel=2e-3)
+    assert bead[box // 2, box // 2, box // 2] == pytest.approx(GOLD, rel=0.05)
+
+
+@pytest.mark.usefixtures("periodic")
+@pytest.mark.parametrize(("voxel_size", "resolution"), RESOLUTIONS[2:])
+def test_a_vesicle_holds_nothing_beyond_nyquist(voxel_size: float, resolution: float) -> None:
+    box = even(int((220 + 2 * bodies.vesicle_rim(resolution)) / voxel_size) + 1)
+    shell = bodies.vesicle(AXES, TURNED, box, voxel_size, resolution)
+    fine = bodies.vesicle(AXES, TURNED, 4 * box, voxel_size / 4, resolution)
+    assert difference(shell, cut_in_fourier_space(fine, 4)) < limit(voxel_size, resolution)
+
+
+@pytest.mark.parametrize("depth", [64, 63])
+@pytest.mark.parametrize(("voxel_size", "resolution"), RESOLUTIONS)
+def test_the_surfaces_of_the_ice_hold_nothing_beyond_nyquist(voxel_size: float, resolution: float, depth: int) -> None:
+    levels = bodies.vacuum(32.3 * voxel_size, depth, voxel_size, resolution)
+    np.testing.assert_allclose(levels, levels[::-1], atol=2e-3)  # the ice lies in the middle
+    assert levels[0] == pytest.approx(VACUUM, rel=2e-3)
+    assert levels[depth // 2] == pytest.approx(0, abs=0.01)  # the cut leaves ripples
+    assert levels.sum() == pytest.approx(VACUUM * (depth - 32.3), rel=1e-3)
+    # Fine voxels do not lie on the others, so they are compared wave by wave.
+    fine = bodies.vacuum(32.3 * voxel_size, 4 * depth, voxel_size / 4, resolution)
+    place = (np.arange(4 * depth) + 0.5) / 4 - 0.5
+    waves = np.arange(1, (depth - 1) // 2 + 1) * 2 * np.pi / depth
+    expected = np.exp(-1j * np.outer(waves, place)) @ fine / 4
+    assert difference(np.exp(-1j * np.outer(waves, np.arange(depth))) @ levels, expected) < limit(
+        voxel_size, resolution
+    )
+
+
+def test_ice_that_fills_the_volume_leaves_no_vacuum() -> None:
+    assert np.abs(bodies.vacuum(640.0, 64, 10.0, 20.0)).max() < 1e-6
+
+
+def test_what_a_bilayer_is_in_sum_does_not_hang_on_the_resolution() -> None:
+    """Across the membrane: two layers of heads and the tails between them, 37.1 Å of bulk protein."""
+    for voxel_size, resolution in RESOLUTIONS[1:3]:
+        box = even(int(1000 / voxel_size))
+        shell = bodies.vesicle(np.full(3, 400.0), np.eye(3), box, voxel_size, resolution)
+        middle = box // 2
+        across = shell[middle, middle, middle:].sum() * voxel_size
+        # of a sphere, the outer layer's height is that of the formula too
+        assert across == pytest.approx(2 * 5 * (2 * np.pi) ** 0.5 + 0.3 * 40, rel=0.01)
+    assert shell[middle, middle, middle] == pytest.approx(0, abs=1e-3)  # hollow
+
+
+def test_a_vesicle_turns_with_its_rotation() -> None:
+    quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # x goes to y
+    for rotation, long in ((np.eye(3), 2), (quarter, 1)):
+        shell = bodies.vesicle(np.array([150.0, 80.0, 80.0]), rotation, 48, 10.0, 20.0)
+        spread = [np.average((axis - 24) ** 2, weights=np.abs(shell)) for axis in np.indices(shell.shape)]
+        assert int(np.argmax(spread)) == long
+        np.testing.assert_allclose(ndimage.center_of_mass(shell), 24, atol=0.02)
+
+
+def test_volts_above_ice_by_hand() -> None:
+    """Scattering factors (Peng et al. 1996) C 2.509, H 0.529, N 2.214, O 1.983, S 5.160, Au 10.571 Å; 47.878 V Å²."""
+    ice = (1.983 + 2 * 0.529) * 0.93 / 18.015 * 0.6022 * 47.878
+    # The mean residue of proteins, C4.94 H7.77 N1.36 O1.48 S0.04, is 110.8 Da.
+    residue = 4.94 * 2.509 + 7.77 * 0.529 + 1.36 * 2.214 + 1.48 * 1.983 + 0.04 * 5.160
+    protein = residue * 1.35 / 110.8 * 0.6022 * 47.878
+    gold = 10.571 * 19.3 / 196.97 * 0.6022 * 47.878
+    assert protein - ice == pytest.approx(VOLTS, rel=0.01)
+    assert round(VOLTS, 2) == 3.42
+    assert -ice == pytest.approx(VACUUM * VOLTS, rel=1e-3)
+    assert gold - ice == pytest.approx(GOLD * VOLTS, rel=1e-3)

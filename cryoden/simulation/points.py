@@ -141,7 +141,7 @@ def _missing_hydrogens(residue: gemmi.Residue, heavy: list[gemmi.Atom], scatteri
     """How many hydrogens a residue has, in proportion to its other atoms where some of these are missing too."""
     present = len(residue) - len(heavy)
     known = gemmi.find_tabulated_residue(residue.name)
-    if not known.found():
+    if not known.found() or known.weight == 0:  # some names of sugars are listed without what they are made of
         return 0.0 if present else _HYDROGENS * scattering / _scattering(gemmi.Element("H"))
     linked = residue.entity_type == gemmi.EntityType.Polymer  # and has lost a water
     count = known.hydrogen_count - 2 * linked

@@ -369,3 +369,31 @@ def test_a_map_is_as_dense_as_the_atoms_it_was_made_of_whatever_its_resolution_a
 def test_a_map_must_fit(lopsided):
     with pytest.raises(CryodenError, match="map: its diameter"):
         clean_volume(lopsided, np.eye(3), 8, 8.0, 16.0)
+
+
+def test_a_sugar_that_gemmi_lists_without_a_formula_counts_as_an_unknown_residue():
+    """NDG has no weight in gemmi's table, and 1igy has it."""
+    assert gemmi.find_tabulated_residue("NDG").weight == 0
+    amounts = []
+    for name in ("NDG", "XYZ9"):
+        residue = gemmi.Residue()
+        residue.name = name
+        residue.seqid = gemmi.SeqId("1")
+        for number, element in enumerate(("C", "C", "O", "N")):
+            atom = gemmi.Atom()
+            atom.name, atom.element, atom.pos = (
+                f"{element}{number}",
+                gemmi.Element(element),
+                gemmi.Position(number, 0, 0),
+            )
+            residue.add_atom(atom)
+        chain = gemmi.Chain("A")
+        chain.add_residue(residue)
+        model = gemmi.Model(1)
+        model.add_chain(chain)
+        structure = gemmi.Structure()
+        structure.add_model(model)
+        particle = Structure.from_gemmi(structure, name)
+        amounts.append(float(scattering_density(particle, np.eye(3), 16, 2.0, 4.0).sum()))
+    assert amounts[0] == pytest.approx(amounts[1], rel=1e-4)
+    assert amounts[0] > 0

@@ -117,6 +117,12 @@ def test_every_room_has_its_floor() -> None:
     assert set(HEIGHT) - rooms <= STILL_TO_COME
 
 
+def test_contributors_are_told_of_every_room() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "contributing.md").read_text(encoding="utf-8")
+    for room in set(HEIGHT) - {"cryoden", "napari_plugin"}:
+        assert f"`{room}.py`" in page or f"`{room}/`" in page
+
+
 def test_no_import_runs_up() -> None:
     found = upwards(graph(sources()))
     assert [each for each in found if tuple(map(room, each)) not in STILL_UPWARDS] == []

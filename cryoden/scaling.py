@@ -24,6 +24,8 @@ RUN = 8  # voxels in a line of exactly one value are no noise: a margin, a missi
 _SAMPLE = 2**16  # voxels tell a quantile to half a hundredth of the spread
 _LEAST = 0.05  # a share; where less is specimen, what seems filled is the empty background of a simulation
 _NORMAL = 1.349  # from the first to the third quartile of a normal distribution, in standard deviations
+_NEAR = 4.0  # spreads from the background in which noise lies; what is further is gold, vacuum or protein
+_ROUNDS = 6  # until which voxels are near no longer changes
 _TAILS = 32.0  # spreads in which the middle 95 % lies: where there is hardly any noise, the specimen makes the spread
 _HOT = 16.0  # spreads by which a voxel exceeds the brightest of its neighbours, or falls below the darkest
 _FURTHEST = 64.0  # spreads from the background; nothing of a specimen is further away
@@ -47,8 +49,9 @@ class Scale:
     def of(cls, volumes: Tensor) -> Scale:
         """Measures volumes, on rows spread over all of each.
 
-        The background is the median and the spread comes from the quartiles: neither gold nor hot voxels, of which
-        there are few, move them. What is `filled` is left out.
+        The background is the median, and the spread comes from the quartiles, of what lies around the shortest interval
+        that holds half of the voxels: gold, hot voxels and vacuum, which are far from it, do not move them. What is
+        `filled` is left out.
 
         Args:
             volumes: (B, 1, D, H, W), any unit.
@@ -72,15 +75,22 @@ class Scale:
         masked = specimen.float().mean(1, keepdim=True) >= _LEAST
         specimen = specimen | ~masked
         # Without a question to the device: what is left out is sorted to the end.
-        values = rows.flatten(1).masked_fill(~specimen, torch.inf).sort(1).values
+        values = rows.flatten(1).masked_fill(~specimen, torch.inf).sort(1).values.to(wide)
         last = specimen.sum(1, keepdim=True) - 1
 
-        def quantile(share: float) -> Tensor:
-            below, above = (share * last).floor().long(), (share * last).ceil().long()
-            return (values.gather(1, below).to(wide) + values.gather(1, above).to(wide)) / 2
+        def quantile(share: float, first: Tensor, last: Tensor) -> Tensor:
+            place = first + share * (last - first)
+            return (values.gather(1, place.floor().long()) + values.gather(1, place.ceil().long())) / 2
 
-        first, lower, level, upper, end = map(quantile, (0.025, 0.25, 0.5, 0.75, 0.975))
-        spread = torch.maximum((upper - lower) / _NORMAL, (end - first) / _TAILS)
+        none = torch.zeros_like(last)
+        least = (quantile(0.975, none, last) - quantile(0.025, none, last)) / _TAILS
+        begin, width = _shortest_half(values, last)
+        level, spread = begin + width / 2, torch.maximum(width / _NORMAL, least)
+        for _ in range(_ROUNDS):
+            first = torch.searchsorted(values, level - _NEAR * spread)
+            end = torch.searchsorted(values, level + _NEAR * spread, right=True) - 1
+            lower, level, upper = (quantile(share, first, end) for share in (0.25, 0.5, 0.75))
+            spread = torch.maximum((upper - lower) / _NORMAL, least)
         spread = torch.maximum(spread, level.abs() * _FLOAT32.eps + _FLOAT32.tiny)
         level, spread, masked = (each.view(-1, 1, 1, 1, 1) for each in (level, spread, masked))
         return cls(level, spread, masked)
@@ -114,6 +124,23 @@ class Scale:
         """Gives an answer the grey scale of the volumes: density (B, 1, D, H, W) in spreads above the background."""
         level, spread = self.level.to(density.device), self.spread.to(density.device)
         return (density * spread.to(density.dtype)) + level.to(density.dtype)
+
+
+def _shortest_half(values: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the shortest interval begins that holds half of the values, and its length.
+
+    Args:
+        values: (B, N), ascending.
+        last: (B, 1), the number of the last that counts.
+
+    Returns:
+        (B, 1) and (B, 1).
+    """
+    half = last // 2
+    index = torch.arange(values.shape[1], device=values.device)[None]
+    widths = values.gather(1, (index + half).minimum(last)) - values
+    width, first = widths.masked_fill(index + half > last, torch.inf).min(1, keepdim=True)
+    return values.gather(1, first), width
 
 
 @lru_cache(maxsize=16)

@@ -203,6 +203,12 @@ def release(data: NDArray[Any]) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
+def central(data: NDArray[Any], largest: int = 192) -> NDArray[Any]:
+    """The middle of a volume, of at most so many voxels along each axis: enough to tell of the whole."""
+    cut = [slice((size - min(size, largest)) // 2, (size + min(size, largest)) // 2) for size in data.shape]
+    return data[tuple(cut)]
+
+
 def native(block: NDArray[Any]) -> NDArray[Any]:
     """A copy of a part of a volume that torch takes: in this machine's byte order, unsigned integers as float32."""
     kind = np.float32 if block.dtype.kind == "u" and block.dtype.itemsize > 1 else block.dtype.newbyteorder("=")

@@ -38,8 +38,8 @@ def test_numpy_agrees_on_the_quartiles():
     x = volumes(7.0)
     scale = Scale.of(x)
     lower, level, upper = np.quantile(x.double().flatten(1), (0.25, 0.5, 0.75), axis=1)
-    np.testing.assert_allclose(scale.level.flatten(), level, rtol=1e-12)
-    np.testing.assert_allclose(scale.spread.flatten(), (upper - lower) / 1.349, rtol=1e-3)
+    np.testing.assert_allclose(scale.level.flatten(), level, atol=1e-3)
+    np.testing.assert_allclose(scale.spread.flatten(), (upper - lower) / 1.349, atol=2e-3)
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 5000.0), (1e-4, 0.0), (300.0, -7.0), (1e5, 1e6), (1e-20, 0.0)])
@@ -200,6 +200,18 @@ def test_gold_moves_the_scale_by_little(share):
     torch.testing.assert_close(scale.level, expected.level, atol=0.04, rtol=0)
     torch.testing.assert_close(scale.spread, expected.spread, atol=0.04, rtol=0)
     torch.testing.assert_close(standardized(spoilt)[ice], standardized(x)[ice], atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize("height", [-8.0, -30.0, 8.0])
+def test_vacuum_does_not_move_the_scale_of_the_ice(height):
+    """In a third of the sections, as noisy as the ice."""
+    x = volumes(100.0, shape=(24, 40, 40))
+    spoilt = x.clone()
+    spoilt[:, :, :4] += height
+    spoilt[:, :, -4:] += height
+    scale, expected = Scale.of(spoilt), Scale.of(x)
+    torch.testing.assert_close(scale.level, expected.level, atol=0.03, rtol=0)
+    torch.testing.assert_close(scale.spread, expected.spread, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("value", [1000.0, -1000.0])

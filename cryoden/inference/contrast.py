@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -31,8 +30,8 @@ class GreyValues:
         voxels: Of all.
         left_out: Those that are filled with one value.
         hot: Those that stand out alone of their section.
-        skewness: Of the volume binned by 2, what is left out not counted; above 0 where the few extreme voxels are
-            bright.
+        skewness: Of the volume binned by 2, about the mean of each two sections, what is left out not counted; above 0
+            where the few extreme voxels are bright. Vacuum on both sides of the ice is no extreme, then.
         bins: That it was told from.
     """
 
@@ -73,7 +72,7 @@ def look(data: NDArray[Any]) -> GreyValues:
         data: (D, H, W), any unit, real; may be mapped from a file.
     """
     scale = _scale(data)
-    sums, bins, left_out, hot = np.zeros(3), 0, 0, 0
+    squares, cubes, bins, left_out, hot = 0.0, 0.0, 0, 0, 0
     for first in range(0, len(data), _BIN):
         slab = torch.from_numpy(native(data[first : first + _BIN]))[None, None]
         release(data)
@@ -81,9 +80,12 @@ def look(data: NDArray[Any]) -> GreyValues:
         _, alone = without_hot(scale.relative(slab).masked_fill(empty, 0.0))
         left_out, hot = left_out + int(empty.sum()), hot + int(alone.sum())
         values = _binned(scale.standardize(slab, empty)[0, 0], ~empty[0, 0])
-        sums += [float(values.pow(power).sum()) for power in (1, 2, 3)]
-        bins += len(values)
-    return GreyValues(scale, data.size, left_out, hot, _skewness(sums / max(1, bins)), bins)
+        if len(values):
+            values = values - values.mean()
+            squares, cubes = squares + float(values.square().sum()), cubes + float(values.pow(3).sum())
+            bins += len(values)
+    skewness = math.sqrt(bins) * cubes / squares**1.5 if squares > 0 else 0.0
+    return GreyValues(scale, data.size, left_out, hot, skewness, bins)
 
 
 def _scale(data: NDArray[Any]) -> Scale:
@@ -98,12 +100,6 @@ def _scale(data: NDArray[Any]) -> Scale:
         same.append(filled(around)[y - first])
         release(data)
     return Scale.of_rows(torch.stack(rows)[None], torch.stack(same)[None])
-
-
-def _skewness(moments: NDArray[np.float64]) -> float:
-    first, second, third = moments
-    variance = second - first**2
-    return float((third - 3 * first * second + 2 * first**3) / variance**1.5) if variance > 0 else 0.0
 
 
 def _binned(slab: Tensor, specimen: Tensor) -> Tensor:

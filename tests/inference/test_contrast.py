@@ -23,8 +23,10 @@ def gamma(shape: tuple[int, int, int]) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(8, 10, 12), (9, 11, 13)])
 def test_scipy_agrees_on_the_skewness(shape):
     data = gamma(shape) * 50 + 1e5
+    data += 20 * np.arange(shape[0])[:, None, None]  # ice that grows thinner
     depth, height, width = (size // 2 for size in shape)
     binned = data[: 2 * depth, : 2 * height, : 2 * width].reshape(depth, 2, height, 2, width, 2).mean(axis=(1, 3, 5))
+    binned -= binned.mean(axis=(1, 2), keepdims=True)
     grey = look(data)
     assert grey.skewness == pytest.approx(float(skew(binned, axis=None)), abs=1e-6)
     assert grey.bins == binned.size
@@ -78,6 +80,14 @@ def test_neither_margins_nor_empty_sections_nor_hot_voxels_turn_the_contrast_rou
         other = data.copy()
         other[spoilt] = fill
         assert told(other) == expected
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nor_does_vacuum_on_both_sides(sign):
+    data = scene()
+    data[:5] -= 6
+    data[-4:] -= 6
+    assert told(sign * data) == ("bright" if sign > 0 else "dark")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ">f4", ">i2", np.uint16, np.int8])

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryoden.data.base import check_voxel_size
+from cryoden.data.base import check_volumes
 from cryoden.data.dataset import item_generator
 from cryoden.errors import CryodenError
 from cryoden.files import refuse_existing, write_text
@@ -61,7 +61,7 @@ def simulate(
         copies: orientations of each particle, or how many scenes.
         box: voxels along each side of a single particle's volume.
         voxel_size: angstrom.
-        resolution: angstrom; the density holds no finer detail.
+        resolution: angstrom; a wave of this period keeps 1/e of its height.
         shape: voxels along z, y, x of a scene; (128, 256, 256) where only its contents are given.
         contents: what is in a scene: --contents.occupancy 0.2 and so on; 4 to 8 particles where only a shape is given.
         degradation: the steps from clean to degraded; by default noise at snr 1.3, then a ±60° missing wedge.
@@ -80,7 +80,7 @@ def simulate(
     particles = [load_particle(entry, **reading) for entry in entries]
     steps = default_degradation() if degradation is None else degradation
     series = steps[0] if len(steps) == 1 and isinstance(steps[0], TiltSeriesDegradation) else None
-    check_voxel_size(steps, voxel_size)
+    check_volumes(steps, voxel_size)
     scene = None
     if shape or contents:
         scene = Scene(shape or _SHAPE, voxel_size, resolution, particles, contents or SceneContents())

@@ -9,9 +9,10 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cryoden.batch import Batch, Item
-from cryoden.data.dataset import BRIGHTEST, EpochSampler, ResumableLoader, VolumeDataset, collate
+from cryoden.data.dataset import EpochSampler, ResumableLoader, VolumeDataset, collate
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation, apply_all
+from cryoden.simulation.units import BRIGHTEST, Sampling
 
 TRAIN, VALIDATION, TEST = range(3)
 
@@ -45,7 +46,7 @@ class VolumeDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_above_zero(box=box, batch_size=batch_size)
-        check_voxel_size(degradation, voxel_size)
+        check_volumes(degradation, voxel_size)
         self.degradation = list(degradation)
         self.voxel_size = voxel_size
         self.box = box
@@ -95,7 +96,7 @@ class VolumeDataModule(LightningDataModule, ABC):
         """
         if degradation is None:
             return self._dataset(TEST)
-        check_voxel_size(degradation, self.voxel_size)
+        check_volumes(degradation, self.voxel_size)
         return self._volumes(TEST, degradation)
 
     def _loader(self, split: int) -> DataLoader[Item]:
@@ -143,14 +144,14 @@ class VolumeDataModule(LightningDataModule, ABC):
         return batch
 
 
-def check_voxel_size(degradation: Sequence[Degradation], voxel_size: float) -> None:
-    """Check that each step suits volumes of this voxel size.
+def check_volumes(degradation: Sequence[Degradation], voxel_size: float, sampling: Sampling = "band-limited") -> None:
+    """Check that each step suits volumes of this kind.
 
     Raises:
         CryodenError: one does not.
     """
     for step in degradation:
-        step.check_volumes(voxel_size)
+        step.check_volumes(voxel_size, sampling)
 
 
 def check_above_zero(**numbers: float) -> None:

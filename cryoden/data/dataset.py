@@ -12,10 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 from cryoden.batch import Batch, Item, Specimen
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation, apply_all, measured_by_all, sample_all
-
-BRIGHTEST = 2.0
-"""The most that a network is asked for, in units of bulk protein: nothing of a cell is brighter, and in a loss a bead
-of gold would outweigh all particles. The degraded volume is not bounded, nor what it is made of."""
+from cryoden.simulation.units import BRIGHTEST
 
 Key = tuple[int, int]
 """(epoch, index): what a sampler hands to the dataset, so that workers need no state of their own."""
@@ -61,7 +58,7 @@ class VolumeDataset(Dataset[Item], ABC):
         }
         if self.degrade and "degraded" not in item:
             item["degraded"] = apply_all(self.degradation, *alone)[0]
-        if "degraded" in item:
+        if "degraded" in item:  # what is asked for: in a loss, a bead of gold would outweigh all particles
             item["clean"] = item["clean"].clamp(max=BRIGHTEST)
         return item
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from cryoden.batch import Specimen
 from cryoden.data.base import TRAIN, VolumeDataModule, check_above_zero
-from cryoden.data.dataset import BRIGHTEST, VolumeDataset, random_box
+from cryoden.data.dataset import VolumeDataset, random_box
 from cryoden.errors import CryodenError
 from cryoden.scaling import Scale
 from cryoden.simulation.degradation import Degradation, MissingWedge
+from cryoden.simulation.units import BRIGHTEST
 from cryoden.volume import read_volume
 
 _CLEAN, _DEGRADED = "_clean.mrc", "_degraded.mrc"
@@ -157,7 +158,7 @@ class _Fit:
     """Grey values as a sum of parts, by least squares.
 
     Attributes:
-        offset: where the parts are 0.
+        offset: where the first part is 0, and the others are what they are on the mean.
         gain: of the first part.
         correlation: with the first part.
     """
@@ -176,7 +177,7 @@ class _Fit:
         # A part that varies a thousand times less than the others has no gain: vacuum, of which a wedge leaves nothing.
         gains = np.linalg.lstsq(gram[1:, 1:], gram[1:, 0], rcond=1e-6)[0]
         correlation = gram[0, 1] / (gram[0, 0] * gram[1, 1]) ** 0.5
-        return cls(means[0] - float(gains @ means[1:]), float(gains[0]), float(correlation))
+        return cls(means[0] - float(gains[0]) * means[1], float(gains[0]), float(correlation))
 
 
 def _same_slab(

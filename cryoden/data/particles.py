@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cryoden.batch import Specimen
-from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule, check_above_zero
+from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule, check_above_zero, check_volumes
 from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import VolumeDataset
 from cryoden.errors import CryodenError
@@ -17,12 +17,13 @@ from cryoden.simulation.degradation import Degradation, SaltAndPepper, default_d
 from cryoden.simulation.density import check_fits, clean_volume
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.tilt_series import TiltSeriesDegradation
+from cryoden.simulation.units import Sampling
 
 THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1", "3d2f", "4d8q")
 
 
 class ParticleDataset(VolumeDataset):
-    """Copies of particles, each alone in its box in a random orientation; the maximum of `clean` is 1.
+    """Copies of particles, each alone in its box in a random orientation.
 
     Args:
         particles: what to put into the boxes.
@@ -31,6 +32,7 @@ class ParticleDataset(VolumeDataset):
         box: voxels along each side.
         voxel_size: angstrom.
         resolution: angstrom.
+        sampling: see `clean_volume`.
         kwargs: see VolumeDataset.
     """
 
@@ -43,6 +45,7 @@ class ParticleDataset(VolumeDataset):
         box: int,
         voxel_size: float,
         resolution: float,
+        sampling: Sampling = "band-limited",
         **kwargs: Any,
     ) -> None:
         super().__init__(degradation, **kwargs)
@@ -51,6 +54,7 @@ class ParticleDataset(VolumeDataset):
         self.box = box
         self.voxel_size = voxel_size
         self.resolution = resolution
+        self.sampling: Sampling = sampling
 
     def __len__(self) -> int:
         return len(self.particles) * self.copies
@@ -59,7 +63,7 @@ class ParticleDataset(VolumeDataset):
         """Turn a particle and compute its density."""
         particle = self.particles[index // self.copies]
         rotation = random_rotation(generator)
-        volume = clean_volume(particle, rotation.numpy(), self.box, self.voxel_size, self.resolution)
+        volume = clean_volume(particle, rotation.numpy(), self.box, self.voxel_size, self.resolution, self.sampling)
         return {"clean": torch.from_numpy(volume)[None], "entry": particle.name, "rotation": rotation}
 
 
@@ -78,7 +82,9 @@ class ParticleVolumes(VolumeDataModule):
         cache: a folder in which volumes are kept for this and later trainings. They are those of the first epoch for
             ever, clean and degraded, as with fresh: false.
         voxel_size: angstrom.
-        resolution: angstrom; the simulated density holds no finer detail.
+        resolution: angstrom; a wave of this period keeps 1/e of its height.
+        sampling: "band-limited", as voxels can hold it, or "thesis", as the thesis's experiments had it: with half of
+            the detail aliased, and the maximum of each volume 1.
         degradation: the steps from clean to degraded, in order; by default noise at snr 1.3, then a ±60° missing wedge.
         structure_dir: a folder searched for structure files before the archive; default: $CRYODEN_STRUCTURE_DIR.
         assembly: null for the deposited model, or the name of a biological assembly, such as "1".
@@ -96,6 +102,7 @@ class ParticleVolumes(VolumeDataModule):
         cache: str | None = None,
         voxel_size: float = 6.0,
         resolution: float = 12.0,
+        sampling: Sampling = "band-limited",
         degradation: list[Degradation] | None = None,
         structure_dir: str | None = None,
         assembly: str | None = None,
@@ -106,6 +113,7 @@ class ParticleVolumes(VolumeDataModule):
         super().__init__(default_degradation() if degradation is None else degradation, voxel_size, **kwargs)
         self.save_hyperparameters()
         check_above_zero(voxel_size=voxel_size, resolution=resolution)
+        check_volumes(self.degradation, voxel_size, sampling)
         training = [entry for entry in entries if entry not in (holdout or [])]
         if not training:
             raise CryodenError(f"entries: nothing left to train on: {len(entries)} entries, all held out; add others")
@@ -115,6 +123,7 @@ class ParticleVolumes(VolumeDataModule):
         self.val_fraction = val_fraction
         self.cache = Path(cache).expanduser() if cache else None
         self.resolution = resolution
+        self.sampling: Sampling = sampling
         self.structure_dir = Path(structure_dir) if structure_dir else None
         self._reading: dict[str, Any] = {"assembly": assembly, "hydrogens": hydrogens, "ligands": ligands}
 
@@ -206,5 +215,6 @@ class ParticleDataModule(ParticleVolumes):
             box=self.box,
             voxel_size=self.voxel_size,
             resolution=self.resolution,
+            sampling=self.sampling,
             **self._randomness(split),
         )

@@ -83,7 +83,7 @@ class SceneDataModule(ParticleVolumes):
             from the same scenes, and the cache keeps scenes; without a cache they are kept until the training ends.
         crops: boxes that are cut from each scene of that shape in an epoch.
         voxel_size: angstrom.
-        resolution: angstrom; the simulated density holds no finer detail.
+        resolution: angstrom; a wave of this period keeps 1/e of its height.
         kwargs: see ParticleVolumes.
     """
 
@@ -132,7 +132,8 @@ class SceneDataModule(ParticleVolumes):
         given = self.contents.abundance or {}
         abundance = {p.name: given.get(entry, 1.0) for p, entry in zip(particles, self.entries[split], strict=True)}
         contents = replace(self.contents, abundance=abundance)
-        return Scene(self.shape or (self.box,) * 3, self.voxel_size, self.resolution, particles, contents)
+        shape = self.shape or (self.box,) * 3
+        return Scene(shape, self.voxel_size, self.resolution, particles, contents, self.sampling)
 
     def _kept(self, dataset: VolumeDataset) -> VolumeDataset:
         return dataset if self.shape else super()._kept(dataset)  # boxes are cut from scenes that are kept

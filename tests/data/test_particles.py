@@ -3,10 +3,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cryoden import CryodenError, ParticleDataModule
+from cryoden import CryodenError, ParticleDataModule, SceneContents, SceneDataModule, TiltSeriesDegradation
 from cryoden.data.dataset import EpochSampler
 from cryoden.simulation import SaltAndPepper
-from tests.data.made import epochs
+from tests.data.made import epochs, made
 
 SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
 
@@ -19,7 +19,7 @@ def particles() -> dict:
 
 
 def module(particles: dict, **arguments) -> ParticleDataModule:
-    made = ParticleDataModule(
+    data = ParticleDataModule(
         **{
             "entries": ["phantom:1", "phantom:2"],
             "copies": 5,
@@ -29,8 +29,8 @@ def module(particles: dict, **arguments) -> ParticleDataModule:
             **arguments,
         }
     )
-    made.loaded = particles
-    return made
+    data.loaded = particles
+    return data
 
 
 def test_items_do_not_depend_on_the_workers(particles: dict) -> None:
@@ -42,16 +42,26 @@ def test_items_do_not_depend_on_the_workers(particles: dict) -> None:
 
 
 def test_batches_are_as_documented(particles: dict) -> None:
-    made = module(particles)
-    loaders = made.train_dataloader(), made.val_dataloader(), made.test_dataloader()
-    for batch in (made.on_after_batch_transfer(next(iter(loader)), 0) for loader in loaders):
+    data = module(particles)
+    loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    for batch in (data.on_after_batch_transfer(next(iter(loader)), 0) for loader in loaders):
         assert set(batch) == {"clean", "degraded", "measured", "entry", "rotation", "parameters"}
         assert batch["clean"].shape == batch["degraded"].shape == (2, 1, 32, 32, 32)
         assert batch["clean"].dtype == batch["degraded"].dtype == torch.float32
-        assert ((batch["clean"].amax((1, 2, 3, 4)) - 1).abs() < 0.5).all()  # protein
         measured = batch["measured"].expand(2, 32, 32, 17)
         left, whole = (torch.fft.rfftn(batch[kind][:, 0], dim=(1, 2, 3)) for kind in ("degraded", "clean"))
         assert left[~measured].abs().max() < 1e-4 * whole.abs().max() < left[measured].abs().max()
+
+
+@pytest.mark.parametrize("kind", [ParticleDataModule, SceneDataModule])
+def test_density_has_its_unit_and_the_thesis_sampling_is_asked_for(kind: type) -> None:
+    """Protein of about 1 at this resolution, in any volume; the thesis divided each by its maximum."""
+    contents = {"contents": SceneContents(count=2)} if kind is SceneDataModule else {}
+    scaled, thesis = (made(kind, sampling=sampling, **contents) for sampling in ("band-limited", "thesis"))
+    peaks = [float(data.test_volumes()[0, i]["clean"].max()) for data in (scaled, thesis) for i in range(2)]
+    assert peaks[:2] == [pytest.approx(1, abs=0.4)] * 2
+    assert len(set(peaks)) == 3
+    assert peaks[2:] == [1, 1]
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -62,15 +72,15 @@ def test_fresh_rotations_differ_by_epoch_and_fixed_ones_do_not(particles: dict, 
 
 
 def test_validation_never_changes_and_is_not_test_or_training(particles: dict) -> None:
-    made = module(particles, holdout=["phantom:2"])
-    loader = made.val_dataloader()
+    data = module(particles, holdout=["phantom:2"])
+    loader = data.val_dataloader()
     first = list(loader)
     loader.sampler.set_epoch(7)
     for a, b in zip(first, loader, strict=True):
         assert torch.equal(a["degraded"], b["degraded"])
     assert [entry for batch in first for entry in batch["entry"]] == ["phantom:2"] * 2
-    assert {entry for batch in epochs(made, 1)[0] for entry in batch["entry"]} == {"phantom:1"}
-    assert not torch.equal(next(iter(made.test_dataloader()))["rotation"], first[0]["rotation"])
+    assert {entry for batch in epochs(data, 1)[0] for entry in batch["entry"]} == {"phantom:1"}
+    assert not torch.equal(next(iter(data.test_dataloader()))["rotation"], first[0]["rotation"])
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -92,8 +102,8 @@ def test_ranks_share_the_items(particles: dict, world_size: int) -> None:
 
 
 def test_all_arguments_are_logged_whichever_class_takes_them() -> None:
-    made = ParticleDataModule(entries=["phantom:1"], copies=5, batch_size=3, seed=4)
-    assert made.hparams.items() >= {"entries": ["phantom:1"], "copies": 5, "batch_size": 3, "seed": 4}.items()
+    data = ParticleDataModule(entries=["phantom:1"], copies=5, batch_size=3, seed=4)
+    assert data.hparams.items() >= {"entries": ["phantom:1"], "copies": 5, "batch_size": 3, "seed": 4}.items()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +112,10 @@ def test_all_arguments_are_logged_whichever_class_takes_them() -> None:
         ({"copies": 1}, "each must be at least 1"),
         ({"holdout": ["phantom:1", "phantom:2"]}, "nothing left to train on"),
         ({"box": 0}, "box: got 0"),
+        (
+            {"degradation": [TiltSeriesDegradation(voxel_size=10.0)], "sampling": "thesis"},
+            "TiltSeriesDegradation.potential: got null for sampling 'thesis'",
+        ),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:

@@ -6,8 +6,8 @@ import torch
 
 from cryoden import CryodenError, MissingWedge, SceneContents, SceneDataModule
 from cryoden.data.base import TRAIN
-from cryoden.data.dataset import BRIGHTEST
 from cryoden.data.scenes import SceneDataset
+from cryoden.simulation.units import BRIGHTEST
 from tests.data.made import epochs, made
 
 

@@ -139,7 +139,8 @@ def thesis_grid(comparison: Comparison) -> Grid:
             rows.append([system, str(percentile), *cells])
     note = (
         f"The thesis's experiment {comparison.experiment!r} (table {_TABLES[comparison.experiment]}). Its numbers are "
-        "comparable where particles, box and degradation are its own; its rows without a model here are listed too."
+        "comparable where particles, box, sampling and degradation are its own; its rows without a model here are "
+        "listed too."
     )
     return Grid("Beside the thesis", note, header, rows)
 

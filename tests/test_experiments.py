@@ -113,5 +113,12 @@ def test_a_result_is_kept_and_makes_a_table(comparison: Path, tmp_path: Path, mo
     assert "| NRMSE ↓ | mine |" in text
 
 
+def test_the_table_of_aliasing_is_that_of_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXPERIMENTS / "benchmarks")
+    table = runpy.run_path(str(EXPERIMENTS / "benchmarks" / "aliasing.py"))["table"]
+    result = json.loads((EXPERIMENTS / "results" / "benchmarks" / "aliasing.json").read_text(encoding="utf-8"))
+    assert table(result["difference"]) in (EXPERIMENTS.parent / "docs" / "simulation.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_is_short() -> None:
     assert len((EXPERIMENTS / "README.md").read_text(encoding="utf-8").splitlines()) <= 80

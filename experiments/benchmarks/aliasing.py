@@ -25,6 +25,8 @@ from cryoden.simulation.density import scattering_density, smallest_box
 from cryoden.simulation.thesis import thesis_density
 from cryoden.simulation.units import GOLD, VACUUM, VOLTS
 
+Differences = dict[str, dict[str, dict[str, float]]]  # object → voxel and resolution → sampling → in parts of the norm
+
 FINER = 4
 VESICLE = 200.0  # Å
 # Å³ a Da: protein of 1.35 g/cm³, of which the hydrogens that files leave out are 7 %
@@ -82,6 +84,17 @@ def volts(particle: Particle) -> float:
     return round(total * VOLTS / (particle.mass * 1000 * VOLUME), 2)
 
 
+def table(differences: Differences) -> str:
+    """As Markdown: band-limited, and in brackets the thesis's sampling."""
+    columns = list(next(iter(differences.values())))
+    lines = ["| voxel, resolution | " + " | ".join(differences) + " |", "|---" * (len(differences) + 1) + "|"]
+    for column in columns:
+        cells = [of[column] for of in differences.values()]
+        told = [f"{c['band-limited']:.2%}" + (f" ({c['thesis']:.0%})" if "thesis" in c else "") for c in cells]
+        lines.append(f"| {column} | " + " | ".join(told).replace("%", " %") + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print and write both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,28 +105,27 @@ def main() -> None:
     arguments = parser.parse_args()
     particles = [load_particle(spec) for spec in arguments.particles]
     pairs = [(size, times * size) for times in (2, 3) for size in arguments.voxels]
-    table: dict[str, dict[str, dict[str, float]]] = {}
+    found: Differences = {}
     for size, resolution in pairs:
         column = f"{size:g}/{resolution:g} Å"
         for particle in particles:
-            table.setdefault(particle.name, {})[column] = of_particle(particle, size, resolution, arguments.runs)
-        table.setdefault("vesicle", {})[column] = of_vesicle(size, resolution)
-    print(hardware())
-    for name, columns in table.items():
-        told = ", ".join(f"{c} " + " ".join(f"{w} {d:.2%}" for w, d in ways.items()) for c, ways in columns.items())
-        print(f"{name}: {told}")
+            found.setdefault(particle.name, {})[column] = of_particle(particle, size, resolution, arguments.runs)
+        found.setdefault("vesicle", {})[column] = of_vesicle(size, resolution)
+    print(hardware(), table(found), sep="\n")
     bead = bodies.fiducial(100.0, 40, 6.0, 12.0)
     shell = bodies.vesicle(np.full(3, 300.0), np.eye(3), 140, 6.0, 12.0)[70, 70, 70:]
-    found = {p.name: volts(p) for p in particles if isinstance(p, Structure)} | {
+    potentials = {p.name: volts(p) for p in particles if isinstance(p, Structure)} | {
         "gold": round(float(bead.sum()) * 6.0**3 / (np.pi / 6 * 100**3) * VOLTS, 2),
         "vacuum": round(float(bodies.vacuum(200.0, 64, 6.0, 12.0)[0]) * VOLTS, 2),
         "membrane, V Å across": round(float(shell.sum()) * 6.0 * VOLTS, 1),
     }
-    print("volts above ice:", found, "by hand:", {"protein": VOLTS, "gold": GOLD * VOLTS, "vacuum": VACUUM * VOLTS})
+    print(
+        "volts above ice:", potentials, "by hand:", {"protein": VOLTS, "gold": GOLD * VOLTS, "vacuum": VACUUM * VOLTS}
+    )
     if arguments.output:
         command = shlex.join(["python", "experiments/benchmarks/aliasing.py", *sys.argv[1:]])
-        record = {"command": command, "hardware": hardware(), "difference": table, "volts": found}
-        arguments.output.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        record = {"command": command, "hardware": hardware(), "difference": found, "volts": potentials}
+        arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

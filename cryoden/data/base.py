@@ -33,6 +33,9 @@ class VolumeDataModule(LightningDataModule, ABC):
         seed: of everything random here.
     """
 
+    sampling: Sampling = "band-limited"
+    """Of the clean volumes, which tells the unit of their density."""
+
     def __init__(
         self,
         degradation: Sequence[Degradation],
@@ -96,7 +99,7 @@ class VolumeDataModule(LightningDataModule, ABC):
         """
         if degradation is None:
             return self._dataset(TEST)
-        check_volumes(degradation, self.voxel_size)
+        check_volumes(degradation, self.voxel_size, self.sampling)
         return self._volumes(TEST, degradation)
 
     def _loader(self, split: int) -> DataLoader[Item]:

@@ -98,6 +98,8 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
         raise CryodenError(f"{clean}: no voxel size in the header; write it there")
     seen, shown = _same_slab(noisy.data, truth.data, f"pair {name}: {degraded.name} and {clean.name}")
     shown = shown - background_of(shown)
+    if not shown.max() > 0:
+        raise CryodenError(f"{clean}: nothing is brighter than its background; invert it, so that particles are bright")
     shown /= particle_level(shown)
     batch = torch.from_numpy(seen)[None, None]
     filled = Scale.of(batch).left_out(batch)[0, 0].numpy()

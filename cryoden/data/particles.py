@@ -123,7 +123,7 @@ class ParticleVolumes(VolumeDataModule):
         self.val_fraction = val_fraction
         self.cache = Path(cache).expanduser() if cache else None
         self.resolution = resolution
-        self.sampling: Sampling = sampling
+        self.sampling = sampling
         self.structure_dir = Path(structure_dir) if structure_dir else None
         self._reading: dict[str, Any] = {"assembly": assembly, "hydrogens": hydrogens, "ligands": ligands}
 

@@ -180,6 +180,7 @@ def test_one_pair_is_enough_to_test_on(blobs, tmp_path: Path) -> None:
         ("alone", "pair a: there is no .*a_clean.mrc"),
         ("shape", r"have \(20, 28, 32\) and \(20, 28, 30\) voxels"),
         ("constant", "all voxels are 3; a constant volume"),
+        ("dark", "a_clean.mrc: nothing is brighter than its background; invert it"),
         ("other", "have a correlation of .*: they do not show the same thing"),
         ("voxels", "voxels of 10 Å in a_degraded.mrc and 5 Å in a_clean.mrc"),
         ("small", "hold no box of 24; use a smaller box"),
@@ -191,6 +192,7 @@ def test_bad_pairs(change: str, message: str, blobs, tmp_path: Path) -> None:
     cleans = {
         "shape": clean[..., :30],
         "constant": np.full_like(clean, 3),
+        "dark": np.where(clean > 0.5 * clean.max(), -1.0, 0.0),
         "other": np.random.default_rng(1).random(clean.shape),
     }
     if change == "shrec":

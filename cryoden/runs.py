@@ -10,6 +10,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
 from cryoden.errors import CryodenError
+from cryoden.files import whole_file
 from cryoden.modules.training import plain
 
 
@@ -37,9 +38,8 @@ class SaveConfig(SaveConfigCallback):
         """Write config.yaml when training starts."""
         if stage != "fit":
             return
-        folder = run_directory(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / "config.yaml", overwrite=True)
+        with whole_file(run_directory(trainer) / "config.yaml", overwrite=True) as partial:
+            self.parser.save(self.config, partial, overwrite=True)
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_hyperparams(plain(self.config.as_dict()))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cryoden.errors import CryodenError
+from cryoden.files import whole_file
 from cryoden.inference.jobs import Job
 
 _NAME = "rlnTomoName"
@@ -57,12 +57,8 @@ def write_star(path: Path, target: Path, jobs: Sequence[Job]) -> None:
     """
     blocks, table = _read(path)
     table[_DENOISED] = [str(job.average or job.outputs[0]) for job in jobs]
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with whole_file(target, overwrite=True) as partial:
         _starfile().write(dict(blocks), partial, overwrite=True)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], Any]:

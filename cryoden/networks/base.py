@@ -53,7 +53,7 @@ def constructor_arguments(module: nn.Module) -> dict[str, Any]:
 class DenoisingNetwork(nn.Module, ABC):
     """Maps degraded volumes to denoised ones, both (B, 1, D, H, W).
 
-    A network sees standardised volumes (zero mean, unit standard deviation) and predicts density above
+    A network sees standardised volumes (background 0, spread 1: `cryoden.scaling`) and predicts density above
     background in the same unit, so a fresh network answers about 0 everywhere.
 
     Attributes:

@@ -124,7 +124,7 @@ def main() -> None:
     )
     if arguments.output:
         command = shlex.join(["python", "experiments/benchmarks/aliasing.py", *sys.argv[1:]])
-        record = {"command": command, "hardware": hardware(), "difference": found, "volts": potentials}
+        record = {"commands": [command], "hardware": hardware(), "difference": found, "volts": potentials}
         arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from superqt.utils import ensure_main_thread
 from cryoden.checkpoint import load_denoiser
 from cryoden.errors import CryodenError
 from cryoden.inference.denoise import denoise
+from cryoden.inference.removed import structure_removed, tell_removed
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -71,26 +72,27 @@ class DenoiseWidget(Container):  # type: ignore[misc]
         self.worker.errored.connect(lambda error: self._stop(f"Stopped by {type(error).__name__}: {error}"))
         self.worker.start()
 
-    def _work(self, layer: Image, model: Path, settings: dict[str, Any]) -> tuple[Image, np.ndarray | str]:
-        """In the thread: the denoised voxels, or why there are none."""
-        data = layer.data[0] if layer.multiscale else layer.data
+    def _work(self, layer: Image, model: Path, settings: dict[str, Any]) -> tuple[Image, np.ndarray | None, str]:
+        """In the thread: the denoised voxels and what was taken away, or why there are none."""
+        data = np.asarray(layer.data[0] if layer.multiscale else layer.data)
         try:
-            return layer, denoise(np.asarray(data), load_denoiser(model), progress=self._show, **settings)
+            result = denoise(data, load_denoiser(model), progress=self._show, **settings)
         except CryodenError as error:
-            return layer, str(error)
+            return layer, None, str(error)
+        return layer, result, tell_removed(structure_removed(data, result))
 
     @ensure_main_thread  # type: ignore[untyped-decorator]
     def _show(self, done: int, total: int) -> None:
         self.progress.max, self.progress.value = total, done
 
-    def _finish(self, found: tuple[Image, np.ndarray | str]) -> None:
-        layer, result = found
-        if isinstance(result, str):
-            self._stop(result)
+    def _finish(self, found: tuple[Image, np.ndarray | None, str]) -> None:
+        layer, result, told = found
+        if result is None:
+            self._stop(told)
             return
         name = f"{layer.name} denoised"
         self._viewer.add_image(result, name=name, scale=layer.scale, translate=layer.translate, units=layer.units)
-        self._stop(f"Added {name}.")
+        self._stop(f"Added {name}: {told}.")
 
     def _stop(self, told: str) -> None:
         self.status.value = told

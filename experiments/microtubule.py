@@ -3,7 +3,8 @@
     python experiments/microtubule.py TOMOGRAM.mrc [DENOISED.mrc ...]
 
 The tomogram holds one straight microtubule along y, bright. Its axis is where a wall of the known radius, 9 to 13.5 nm,
-is brightest in the slightly smoothed tomogram; the denoised volumes are measured around the same axis.
+is brightest in the slightly smoothed tomogram; the denoised volumes are measured around the same axis, and how much of
+the tomogram's structure was taken away is told of each.
 """
 
 import sys
@@ -14,6 +15,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.optimize import minimize
 
 from cryoden import read_volume
+from cryoden.inference.removed import structure_removed, tell_removed
 
 WALL, LUMEN, BACKGROUND = (90.0, 135.0), (0.0, 60.0), (220.0, 320.0)  # Å from the axis
 Array = NDArray[np.float64]
@@ -67,12 +69,13 @@ def main(tomogram: str, *denoised: str) -> None:
     print(f"axis: x = {axis[0]:.1f} {axis[1]:+.3f} y, z = {axis[2]:.1f} {axis[3]:+.3f} y, y from the middle, in voxels")
     for name in (tomogram, *denoised):
         data = read_volume(name).data.astype(float)
+        taken = "" if name == tomogram else f"; {tell_removed(structure_removed(volume.data, data))}"
         data -= data[background].mean()
         height = data[wall].mean()
         steep = data[wall & (angle > 60)].mean() / data[wall & (angle < 30)].mean()
         print(
             f"{name}: wall {height / data[background].std():.2f} deviations of the background; lumen "
-            f"{data[lumen].mean() / height:+.2f} of the wall; top and bottom {steep:.2f} of the sides"
+            f"{data[lumen].mean() / height:+.2f} of the wall; top and bottom {steep:.2f} of the sides{taken}"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from cryoden import denoise, export_weights
 from cryoden.denoiser import Denoiser
+from cryoden.inference.removed import structure_removed, tell_removed
 from cryoden.networks import CompactUnet
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -53,7 +54,8 @@ def volume() -> np.ndarray:
 def test_denoises_the_selected_layer_where_it_is(widget) -> None:
     widget, viewer, wait, model = widget
     viewer.add_image(volume(), name="tomo", scale=(2, 2, 2), translate=(5, 6, 7))
-    assert wait() == "Added tomo denoised."
+    told = tell_removed(structure_removed(volume(), denoise(volume(), model)))
+    assert wait() == f"Added tomo denoised: {told}."
     added = viewer.layers["tomo denoised"]
     np.testing.assert_array_equal(added.data, denoise(volume(), model))
     np.testing.assert_array_equal(added.scale, (2, 2, 2))

@@ -22,6 +22,7 @@ from cryoden.errors import CryodenError
 from cryoden.files import check_output
 from cryoden.inference.engine import Engine, Precision, Progress
 from cryoden.inference.plan import Plan, Settings
+from cryoden.inference.removed import structure_removed, tell_removed
 from cryoden.volume import Volume, open_volume, write_volume
 
 AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
@@ -158,18 +159,25 @@ def write_denoised(
     float16: bool = False,
     preview: bool = False,
     progress: Progress | None = None,
-) -> None:
-    """Carries out what `plan_file` planned; arguments and errors are those of `denoise_file`."""
+) -> float:
+    """Carries out what `plan_file` planned; arguments and errors are those of `denoise_file`.
+
+    Returns:
+        How much structure was taken away, see `structure_removed`.
+    """
     path = Path(path)
     with scratch(path.parent, plan.volume.data.shape) as result:
         engine.run(plan, result, progress)
         denoised = replace(plan.volume, data=result)
         label = engine.label(plan.settings, plan.contrast)
         write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
+        removed = structure_removed(plan.volume.data, result)
         if preview:
             from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
 
-            write_preview(path.with_suffix(".png"), plan.volume, denoised, path.name)
+            title = f"{path.name}\n{tell_removed(removed)}"
+            write_preview(path.with_suffix(".png"), plan.volume, denoised, title)
+    return removed
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from cryoden.errors import CryodenError
 from cryoden.metrics.fsc import fourier_shell_correlation, resolution_at, shell_frequencies
-from cryoden.volume import Volume, release
+from cryoden.volume import Volume, central, release
 
-_CENTRE = 192  # voxels along each axis: what is compared, so that memory does not grow with the tomogram
 _ROWS = 8
 _SAME = 0.9999
 _THRESHOLDS = (0.5, 0.143)
@@ -55,7 +54,8 @@ def fsc_table(raw: Tensor, denoised: Tensor, volume: Volume) -> list[str]:
         denoised: (S,), between the denoised halves.
         volume: One of them.
     """
-    shape = _centre_shape(volume.data.shape)
+    depth, height, width = central(volume.data).shape
+    shape = depth, height, width
     frequencies = shell_frequencies(shape)
     chosen = sorted({round(place) for place in np.linspace(1, len(frequencies) - 1, _ROWS)})
     lines = [f"{'FSC between the halves':>24}  {'raw':>8}  {'denoised':>8}"]
@@ -89,18 +89,10 @@ def average(first: NDArray[Any], second: NDArray[Any], result: NDArray[np.float6
 
 def _centre(data: NDArray[Any]) -> Tensor:
     """(1, 1, d, h, w) float32: the middle, less its mean, faded out so that no cut shows in Fourier space."""
-    shape = _centre_shape(data.shape)
-    starts = [(size - part) // 2 for size, part in zip(data.shape, shape, strict=True)]
-    block = data[tuple(slice(start, start + part) for start, part in zip(starts, shape, strict=True))]
-    values = torch.from_numpy(block.astype(np.float32))
+    values = torch.from_numpy(central(data).astype(np.float32))
     release(data)
     values -= values.mean()
-    for axis, size in enumerate(shape):
+    for axis, size in enumerate(values.shape):
         window = torch.hann_window(size + 2, periodic=False)[1:-1]
         values *= window.view([-1 if each == axis else 1 for each in range(3)])
     return values[None, None]
-
-
-def _centre_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    depth, height, width = (min(size, _CENTRE) for size in shape)
-    return depth, height, width

@@ -22,6 +22,7 @@ from cryoden.inference.halves import average, check_halves, correlation, fsc_tab
 from cryoden.inference.jobs import Job
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.plan import Plan, Settings
+from cryoden.inference.removed import tell_removed
 from cryoden.volume import Volume, open_volume, write_volume
 
 
@@ -66,7 +67,7 @@ class Runner:
             if self.make_folders:
                 output.parent.mkdir(parents=True, exist_ok=True)
             with _progress(path.name) as progress:
-                write_denoised(
+                removed = write_denoised(
                     self.engine,
                     plan,
                     output,
@@ -76,6 +77,7 @@ class Runner:
                     progress=progress,
                 )
             yield f"wrote {output}" + (f" and {output.with_suffix('.png')}" if self.preview else "")
+            yield f"  {tell_removed(removed)}"
         if job.average is not None:
             yield from self._finish_halves(job, plans)
 

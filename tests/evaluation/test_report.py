@@ -85,7 +85,7 @@ def test_the_slider_moves_through_the_volume(browser, comparison: Path) -> None:
         assert browser.find_element(By.ID, "place").text == f"slice {z + 1} of 32"
         seen[z] = pixels(browser, "clean")
     assert seen[16].shape == (32, 32)
-    assert seen[0].std() == 0  # the particle is in the middle
+    assert seen[0].std() < 0.5  # the particle is in the middle; its cut at Nyquist leaves less than a grey value here
     assert seen[16].std() > 5
     assert not np.array_equal(seen[16], seen[12])
     Select(browser.find_element(By.ID, "example")).select_by_index(1)

@@ -94,6 +94,8 @@ def test_a_command_parses(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("words", commands("python"), ids=" ".join)
 def test_a_script_is_there_and_has_its_flags(words: tuple[str, ...]) -> None:
+    if words[0] == "-m":
+        words = f"{words[1].replace('.', '/')}.py", *words[2:]
     script, *rest = words
     text = (ROOT / script).read_text(encoding="utf-8")
     for word in rest:

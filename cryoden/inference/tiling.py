@@ -195,7 +195,7 @@ def fit_tile(shape: tuple[int, int, int], largest: int, halo: int, blend: int, m
 
     Examples:
         >>> fit_tile((60, 200, 1000), largest=128, halo=16, blend=0, multiple=8)
-        (64, 120, 128)
+        (64, 120, 120)
     """
 
     def edge(size: int) -> int:

@@ -107,7 +107,8 @@ def test_a_training_that_breaks_down_again_and_again_stops(data, tmp_path: Path)
 def test_a_gradient_that_is_not_finite_is_named_where_the_loss_is(data, tmp_path: Path) -> None:
     model = SYSTEMS["ae"]()
     model.generator.head.weight.register_hook(lambda gradient: gradient * torch.nan)
-    with pytest.raises(NonFiniteError, match=r"the gradient of generator\.head\.weight is not finite \(reconstruction"):
+    told = r"the gradient of denoiser\.generator\.head\.weight is not finite \(reconstruction"
+    with pytest.raises(NonFiniteError, match=told):
         trainer_with(Callback(), tmp_path).fit(model, data)
 
 

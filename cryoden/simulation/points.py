@@ -17,7 +17,7 @@ from cryoden.particles import DensityMap, Particle, Structure
 from cryoden.simulation.sampling import Points
 from cryoden.simulation.units import ICE, PROTEIN, UNIT
 
-_LEFT_OUT = 3e-3  # of the norm of all points: the faintest, which are left out
+_LEFT_OUT = 3.5e-3  # of the norm of all points: the faintest, which are left out
 _EDGE = 0.85  # of the finest wave: from here on waves fade, for a sharp end of them would ring all around
 _AROUND = 2.5  # resolutions by which the space around a particle is larger than the particle
 
@@ -54,11 +54,10 @@ def points_of(particle: Particle, voxel_size: float, resolution: float) -> Point
         centre = particle.centre[::-1] * particle.voxel_size
         side, spectrum = _spectrum_of_map(particle, side, finest)
     else:
-        side, spectrum = _spectrum_of_atoms(particle, side, finest, resolution)
+        side = _grid_size(side, finest) / (8**0.5 * finest)  # as wide as the grid that holds it
+        spectrum = _spectrum_of_atoms(particle, side, finest, resolution)
         centre = np.full(3, side / 2)
-    # A body-centred lattice repeats in Fourier space at no less than 2 ** 0.5 / its edge, which is twice the finest
-    # wave here, and has fewer points than a cubic lattice of which that is true. The grid is one of half its edge.
-    size = 2 * fft.next_fast_len(int(np.ceil(side * finest * 2**0.5)), real=True)
+    size = _grid_size(side, finest)
     step = side / size
     density = _on_grid(spectrum, side, size, finest, resolution)
     index = np.indices(density.shape, np.int16)[::-1]  # x, y, z
@@ -71,6 +70,15 @@ def points_of(particle: Particle, voxel_size: float, resolution: float) -> Point
     positions = ((places + side / 2) % side - side / 2).astype(np.float32)
     weights = (4 * step**3 * values[kept]).astype(np.float32)
     return Points(positions, weights, finest, float(np.linalg.norm(positions, axis=0).max()))
+
+
+def _grid_size(side: float, finest: float) -> int:
+    """Samples along each side of the grid of which every fourth point is one of a lattice fine enough.
+
+    A body-centred lattice repeats in Fourier space at no less than 2 ** 0.5 / its edge, which is to be twice the finest
+    wave. It has fewer points than a cubic lattice of which that is true. The grid is one of half its edge.
+    """
+    return 2 * int(fft.next_fast_len(int(np.ceil(2**0.5 * finest * side - 1e-6)), real=True))
 
 
 def _on_grid(
@@ -93,10 +101,8 @@ def _kept(side: float, finest: float) -> tuple[NDArray[np.intp], ...]:
     return np.ix_(times, times, times[: most + 1])
 
 
-def _spectrum_of_atoms(
-    structure: Structure, side: float, finest: float, resolution: float
-) -> tuple[float, NDArray[np.complex64]]:
-    """The side, and the Fourier transform of a structure's density in the middle of it, not blurred."""
+def _spectrum_of_atoms(structure: Structure, side: float, finest: float, resolution: float) -> NDArray[np.complex64]:
+    """The Fourier transform of a structure's density in the middle of the side, not blurred."""
     size = 2 * fft.next_fast_len(int(np.ceil(side / min(1.5, resolution / 8) / 2)), real=True)
     width = 0.75 * side / size  # Å: blurred so, atoms are smooth enough for this grid
     model, displaced = _whole(structure.model)
@@ -118,7 +124,8 @@ def _spectrum_of_atoms(
         envelope *= displaced / volume
     kept = _kept(side, finest)
     density = atoms[kept] * np.exp(2 * np.pi**2 * width**2 * squared[kept]) - ICE * fft.rfftn(envelope)[kept]
-    return side, density * np.float32((side / size) ** 3 / UNIT)
+    spectrum: NDArray[np.complex64] = density * np.float32((side / size) ** 3 / UNIT)
+    return spectrum
 
 
 def _whole(model: gemmi.Model) -> tuple[gemmi.Model, float]:

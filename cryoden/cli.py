@@ -50,6 +50,15 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("cryoden: stopped", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        _leave_processes()
+
+
+def _leave_processes() -> None:
+    """Ends what several processes speak through: torch leaves it to the interpreter's end, where its threads abort."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def verbs() -> dict[str, str]:

@@ -212,7 +212,7 @@ def central(data: NDArray[Any], largest: int = 192) -> NDArray[Any]:
 def native(block: NDArray[Any]) -> NDArray[Any]:
     """A copy of a part of a volume that torch takes: in this machine's byte order, unsigned integers as float32."""
     kind = np.float32 if block.dtype.kind == "u" and block.dtype.itemsize > 1 else block.dtype.newbyteorder("=")
-    return np.ascontiguousarray(block, kind)
+    return np.array(block, kind, order="C")
 
 
 def measure(data: NDArray[Any], dtype: DTypeLike | None = None) -> Statistics:

@@ -1,0 +1,168 @@
+"""How near models come to the truth of simulated tomograms, beside the input, zeros and classical filters.
+
+    cryoden simulate --config experiments/simulations/tomogram.yaml --output simulated
+    python experiments/held_out.py simulated --model NAME=MODEL ... --output experiments/results/NAME.json
+
+Every tomogram NAME_degraded.mrc of the folders is denoised as `cryoden denoise` does it; each filter has the setting
+that is best on that very tomogram, which nobody has in a laboratory. All are compared with NAME_clean.mrc after an
+affine fit, without gold and what is around it: correlation, NRMSE, also where there is something,
+Fourier shell correlation in the measured part of Fourier space and in the missing wedge, where the former falls below
+0.5, and how much of the structure was taken away: of the truth itself, and of half of it, this is told to compare with.
+The medians over tomograms are printed.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
+
+from cryoden import denoise, load_denoiser, read_volume
+from cryoden.evaluation.baselines import FILTERS
+from cryoden.evaluation.results import plain_numbers, provenance
+from cryoden.inference.removed import structure_removed
+from cryoden.simulation.units import BRIGHTEST
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+AROUND = 9  # voxels around the middle of gold that are left out
+SOMETHING = 0.2  # of the 99.9th percentile of the truth; above, there is something
+SHELLS = 31  # of 1/64 cycles per voxel, up to Nyquist
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """A simulated tomogram and the truth of it.
+
+    Attributes:
+        degraded: (D, H, W), as from `cryoden simulate`, protein dark.
+        clean: (D, H, W), the truth: protein bright on a background of 0.
+        gold: (D, H, W), where there is gold, and near it.
+        tilt: the largest tilt in degrees.
+        voxel_size: Å.
+    """
+
+    degraded: NDArray[np.float32]
+    clean: Array
+    gold: Mask
+    tilt: float
+    voxel_size: float
+
+    @classmethod
+    def read(cls, path: Path, tilt: float) -> "Truth":
+        """From NAME_degraded.mrc and what lies beside it."""
+        degraded = read_volume(path)
+        clean = read_volume(path.with_name(path.name.replace("_degraded", "_clean"))).data.astype(np.float64)
+        gold = binary_dilation(clean > BRIGHTEST, iterations=AROUND)
+        return cls(degraded.data, clean, gold, tilt, degraded.voxel_size)
+
+    def scores(self, denoised: NDArray[np.float32]) -> dict[str, float]:
+        """What is told of a volume (D, H, W) of any grey scale, protein bright."""
+        truth, volume = (self._without_gold(each) for each in (self.clean, denoised.astype(np.float64)))
+        there = ~self.gold
+        power = float(np.square(volume[there]).sum())
+        gain = float((volume[there] * truth[there]).sum()) / power if power else 0.0
+        something = binary_dilation(truth > SOMETHING * np.percentile(truth[there], 99.9)) & there
+
+        def error(where: Mask) -> float:
+            return math.sqrt(np.square((gain * volume - truth)[where]).sum() / np.square(truth[where]).sum())
+
+        measured, wedge = self._shells(gain * volume, truth)
+        below = np.flatnonzero(measured < 0.5)
+        return {
+            "correlation": math.sqrt(max(0.0, 1 - error(there) ** 2)) if power else math.nan,
+            "nrmse": error(there),
+            "masked_nrmse": error(something),
+            "fsc_measured": float(measured.mean()),
+            "fsc_wedge": float(wedge.mean()),
+            "resolution_half": 2 * self.voxel_size * ((SHELLS + 1) / (below[0] + 1.5) if len(below) else 1),
+            "gain": gain,
+            "removed": structure_removed(-self.degraded, denoised),
+        }
+
+    def _without_gold(self, volume: Array) -> Array:
+        filled = np.where(self.gold, np.median(volume), volume)
+        mean: Array = filled - filled[~self.gold].mean()
+        return mean
+
+    def _shells(self, volume: Array, truth: Array) -> tuple[Array, Array]:
+        """Fourier shell correlations, where there are images and where there are none."""
+        kz, ky, kx = np.meshgrid(*(np.fft.fftfreq(size) for size in truth.shape), indexing="ij", sparse=True)
+        shell = (np.sqrt(kz**2 + ky**2 + kx**2) * 2 * (SHELLS + 1)).astype(int)
+        measured = np.broadcast_to(np.degrees(np.arctan2(abs(kz), abs(kx))) <= self.tilt, truth.shape)
+        one, other = np.fft.fftn(volume), np.fft.fftn(truth)
+        products = (one * other.conj()).real, np.abs(one) ** 2, np.abs(other) ** 2
+
+        def curve(where: Mask) -> Array:
+            common, ours, theirs = (
+                np.bincount(shell[where], each[where], SHELLS + 2)[1 : SHELLS + 1] for each in products
+            )
+            found: Array = common / np.sqrt(ours * theirs + 1e-30)
+            return found
+
+        return curve(measured), curve(~measured)
+
+
+def methods(truth: Truth, models: dict[str, Path]) -> Iterator[tuple[str, NDArray[np.float32], float]]:
+    """Each method's name, what it makes of the tomogram, protein bright, and the seconds that it took."""
+    bright = -truth.degraded
+    yield "input", bright, 0.0
+    yield "zeros", np.zeros_like(bright), 0.0
+    clean = truth.clean.astype(np.float32)
+    yield "the truth", clean, 0.0
+    yield "half of the truth", clean / 2, 0.0
+    batch = torch.from_numpy(bright)[None, None]
+    for each in FILTERS:
+        tried = [(truth.scores(each(batch, it)[0, 0].numpy())["nrmse"], it) for it in each.candidates]
+        began = time.perf_counter()
+        filtered = each(batch, min(tried)[1])[0, 0].numpy()
+        yield each.name, filtered, time.perf_counter() - began
+    for name, path in models.items():
+        model = load_denoiser(path)
+        began = time.perf_counter()
+        denoised = -denoise(truth.degraded, model, contrast="dark", voxel_size=truth.voxel_size)
+        yield name, denoised, time.perf_counter() - began
+
+
+def main() -> None:
+    """Print a row for each method, and write what was found of each tomogram."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL")
+    parser.add_argument("--tilt", type=float, default=60.0, help="the largest tilt in degrees")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    models = {name: Path(path) for name, _, path in (each.partition("=") for each in arguments.model)}
+    rows = []
+    for folder in arguments.folders:
+        for path in sorted(folder.glob("*_degraded.mrc")):
+            truth = Truth.read(path, arguments.tilt)
+            for name, volume, seconds in methods(truth, models):
+                scores = {**truth.scores(volume), "seconds": seconds}
+                rows.append({"folder": folder.name, "tomogram": path.stem, "method": name, **scores})
+                told = ", ".join(f"{measure} {value:.3f}" for measure, value in scores.items())
+                print(f"{folder.name}/{path.stem} {name}: {told}", flush=True)
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    measures = list(rows[0])[3:]
+    for folder in arguments.folders:
+        print(f"\n| {folder.name} | {' | '.join(measures)} |\n|{' --- |' * (len(measures) + 1)}")
+        for name in names:
+            mine = [row for row in rows if row["method"] == name and row["folder"] == folder.name]
+            print(f"| {name} | {' | '.join(f'{np.median([row[m] for row in mine]):.3f}' for m in measures)} |")
+    shown = [{key: round(it, 4) if isinstance(it, float) else it for key, it in row.items()} for row in rows]
+    found = {**provenance(), "command": f"python {shlex.join(sys.argv)}", "rows": shown}
+    arguments.output.write_text(json.dumps(plain_numbers(found), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

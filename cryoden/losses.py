@@ -6,6 +6,7 @@ exactly 1, whatever the particle, so that a training curve says at a glance whet
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 
 import torch
@@ -105,11 +106,17 @@ def make_loss(mixture: LossMixture) -> Loss:
             "my_losses.huber, or several with weights above 0, such as {mse: 1.0, ssim: 0.2}"
         )
     losses = {name: LOSSES[name] if name in LOSSES else _imported(name) for name in weights}
+    return _Mixture(tuple((weights[name], loss) for name, loss in losses.items()))
 
-    def mixed(denoised: Tensor, clean: Tensor) -> Tensor:
-        return torch.stack([weights[name] * loss(denoised, clean) for name, loss in losses.items()]).sum()
 
-    return mixed
+@dataclass(frozen=True)
+class _Mixture:
+    """A sum of losses with weights: an object, as a closure could not follow a module into another process."""
+
+    terms: tuple[tuple[float, Loss], ...]
+
+    def __call__(self, denoised: Tensor, clean: Tensor) -> Tensor:
+        return torch.stack([weight * loss(denoised, clean) for weight, loss in self.terms]).sum()
 
 
 def _imported(path: str) -> Loss:

@@ -80,10 +80,9 @@ class Adversarial(Training):
     ) -> None:
         super().__init__(generator, **kwargs)
         self.automatic_optimization = False
-        make_loss(reconstruction_loss)  # refuse it now, not in the first step
         _check_steps(discriminator_steps, generator_steps, accumulate)
         self.discriminator = discriminator
-        self.reconstruction_loss = reconstruction_loss
+        self.reconstruction_loss = make_loss(reconstruction_loss)
         self.reconstruction_weight = reconstruction_weight
         self.feature_matching = feature_matching
         self.discriminator_steps = discriminator_steps

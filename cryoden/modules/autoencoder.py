@@ -31,8 +31,7 @@ class Autoencoder(Training):
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, **kwargs)
-        make_loss(loss)  # refuse it now, not in the first step
-        self.loss = loss
+        self.loss = make_loss(loss)
         self.learning_rate = learning_rate
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

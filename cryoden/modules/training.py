@@ -16,7 +16,7 @@ from cryoden.batch import Batch
 from cryoden.checkpoint import load_denoiser
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
-from cryoden.losses import LossMixture, data_consistency, make_loss
+from cryoden.losses import Loss, data_consistency
 from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import TrainingMetrics
 from cryoden.modules.safeguards import AverageBuffers, Safeguard
@@ -156,10 +156,10 @@ class Training(LightningModule):
                 self.log_dict({name: median, f"{name}_p5": low, f"{name}_p95": high}, sync_dist=True)
         metrics.reset()
 
-    def _reconstruction(self, batch: Batch, denoised: Tensor, loss: LossMixture) -> dict[str, Tensor]:
+    def _reconstruction(self, batch: Batch, denoised: Tensor, loss: Loss) -> dict[str, Tensor]:
         """The supervised terms of a loss."""
         clean = batch["clean"]
-        terms = {"reconstruction": make_loss(loss)(denoised, clean)}
+        terms = {"reconstruction": loss(denoised, clean)}
         if self.data_consistency:
             contradiction = data_consistency(denoised, clean, batch["degraded"], batch["measured"])
             terms["data_consistency"] = self.data_consistency * contradiction

@@ -264,7 +264,9 @@ def test_two_processes_give_the_same_files_as_one(denoise, capfd, model, machine
         processes = [spawn(*shared, "--nodes=2", **cluster, NODE_RANK=str(rank)) for rank in range(2)]
     told = [process.communicate(timeout=200) for process in processes]
     out, err = ("".join(texts) for texts in zip(*told, strict=True))
-    assert {process.returncode for process in processes} == {2}, err
+    codes = [process.returncode for process in processes]
+    assert codes[0] == 2, err
+    assert set(codes) <= {0, 2}, err  # the others leave it to the first to tell, and are not aborted
     assert "Warning" not in err
     assert out.count("model ") == 1
     assert "2 processes" in out

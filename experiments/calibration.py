@@ -46,7 +46,7 @@ def main() -> None:
     variants = {
         "default": plain,
         "exact filter": replace(plain, weighting="exact"),
-        "phase_flip": replace(plain, phase_flip=True),
+        "phase_flip": replace(plain, correction="phase_flip"),
         "dose 50": replace(plain, exposure=replace(plain.exposure, dose=50.0)),
         "b_factor 500": replace(plain, optics=replace(plain.optics, b_factor=500.0)),
         "binning 1": replace(plain, detector=Detector(binning=1.0)),

@@ -100,7 +100,7 @@ def simulate(
     device = torch.device("cpu")
     if series:
         device, reason = choose_device()
-        yield f"tilt series of {len(series.scheme.angles)} images on {device} ({reason})"
+        yield f"tilt series on {device} ({reason})"
     for index, (name, generator) in enumerate(zip(names, generators, strict=True)):
         writer = _Writer(Path(output), name, voxel_size, overwrite)
         if scene:
@@ -116,7 +116,13 @@ def simulate(
         if series:
             tomograms = series.tomograms(clean, parameters[0])
             yield from writer.series(tomograms.series)
-            halves = {"EVN": tomograms.even, "ODD": tomograms.odd, "noisefree": tomograms.noise_free}
+            halves = {
+                "EVN": tomograms.even,
+                "ODD": tomograms.odd,
+                "half1": tomograms.first,
+                "half2": tomograms.second,
+                "noisefree": tomograms.noise_free,
+            }
             yield from writer.volumes(halves)
             degraded, shown = tomograms.full, -tomograms.full
         else:

@@ -20,6 +20,15 @@ from cryoden.simulation.units import Sampling
 
 Parameters = Mapping[str, float]
 
+Margin = tuple[int, int, int]
+"""Voxels along z, y, x, on either side of a box."""
+
+
+def without_margin(volumes: Tensor, margin: Margin) -> Tensor:
+    """(..., D, H, W) volumes without so many voxels on either side."""
+    depth, height, width = (slice(m, size - m) for m, size in zip(margin, volumes.shape[-3:], strict=True))
+    return volumes[..., depth, height, width]
+
 
 class Degradation(ABC):
     """One step of damage to a batch of volumes."""
@@ -39,6 +48,24 @@ class Degradation(ABC):
         Returns:
             (B, C, D, H, W), on the device of `volumes`.
         """
+
+    @property
+    def context(self) -> Margin:
+        """How far beyond a box this step looks: what lies there must be in the volumes for the box to be right."""
+        return 0, 0, 0
+
+    def apply_within(self, volumes: Tensor, parameters: Sequence[Parameters], margin: Margin) -> Tensor:
+        """Damage boxes in their surroundings.
+
+        Args:
+            volumes: (B, C, D, H, W), density of boxes with a margin around.
+            parameters: what `sample` gave, one mapping per volume of the batch.
+            margin: voxels along z, y, x, on either side.
+
+        Returns:
+            The boxes, without the margin.
+        """
+        return without_margin(self.apply(volumes, parameters), margin)
 
     def measured(self, volumes: Tensor, parameters: Sequence[Parameters]) -> Tensor | None:
         """Which part of Fourier space this step leaves.
@@ -224,8 +251,17 @@ def sample_all(degradation: Sequence[Degradation], generator: torch.Generator) -
     return [step.sample(generator) for step in degradation]
 
 
+def context_of(degradation: Sequence[Degradation]) -> Margin:
+    """How far beyond a box all steps together look, in voxels along z, y, x."""
+    z, y, x = (sum(sizes) for sizes in zip((0, 0, 0), *(step.context for step in degradation), strict=True))
+    return z, y, x
+
+
 def apply_all(
-    degradation: Sequence[Degradation], volumes: Tensor, parameters: Sequence[Sequence[Parameters]]
+    degradation: Sequence[Degradation],
+    volumes: Tensor,
+    parameters: Sequence[Sequence[Parameters]],
+    margin: Margin = (0, 0, 0),
 ) -> Tensor:
     """Apply the steps in order.
 
@@ -233,13 +269,17 @@ def apply_all(
         degradation: the steps.
         volumes: (B, C, D, H, W), density.
         parameters: for each volume what `sample_all` gave.
+        margin: voxels along z, y, x, on either side of the boxes, which are cut off in the end.
 
     Returns:
-        (B, C, D, H, W).
+        (B, C, D, H, W), without the margin.
     """
-    for i, step in enumerate(degradation):
-        volumes = step.apply(volumes, [per_step[i] for per_step in parameters])
-    return volumes
+    steps = list(zip(degradation, zip(*parameters, strict=True), strict=True))
+    for step, of_all in steps[:-1]:
+        volumes = step.apply(volumes, of_all)
+    for step, of_all in steps[-1:]:
+        return step.apply_within(volumes, of_all, margin)
+    return without_margin(volumes, margin)
 
 
 def measured_by_all(

@@ -67,6 +67,41 @@ def contrast_transfer(
     return torch.sin(phase + math.asin(amplitude_contrast))
 
 
+def mean_free_path(voltage: float) -> float:
+    """How far electrons go through ice before they lose energy, in nm, on average.
+
+    395 at 300 kV (Rice et al. 2018, "Routine determination of ice thickness for cryo-EM grids"), and in proportion to
+    the square of their speed at other voltages.
+
+    Args:
+        voltage: kV.
+
+    >>> round(mean_free_path(200))
+    316
+    """
+
+    def squared_speed(voltage: float) -> float:
+        return 1 - (1 + _CHARGE * voltage * 1e3 / (_MASS * _LIGHT**2)) ** -2
+
+    return 395 * squared_speed(voltage) / squared_speed(300)
+
+
+def deconvolution(frequency: Tensor, transfer: Tensor) -> Tensor:
+    """The filter by which Warp deconvolves images, at its default strength and fall-off: t / (t² + 1 / snr).
+
+    Tegunov and Cramer 2019, "Real-time cryo-electron microscopy data preprocessing with Warp", with a signal-to-noise
+    ratio of 1000 exp(-200 Å k).
+
+    Args:
+        frequency: k, 1/Å, any shape.
+        transfer: t, contrast transfer, broadcastable to `frequency`.
+
+    Returns:
+        Of the shape of both together.
+    """
+    return transfer / (transfer.square() + 1e-3 * torch.exp(200 * frequency))
+
+
 def damage(frequency: Tensor, dose: Tensor, voltage: float) -> Tensor:
     """What radiation leaves of the signal: exp(-N / 2 Nc), with the critical exposure Nc = 0.245 k^-1.665 + 2.81.
 

@@ -19,9 +19,17 @@ from cryoden.errors import CryodenError
 Filter = Literal["ramp", "exact"]
 
 _KEPT = 2**28  # bytes: the matrices of a series that are no larger stay in memory for the next volume
+_BESIDE = 8  # pixels beside an image from which what is mirrored still reaches into it
 
 
-def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None, *, keep: bool = True) -> Tensor:
+def project(
+    volumes: Tensor,
+    angles: Sequence[float],
+    columns: int | None = None,
+    *,
+    mirrored: bool = False,
+    keep: bool = True,
+) -> Tensor:
     """(..., D, H, W) volumes to their (..., T, H, columns) projections along the beam.
 
     Tilting the specimen by t about +y (right-handed) brings voxel (z, x), counted from the centre, to x cos t + z sin t
@@ -31,6 +39,8 @@ def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None
         volumes: (..., D, H, W).
         angles: (T,) tilts in degrees, in any order.
         columns: pixels across the tilt axis; by default W. What falls beside them is lost.
+        mirrored: the volume goes on along x beyond both sides, mirrored there again and again, so that a tilted camera
+            sees specimen everywhere; otherwise there is nothing beside it.
         keep: these angles will come again: small matrices stay in memory for the next volume.
 
     Returns:
@@ -44,7 +54,7 @@ def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None
     flat = [
         volume.permute(0, 2, 1).reshape(depth * width, height) for volume in volumes.reshape(-1, *volumes.shape[-3:])
     ]
-    matrices = _Matrices(tuple(angles), (depth, width, columns), volumes, keep)
+    matrices = _Matrices(tuple(angles), (depth, width, columns), volumes, mirrored, keep)
     for tilt in range(len(angles)):
         matrix = matrices[tilt]
         for image, sections in zip(images, flat, strict=True):
@@ -53,7 +63,15 @@ def project(volumes: Tensor, angles: Sequence[float], columns: int | None = None
 
 
 def back_project(
-    images: Tensor, angles: Sequence[float], shape: tuple[int, int], weighting: Filter = "ramp", iterations: int = 0
+    images: Tensor,
+    angles: Sequence[float],
+    shape: tuple[int, int],
+    weighting: Filter = "ramp",
+    iterations: int = 0,
+    *,
+    thickness: float | None = None,
+    roll_off: tuple[float, float] | None = None,
+    keep: bool = True,
 ) -> Tensor:
     """(..., T, H, columns) projections to (..., D, H, W) volumes, by weighted back-projection.
 
@@ -63,10 +81,14 @@ def back_project(
         shape: (D, W) of the volumes in voxels: the slab to reconstruct. H is that of the images.
         weighting: "ramp" weights each image by the frequency across the tilt axis, as if tilts were evenly spaced;
             "exact" by how many images share that frequency, for the angles as they are (Harauz and van Heel 1986): in a
-            specimen D voxels thick each image fills a sheet 1 / D thick of Fourier space, and counts in inverse
-            proportion to the number of sheets that overlap there. So it does not raise noise at frequencies where
-            the sheets no longer touch, beyond Crowther's limit.
+            specimen of some thickness each image fills a sheet 1 / thickness thick of Fourier space, and counts in
+            inverse proportion to the number of sheets that overlap there. So it does not raise noise at frequencies
+            where the sheets no longer touch, beyond Crowther's limit.
         iterations: damp high frequencies as so many iterations of SIRT would, see `sirt_like`; 0: not at all.
+        thickness: voxels; of the specimen, which "exact" goes by; by default D.
+        roll_off: (cut-off, width) in cycles per pixel: the weights stay what they are at the cut-off and fall beyond it
+            by a Gaussian of this standard deviation, as RADIAL does in IMOD; None: they do not.
+        keep: these angles will come again: small matrices stay in memory for the next volume.
 
     Returns:
         (..., D, H, W), in the unit of a volume of which `images` are the projections.
@@ -83,13 +105,17 @@ def back_project(
     if weighting not in ("ramp", "exact"):
         raise CryodenError(f"weighting: got {weighting!r}; allowed are 'ramp' and 'exact'")
     padded = 2 * columns  # or the filter would wrap around the edges
-    weights = _ramp(angles, padded) if weighting == "ramp" else _exact(angles, padded, depth)
+    weights = _ramp(angles, padded) if weighting == "ramp" else _exact(angles, padded, thickness or depth)
+    frequency = torch.fft.rfftfreq(padded, dtype=torch.float64)
     if iterations:
-        weights = weights * sirt_like(torch.fft.rfftfreq(padded, dtype=torch.float64), iterations)
+        weights = weights * sirt_like(frequency, iterations)
+    if roll_off is not None:
+        cut_off = (frequency <= roll_off[0]).sum() - 1
+        weights = weights[:, torch.arange(len(frequency)).clamp(max=cut_off)] * _fallen(frequency, roll_off)
     spectrum = torch.fft.rfft(images.reshape(-1, *images.shape[-3:]), n=padded)
     filtered = torch.fft.irfft(spectrum * weights.to(images)[:, None, :], n=padded)[..., :columns]
     volumes = images.new_zeros(len(filtered), depth * width, height)
-    matrices = _Matrices(tuple(angles), (depth, width, columns), images)
+    matrices = _Matrices(tuple(angles), (depth, width, columns), images, False, keep)
     for tilt in range(tilts):
         matrix = matrices[tilt]
         for volume, image in zip(volumes, filtered, strict=True):
@@ -101,57 +127,102 @@ def sirt_like(frequency: Tensor, iterations: int) -> Tensor:
     """What is left of each frequency after a few iterations of SIRT: 1 - (1 - a / f)^n (Zeng 2012).
 
     With this factor on its ramp a weighted back-projection looks like SIRT, the "SIRT-like filter" of IMOD: full
-    contrast at low frequencies, and noise that is nearly white, for the ramp ends near n a.
+    contrast at low frequencies, and noise that is nearly white, for the ramp ends near n a. The numbers are IMOD's,
+    where more than 15 iterations count for less and less.
 
     Args:
         frequency: cycles per pixel across the tilt axis, any shape.
-        iterations: n. a = 1 / 500, as for a tomogram 500 voxels thick.
+        iterations: as IMOD counts them.
 
     Returns:
         Of the same shape, between 0 and 1.
     """
-    lost = (1 - 1 / (500 * frequency.abs().clamp(min=1e-6))).clamp(min=0)
-    return 1 - lost**iterations
+    n = min(iterations, 15 + 0.8 * (iterations - 15), 27 + 0.6 * (iterations - 30))
+    lost = (1 - 0.00195 / frequency.abs().clamp(min=1e-6)).clamp(min=0)
+    return 1 - lost ** (n + 0.3)
+
+
+def rolled_off(frequency: Tensor, roll_off: tuple[float, float]) -> Tensor:
+    """What a roll-off leaves of each frequency of a ramp, see `back_project`.
+
+    Args:
+        frequency: cycles per pixel across the tilt axis, any shape.
+        roll_off: (cut-off, width), cycles per pixel.
+
+    Returns:
+        Of the same shape, between 0 and 1.
+    """
+    return (roll_off[0] / frequency.abs().clamp(min=1e-6)).clamp(max=1) * _fallen(frequency, roll_off)
+
+
+def _fallen(frequency: Tensor, roll_off: tuple[float, float]) -> Tensor:
+    cut_off, width = roll_off
+    return torch.exp(-0.5 * ((frequency.abs() - cut_off).clamp(min=0) / width).square())
 
 
 class _Matrices:
     """The matrix of each tilt, (columns, D * W), kept from earlier where they are small."""
 
-    def __init__(self, angles: tuple[float, ...], sizes: tuple[int, int, int], like: Tensor, keep: bool = True) -> None:
-        self.angles, self.sizes, self.like = angles, sizes, like
+    def __init__(
+        self, angles: tuple[float, ...], sizes: tuple[int, int, int], like: Tensor, mirrored: bool, keep: bool
+    ) -> None:
+        self.angles, self.sizes, self.like, self.mirrored = angles, sizes, like, mirrored
         small = keep and len(angles) * math.prod(sizes) * like.element_size() <= _KEPT
-        self.kept = _series(angles, sizes, like.dtype, like.device) if small else None
+        self.kept = _series(angles, sizes, mirrored, like.dtype, like.device) if small else None
 
     def __getitem__(self, tilt: int) -> Tensor:
         if self.kept is not None:
             return self.kept[tilt]
-        return _matrix(self.angles[tilt], self.sizes, self.like.dtype, self.like.device)
+        return _matrix(self.angles[tilt], self.sizes, self.mirrored, self.like.dtype, self.like.device)
 
 
 @lru_cache(maxsize=4)  # whole, and both halves, of one series
 def _series(
-    angles: tuple[float, ...], sizes: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+    angles: tuple[float, ...],
+    sizes: tuple[int, int, int],
+    mirrored: bool,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> list[Tensor]:
-    return [_matrix(angle, sizes, dtype, device) for angle in angles]
+    return [_matrix(angle, sizes, mirrored, dtype, device) for angle in angles]
 
 
-def _matrix(angle: float, sizes: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """How much of each voxel (z, x) falls on each pixel: sinc(pixel - place), (columns, D * W)."""
+def _matrix(
+    angle: float, sizes: tuple[int, int, int], mirrored: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """How much of each voxel (z, x) falls on each pixel, (columns, D * W)."""
     depth, width, columns = sizes
     z, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in (depth, width))  # not every device has float64
     tilt = math.radians(angle)
-    place = (x * math.cos(tilt) + z[:, None] * math.sin(tilt)).flatten() + columns // 2
+    height = z[:, None] * math.sin(tilt) + columns // 2
+    matrix = _falling(x * math.cos(tilt) + height, columns, dtype, device)
+    if mirrored:
+        # Copy n of the volume begins n W further along x; every second one is turned round.
+        beside = columns / 2 + _BESIDE + depth / 2 * abs(math.sin(tilt))
+        for n in range(1, math.ceil(beside / (width * math.cos(tilt)) + 0.5)):
+            for sign in (-1, 1):
+                copy = x + sign * n * width
+                place = (copy.flip(0) if n % 2 else copy) * math.cos(tilt) + height
+                seen = ((place > -_BESIDE) & (place < columns + _BESIDE)).any(0).nonzero()[:, 0]
+                if len(seen):
+                    part = slice(int(seen[0]), int(seen[-1]) + 1)
+                    matrix[..., part] += _falling(place[:, part], columns, dtype, device)
+    return matrix.flatten(1)
+
+
+def _falling(place: Tensor, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """sinc(pixel - place), (columns, D, W) for places (D, W)."""
     nearest = place.round()
     # sinc(m - r) = -(-1)^m sin(πr) / π(m - r), m whole: one sine per voxel, not per element of the matrix
     rest = place - nearest
     rest = torch.where(rest.abs() < 1e-7, 1e-7, rest)
     numerator = -torch.sin(torch.pi * rest) / torch.pi * (1 - 2 * (nearest % 2))
-    pixel = torch.arange(columns, device=device)[:, None]
+    pixel = torch.arange(columns, device=device)[:, None, None]
     nearest, rest, numerator = (values.to(device, dtype) for values in (nearest, rest, numerator))
     distance = (pixel - nearest) - rest
     sign = (1 - 2 * (pixel % 2)).to(dtype)
-    matrix: Tensor = distance.reciprocal_().mul_(numerator).mul_(sign)
-    return matrix
+    falling: Tensor = distance.reciprocal_().mul_(numerator).mul_(sign)
+    return falling
 
 
 def _ramp(angles: Sequence[float], padded: int) -> Tensor:
@@ -164,8 +235,8 @@ def _ramp(angles: Sequence[float], padded: int) -> Tensor:
     return weights[None]
 
 
-def _exact(angles: Sequence[float], padded: int, thickness: int) -> Tensor:
-    """(T, F): the share that each image has in the sheets of thickness 1 / D that overlap at each frequency."""
+def _exact(angles: Sequence[float], padded: int, thickness: float) -> Tensor:
+    """(T, F): the share that each image has in the sheets 1 / thickness thick that overlap at each frequency."""
     tilts = torch.tensor(angles, dtype=torch.float64).deg2rad()
     apart = torch.sin(tilts[:, None] - tilts).abs()[..., None] * torch.fft.rfftfreq(padded, dtype=torch.float64)
     overlap: Tensor = (1 - thickness * apart).clamp(min=0).sum(dim=1)

@@ -1,6 +1,7 @@
 """Numbers that are given, or drawn from a range."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -11,6 +12,34 @@ Range = float | tuple[float, float]
 
 WholeRange = int | tuple[int, int]
 """The same of whole numbers, both ends included."""
+
+Kind = TypeVar("Kind", bound=str | bool)
+
+
+def choices(value: Kind | tuple[Kind, ...]) -> tuple[Kind, ...]:
+    """What may be drawn of a kind that is given, or of several."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def check_choice(name: str, value: Kind | tuple[Kind, ...], allowed: tuple[Kind, ...]) -> None:
+    """Refuse a kind that is none.
+
+    Args:
+        name: what it is of, for the error.
+        value: one, or several to draw from.
+        allowed: all there are.
+
+    Raises:
+        CryodenError: it is refused.
+    """
+    if not choices(value) or not set(choices(value)) <= set(allowed):
+        *most, last = map(repr, allowed)
+        raise CryodenError(f"{name}: got {value!r}; allowed are {', '.join(most)} and {last}, or several to draw from")
+
+
+def draw_choice(value: Kind | tuple[Kind, ...], generator: torch.Generator) -> int:
+    """Which of several kinds: an index, each as likely as the others."""
+    return int(torch.randint(len(choices(value)), (), generator=generator))
 
 
 def bounds(value: Range) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import time
 import torch
 from timing import hardware, medians
 
+from cryoden.simulation.degradation import without_margin
 from cryoden.simulation.tilt_series import TiltSeriesDegradation
 
 
@@ -32,13 +33,17 @@ def main() -> None:
         assert made.full.isfinite().all()
         seconds, spent = time.perf_counter() - started, time.process_time() - spent
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{arguments.slab}, 4 tomograms: {seconds:.1f} s, {spent:.1f} s of CPU time, at most {memory:.1f} GB")
+        print(f"{arguments.slab}, 6 tomograms: {seconds:.1f} s, {spent:.1f} s of CPU time, at most {memory:.1f} GB")
         return
-    volumes = torch.rand(arguments.batch, 1, *[arguments.box] * 3, generator=generator).to(arguments.device)
+    margin = step.context
+    wide = [arguments.box + 2 * m for m in margin]
+    within = torch.rand(arguments.batch, 1, *wide, generator=generator).to(arguments.device)
+    volumes = without_margin(within, margin).contiguous()
     parameters = [step.sample(generator) for _ in volumes]
     clock = time.process_time if arguments.device == "cpu" else time.perf_counter
     sides = {
         "one tomogram": lambda: step.apply(volumes, parameters),
+        "in context": lambda: step.apply_within(within, parameters, margin),
         "two halves": lambda: step.halves(volumes, parameters),
     }
     for name, seconds in medians(sides, arguments.runs, clock).items():

@@ -17,6 +17,7 @@ from cryoden.simulation.tilt_series import (
     Optics,
     TiltScheme,
     TiltSeriesDegradation,
+    _frequency,
     _without_vacuum,
 )
 from cryoden.simulation.units import GOLD, VACUUM
@@ -27,7 +28,7 @@ PLAIN = TiltSeriesDegradation(
     voxel_size=10.0,
     scheme=SCHEME,
     optics=Optics(defocus=0.0, spherical_aberration=0.0, amplitude_contrast=1.0),
-    exposure=Exposure(radiation_damage=False, thickness=0.0),
+    exposure=Exposure(radiation_damage=0.0, thickness=0.0),
     detector=Detector(dqe=1.0, binning=1e6),
     potential=1.0,
 )
@@ -97,8 +98,9 @@ def test_images_are_transferred_as_the_parts_say() -> None:
     step = replace(PLAIN, optics=optics, exposure=exposure, detector=Detector(dqe=1.0, binning=2.0))
     delta = torch.zeros(16, 16, 16)
     delta[8, 8, 8] = 1
-    series = step.record(delta, parameters(step)[0])
-    image = (1 - series.expected / series.blank) / step._contrast
+    drawn = parameters(step)[0]
+    series = step.record(delta, drawn)
+    image = (1 - series.expected / series.blank) / step._contrast(drawn)
     transferred = torch.fft.rfft2(torch.fft.ifftshift(image, dim=(-2, -1))).real
     tilt, ky, kx = 13, 3, 5  # +18°, where the sixth or so image is taken
     k = torch.tensor(((ky / 160) ** 2 + (kx / 160) ** 2) ** 0.5)
@@ -120,22 +122,22 @@ def test_grey_values_are_those_of_the_clean_volume() -> None:
     assert out.mean().item() == pytest.approx(volume.mean().item(), abs=0.005)
 
 
-@pytest.mark.parametrize("phase_flip", [True, False])
-def test_the_signal_is_as_strong_whatever_the_microscope(phase_flip: bool) -> None:
-    step = TiltSeriesDegradation(voxel_size=10.0, scheme=SCHEME, phase_flip=phase_flip)
+@pytest.mark.parametrize("correction", ["none", "phase_flip", "deconvolution"])
+def test_the_signal_is_as_strong_whatever_the_microscope(correction) -> None:
+    step = TiltSeriesDegradation(voxel_size=10.0, scheme=SCHEME, correction=correction)
     volume = blob(sigma=1.5)
     drawn = parameters(step)[0]
     noise_free = -step.tomograms(volume, drawn).noise_free
     measured = MissingWedge().apply(volume[None, None], [{"tilt_min": -60, "tilt_max": 60}])
     assert noise_free.std().item() == pytest.approx(measured.std().item(), rel=0.25)
-    assert correlation(noise_free, measured) > (0.7 if phase_flip else 0.4)
+    assert correlation(noise_free, measured) > (0.4 if correction == "none" else 0.7)
 
 
 def test_flipping_phases_brings_the_tomogram_closer_to_the_truth() -> None:
     volume = blob(sigma=1.2)
     step = TiltSeriesDegradation(voxel_size=6.0, scheme=SCHEME, optics=Optics(defocus=4.0))
     plain = -step.tomograms(volume, parameters(step)[0]).noise_free
-    flipped = -replace(step, phase_flip=True).tomograms(volume, parameters(step)[0]).noise_free
+    flipped = -replace(step, correction="phase_flip").tomograms(volume, parameters(step)[0]).noise_free
     assert correlation(flipped, volume) > correlation(plain, volume) + 0.05
 
 
@@ -175,9 +177,12 @@ def test_halves_share_the_signal_and_not_the_noise() -> None:
             scheme=replace(SCHEME, jitter=0.5),
             optics=Optics(defocus_gradient=True),
             misalignment=Misalignment(3.0, 0.5),
-            phase_flip=True,
+            correction="phase_flip",
             weighting="exact",
             sirt_like=10,
+            roll_off=(0.35, 0.05),
+            dose_weighting=True,
+            colour=0.3,
         ),
     ],
     ids=["default", "everything"],
@@ -202,14 +207,15 @@ def test_measured_is_the_wedge_of_the_tilts() -> None:
     volumes = torch.zeros(2, 1, 16, 16, 16)
     step = TiltSeriesDegradation(scheme=TiltScheme((-60.0, 45.0), 7.0))  # the last tilt is 45
     wedge = MissingWedge((-60.0, 45.0))
-    expected = wedge.measured(volumes, [wedge.sample(torch.Generator())] * 2)
+    k = torch.hypot(torch.fft.fftfreq(16)[:, None, None], torch.fft.rfftfreq(16))
+    # an image of the same pixels holds nothing beyond their Nyquist
+    expected = wedge.measured(volumes, [wedge.sample(torch.Generator())] * 2) & (k <= 0.5)
     assert torch.equal(step.measured(volumes, parameters(step, 2)), expected)
 
 
 def test_a_shift_moves_images_by_what_was_asked() -> None:
-    step = replace(PLAIN, misalignment=Misalignment(shift=10.0))
-    drawn = parameters(step)[0]
-    still, moved = (s.record(blob(32, shift=0), drawn).expected for s in (PLAIN, step))
+    (drawn,) = parameters(replace(PLAIN, misalignment=Misalignment(shift=10.0)))
+    still, moved = (PLAIN.record(blob(32, shift=0), p).expected for p in ({**drawn, "shift": 0.0}, drawn))
 
     def centres(images: Tensor) -> Tensor:
         weight = images.amax(dim=(1, 2), keepdim=True) - images
@@ -219,20 +225,23 @@ def test_a_shift_moves_images_by_what_was_asked() -> None:
 
     off = (centres(moved) - centres(still)).flatten()
     assert off.std().item() == pytest.approx(1, rel=0.35)  # 42 draws
-    turned = replace(PLAIN, misalignment=Misalignment(rotation=2.0)).record(blob(32, shift=6), drawn).expected
-    off = (centres(turned) - centres(PLAIN.record(blob(32, shift=6), drawn).expected))[:, 10]  # untilted
+    still, turned = (
+        PLAIN.record(blob(32, shift=6), {**drawn, "shift": 0.0, "rotation": rotation}).expected for rotation in (0, 2.0)
+    )
+    off = (centres(turned) - centres(still))[:, 10]  # untilted
     assert 0 < off.norm().item() < 6 * 2**0.5 * np.radians(2.0) * 3
 
 
 def test_the_defocus_gradient_runs_across_the_tilted_plane() -> None:
     step = replace(PLAIN, optics=Optics(defocus=2.0, defocus_gradient=True))
-    transfer = step._transfer(torch.zeros(21, 16, 64), 2.0)
+    drawn, defocus = parameters(step)[0], torch.full((21,), 2.0, dtype=torch.float64)
+    transfer = step._transfer((16, 64), SCHEME.angles, defocus, drawn)
     assert transfer.shape == (9, 21, 16, 33)
-    flat = replace(step, optics=Optics(defocus=2.0))._transfer(torch.zeros(21, 16, 64), 2.0)
+    flat = replace(step, optics=Optics(defocus=2.0))._transfer((16, 64), SCHEME.angles, defocus, drawn)
     torch.testing.assert_close(transfer[4], flat[0])  # the middle
     torch.testing.assert_close(transfer[0, 10], flat[0, 10])  # no tilt
     # the left edge at +60°: u = -320 Å, which has risen by 554 Å and is less under focus
-    k = step._frequency(torch.zeros(16, 64))
+    k = _frequency((16, 64), 10.0)
     expected = contrast_transfer(k, torch.tensor(2.0 - 0.0554), 300, 2.7, 0.07)
     torch.testing.assert_close(transfer[0, 20], expected, atol=1e-3, rtol=0)
 
@@ -256,8 +265,9 @@ def test_a_gpu_makes_the_same_but_for_the_noise() -> None:
 def test_volts_are_those_of_the_unit_unless_they_are_given() -> None:
     """Of bulk protein, 3.42 V above ice, a slab of 100 nm shifts the phase by 2.23 rad at 300 kV."""
     step = TiltSeriesDegradation(voxel_size=10.0)
-    assert step._contrast / 2 * 100 == pytest.approx(0.006526 * 3.42 * 100, rel=1e-3)
-    assert replace(step, potential=6.84)._contrast == pytest.approx(2 * step._contrast, rel=1e-3)
+    (drawn,) = parameters(step)
+    assert step._contrast(drawn) / 2 * 100 == pytest.approx(0.006526 * 3.42 * 100, rel=1e-3)
+    assert replace(step, potential=6.84)._contrast(drawn) == pytest.approx(2 * step._contrast(drawn), rel=1e-3)
 
 
 def test_density_without_a_unit_is_refused_where_its_volts_are_not_given() -> None:
@@ -294,7 +304,19 @@ def test_it_has_a_public_name() -> None:
         (lambda: Misalignment(shift=-1), "shift: got -1"),
         (lambda: TiltSeriesDegradation(voxel_size=0), "voxel_size: got 0; allowed is a number of Å above 0"),
         (lambda: TiltSeriesDegradation(potential=0), "potential: got 0"),
-        (lambda: TiltSeriesDegradation(weighting="sirt"), "weighting: got 'sirt'; allowed are 'ramp' and 'exact'"),
+        (lambda: TiltSeriesDegradation(weighting="sirt"), "weighting: got 'sirt'; allowed are 'ramp' and 'exact', or"),
+        (lambda: TiltSeriesDegradation(correction="flip"), "correction: got 'flip'; allowed are 'none', 'phase_flip'"),
+        (lambda: TiltSeriesDegradation(correction=()), r"correction: got \(\)"),
+        (lambda: TiltSeriesDegradation(roll_off=(0.0, 0.1)), "roll_off: got 0.0; allowed is a number from 0.05 to 1"),
+        (lambda: TiltSeriesDegradation(roll_off=(0.3, 0.0)), "roll_off: got 0.0; allowed is a number of cycles per"),
+        (lambda: TiltSeriesDegradation(contrast=0), "contrast: got 0; allowed is a number above 0, up to 2"),
+        (lambda: TiltSeriesDegradation(colour=-1), "colour: got -1"),
+        (lambda: TiltSeriesDegradation(radial_gain=(1.0,)), r"radial_gain: got \(1.0,\); allowed are at least two"),
+        (lambda: TiltScheme(((-66, -40), (-50, 60))), "the first below the second"),
+        (lambda: TiltScheme(dropped=40), "dropped: got 40 of 41 images; at least 2 must be left: drop fewer"),
+        (lambda: Optics(defocus_scatter=-1), "defocus_scatter: got -1"),
+        (lambda: Exposure(radiation_damage=3), "radiation_damage: got 3"),
+        (lambda: Detector(binned_by="max"), "binned_by: got 'max'; allowed are 'cropping' and 'averaging'"),
         (lambda: TiltSeriesDegradation(sirt_like=-1), "sirt_like: got -1"),
     ],
 )
@@ -317,12 +339,11 @@ def test_gold_and_vacuum_do_not_change_the_scale_of_protein(other: float) -> Non
 
 def test_vacuum_around_the_ice_makes_no_edges() -> None:
     """The slab goes on beyond the volume, so that its sides are not to be seen in the tomogram."""
-    step = replace(PLAIN, exposure=replace(PLAIN.exposure, dose=1e7))
     protein = blob(32)
     slab = protein.clone()
     slab += vacuum(200.0, 32, 10.0, 20.0)[:, None, None]
-    drawn = parameters(step)
-    alone, within = (step.apply(volume[None, None], drawn)[0, 0] for volume in (protein, slab))
+    (drawn,) = parameters(PLAIN)
+    alone, within = (-PLAIN.tomograms(volume, drawn).noise_free for volume in (protein, slab))
     torch.testing.assert_close(within, alone, atol=1e-3 * float(alone.abs().max()) + 1e-4, rtol=0)
 
 
@@ -332,3 +353,152 @@ def test_ripples_around_a_particle_are_no_vacuum() -> None:
     rippled = protein - 0.2 * blob(32, sigma=4.0)
     assert rippled.min() < -0.01
     assert torch.equal(_without_vacuum(rippled), rippled)
+
+
+def of_crop(step: TiltSeriesDegradation, scene: Tensor, part: tuple[slice, ...], margin: tuple[int, int, int]) -> float:
+    """How far a crop imaged with its margin is from the crop of the scene imaged whole: noise-free, relative."""
+    drawn = {**parameters(step)[0], "dose": 1e10, "radiation_damage": 0.0}
+    whole = step.apply(scene[None, None], [drawn])[0, 0][part]
+    wide = tuple(slice(cut.start - m, cut.stop + m) for cut, m in zip(part, margin, strict=True))
+    alone = step.apply_within(scene[wide][None, None], [drawn], margin)[0, 0]
+    assert alone.shape == whole.shape
+    whole, alone = whole - whole.mean(), alone - alone.mean()
+    gain = (whole * alone).sum() / alone.square().sum()
+    return float((gain * alone - whole).norm() / whole.norm())
+
+
+def test_a_crop_in_its_surroundings_is_nearer_to_the_crop_of_the_whole() -> None:
+    step = TiltSeriesDegradation(voxel_size=10.0, scheme=TiltScheme(step=6.0), correction="phase_flip")
+    assert step.context == (16, 4, 32)
+    scene = torch.zeros(64, 64, 112)
+    generator = torch.Generator().manual_seed(0)
+    for z, y, x in (torch.rand(60, 3, generator=generator) * torch.tensor([48, 48, 96])).int().tolist():
+        scene[z : z + 16, y : y + 16, x : x + 16] += blob(16, 2.0, 0)
+    middle = slice(24, 40), slice(24, 40), slice(48, 64)
+    alone, within = (of_crop(step, scene, middle, margin) for margin in ((0, 0, 0), step.context))
+    assert alone > 0.3
+    assert within < 0.5 * alone
+
+
+def test_beside_the_volume_the_camera_sees_more_of_the_same() -> None:
+    """Of an endless slab that is cut, nothing is to be seen but its surfaces: no edge lights up at high tilt."""
+    slab = torch.zeros(32, 24, 48)
+    slab[12:20] = torch.rand(8, 24, 48, generator=torch.Generator().manual_seed(0))
+    (drawn,) = parameters(PLAIN)
+    image = (1 - PLAIN.record(slab, drawn).expected / PLAIN.record(slab, drawn).blank)[0]  # at -60°
+    edge, middle = image[:, :6], image[:, 18:30]
+    assert edge.mean().item() == pytest.approx(middle.mean().item(), rel=0.1)
+
+
+def test_contrast_transfer_does_not_wrap_around() -> None:
+    """What lies at one end of y is not seen at the other."""
+    volume = torch.zeros(24, 48, 24)
+    volume[:, :16] = blob(24)[:, 4:20]
+    step = TiltSeriesDegradation(voxel_size=10.0, scheme=SCHEME, optics=Optics(defocus=5.0))
+    (drawn,) = parameters(step)
+    series = step.record(volume, drawn)
+    image = (1 - series.expected / series.blank).abs()
+    assert image[:, 36:].max() < 0.02 * image.max()
+
+
+def test_noise_is_the_same_in_a_box_and_in_a_slab() -> None:
+    """The filter goes by the thickness of the specimen, not of what is reconstructed."""
+
+    def lag_and_spread(depth: int) -> tuple[float, float]:
+        step = replace(PLAIN, weighting="exact", exposure=replace(PLAIN.exposure, thickness=150.0))
+        noise = step.apply(torch.zeros(1, 1, depth, 32, 64), parameters(step))[0, 0]
+        noise = noise[depth // 2 - 8 : depth // 2 + 8, :, 16:48]
+        return correlation(noise[..., 1:], noise[..., :-1]), float(noise.std())
+
+    (box, box_spread), (slab, slab_spread) = lag_and_spread(24), lag_and_spread(120)
+    assert box == pytest.approx(slab, abs=0.05)
+    assert box_spread == pytest.approx(slab_spread, rel=0.1)
+
+
+def test_a_roll_off_takes_fine_noise_and_leaves_coarse_signal() -> None:
+    volume, (drawn,) = blob(sigma=3.0), parameters(PLAIN)
+    rolled = replace(PLAIN, roll_off=(0.2, 0.035))
+    drawn = {**drawn, "roll_off": 0.2}
+    plain, soft = (step.tomograms(volume, drawn) for step in (PLAIN, rolled))
+    assert (soft.full - soft.noise_free).std() < 0.7 * (plain.full - plain.noise_free).std()
+    assert correlation(soft.noise_free, plain.noise_free) > 0.95
+
+
+def test_frame_halves_have_the_same_signal_and_independent_noise() -> None:
+    volume, (drawn,) = blob(), parameters(PLAIN)
+    made = PLAIN.tomograms(volume, drawn)
+    first, second = (half - made.noise_free for half in (made.first, made.second))
+    assert abs(correlation(first, second)) < 0.03
+    assert first.std().item() == pytest.approx(2**0.5 * (made.full - made.noise_free).std().item(), rel=0.05)
+    torch.testing.assert_close((made.first + made.second) / 2, made.full)
+    one, other = PLAIN.halves(volume[None, None], [{**drawn, "dose": 1e6}], "frames")
+    assert correlation(one[0, 0], volume) > 0.7
+    assert not torch.equal(one, other)
+
+
+def test_dropped_tilts_are_not_in_the_stack_and_their_dose_was_spent() -> None:
+    step = replace(PLAIN, scheme=replace(SCHEME, dropped=5))
+    (drawn,) = parameters(step)
+    series = step.record(blob(), drawn)
+    assert series.angles == step.angles(drawn) == sorted(series.angles)
+    assert len(series.angles) == len(series.counts) == 16
+    all_of_them = PLAIN.record(blob(), {**drawn, "dropped": 0})
+    spent = dict(zip(all_of_them.angles, all_of_them.exposures, strict=True))
+    assert series.exposures == [spent[angle] for angle in series.angles]
+
+
+def test_everything_is_drawn_within_its_range_and_told() -> None:
+    step = TiltSeriesDegradation(
+        voxel_size=(9.0, 11.0),
+        scheme=TiltScheme(((-66.0, -40.0), (40.0, 66.0)), (2.0, 4.0), dropped=(0, 8)),
+        optics=Optics(defocus=(1.5, 8.0), defocus_scatter=(0.0, 0.3), b_factor=(0.0, 300.0)),
+        exposure=Exposure(dose=(20.0, 160.0), radiation_damage=(0.3, 1.0), thickness=(80.0, 350.0)),
+        detector=Detector(binned_by=("cropping", "averaging")),
+        misalignment=Misalignment((0.0, 6.0), (0.0, 0.3)),
+        contrast=(0.5, 1.0),
+        correction=("none", "phase_flip", "deconvolution"),
+        dose_weighting=(True, False),
+        weighting=("ramp", "exact"),
+        roll_off=((0.3, 0.6), 0.05),
+        sirt_like=(0, 30),
+        colour=(0.0, 0.3),
+    )
+    step.check_volumes(10.0)
+    drawn = parameters(step, 12)
+    made = [step.drawn(each) for each in drawn]
+    assert {each.correction for each in made} == {"none", "phase_flip", "deconvolution"}
+    assert {each.detector.binned_by for each in made} == {"cropping", "averaging"}
+    assert {each.dose_weighting for each in made} == {True, False}
+    assert all(9 <= each.voxel_size <= 11 and 20 <= each.exposure.dose <= 160 for each in made)
+    assert len({each.scheme.tilt_range for each in made}) == 12
+    for each, values in zip(made[:4], drawn, strict=False):
+        assert each.drawn(values | {"correction": 0, "dose_weighting": 0, "weighting": 0, "binned_by": 0}) == each
+        out = step.apply(blob()[None, None], [values])
+        assert out.isfinite().all()
+    wedges = step.measured(torch.zeros(12, 1, 16, 16, 16), drawn).flatten(1).sum(1)
+    assert len(set(wedges.tolist())) > 3
+
+
+def test_colour_changes_the_spectrum_and_not_the_phases() -> None:
+    volume, (drawn,) = blob(), parameters(PLAIN)
+    plain = PLAIN.tomograms(volume, drawn).full
+    given = replace(PLAIN, radial_gain=(1.0, 2.0, 0.5)).tomograms(volume, drawn).full
+    gain = torch.fft.rfftn(given) / torch.fft.rfftn(plain)
+    assert gain.imag.abs().median() < 1e-3
+    assert gain.real[0, 0, [0, 6, 12]].tolist() == pytest.approx([1.0, 2.0, 0.5], rel=0.01)
+    drawn_gain = replace(PLAIN, colour=0.3).tomograms(volume, {**drawn, "colour": 0.3}).full
+    assert not torch.equal(drawn_gain, plain)
+    assert correlation(drawn_gain, plain) > 0.8
+
+
+def test_pixels_that_are_averaged_lose_more_than_those_that_are_cropped() -> None:
+    delta = torch.zeros(16, 16, 16)
+    delta[8, 8, 8] = 1
+    at_nyquist = []
+    for kind in ("cropping", "averaging"):
+        step = replace(PLAIN, detector=Detector(dqe=1.0, binning=4.0, binned_by=kind))
+        (drawn,) = parameters(step)
+        series = step.record(delta, drawn)
+        image = (1 - series.expected / series.blank)[10]
+        at_nyquist.append(torch.fft.fft2(image)[8, 0].abs().item() / torch.fft.fft2(image)[0, 0].abs().item())
+    assert at_nyquist == pytest.approx([0.97, 0.64], abs=0.02)  # sinc(1/8), sinc(1/2)

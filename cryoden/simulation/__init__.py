@@ -1,5 +1,6 @@
 """From a particle to its clean volume, and on to what the microscope leaves of it."""
 
+from cryoden.simulation.background import Background
 from cryoden.simulation.degradation import Degradation, GaussianNoise, MissingWedge, SaltAndPepper
 from cryoden.simulation.scene import Placement, Scene, SceneContents, SceneVolume
 from cryoden.simulation.tilt_series import (
@@ -14,6 +15,7 @@ from cryoden.simulation.tilt_series import (
 )
 
 __all__ = [
+    "Background",
     "Degradation",
     "Detector",
     "Exposure",

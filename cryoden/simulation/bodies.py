@@ -70,15 +70,38 @@ def fiducial(diameter: float, box: int, voxel_size: float, resolution: float) ->
         (box, box, box), axes z, y, x.
     """
     half, blur = diameter / 2, blur_of(resolution)
-    r = np.maximum(np.linalg.norm(_grid(half + fiducial_rim(resolution), voxel_size), axis=0), 1e-3)
+    r = np.maximum(np.linalg.norm(_grid(half + surface_rim(resolution), voxel_size), axis=0), 1e-3)
     rim = np.exp(-0.5 * ((r - half) / blur) ** 2) - np.exp(-0.5 * ((r + half) / blur) ** 2)
     ball = _half_space(half - r, blur) - _half_space(-half - r, blur) - blur / (2 * np.pi) ** 0.5 * rim / r
     return _cut(GOLD * ball, box, voxel_size)
 
 
-def fiducial_rim(resolution: float) -> float:
-    """Å from the surface of a bead to where nothing of it is left."""
+def surface_rim(resolution: float) -> float:
+    """Å from the surface of a bead or a crystal to where nothing of it is left."""
     return 4 * blur_of(resolution)
+
+
+def crystal(
+    diameter: float, rotation: NDArray[np.float64], box: int, voxel_size: float, resolution: float
+) -> NDArray[np.float32]:
+    """A six-sided prism of density 1, half as high as wide, as crystals of ice are.
+
+    Args:
+        diameter: Å, between opposite corners.
+        rotation: (3, 3), acts on xyz column vectors: x' = R x.
+        box: voxels along each side.
+        voxel_size: Å.
+        resolution: Å, at least two voxels.
+
+    Returns:
+        (box, box, box), axes z, y, x.
+    """
+    blur = blur_of(resolution)
+    x, y, z = np.tensordot(rotation.T.astype(np.float32), _grid(diameter / 2 + surface_rim(resolution), voxel_size), 1)
+    corners = np.arange(6) * np.pi / 3
+    across = np.max([np.cos(a) * x + np.sin(a) * y for a in corners], axis=0)
+    sides = _half_space(diameter * 3**0.5 / 4 - across, blur)
+    return _cut(sides * _half_space(diameter / 4 - np.abs(z), blur), box, voxel_size)
 
 
 def vacuum(ice: float, depth: int, voxel_size: float, resolution: float) -> NDArray[np.float32]:

@@ -5,11 +5,13 @@ for each axis, then take from these samples the waves that voxels can carry, and
 is the same as a cut in Fourier space, without a transform.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import fft
 
 _ENDLESS = 4  # boxes, after which what is endless repeats itself
 
@@ -58,17 +60,60 @@ def sample_points(
     step = fine_step(voxel_size, points.finest)
     size = 2 * (int(points.radius / step) + 3)
     turned = np.asarray(rotation, np.float32) @ points.positions
-    places = turned / np.float32(step) + np.float32(size // 2)
+    fine = _spread(turned[::-1] / np.float32(step) + np.float32(size // 2), points.weights, (size,) * 3)
+    return cut(fine, step, box, voxel_size, endless=endless, spread=True)
+
+
+def sample_everywhere(
+    positions: NDArray[np.float32], weights: NDArray[np.float32], shape: tuple[int, ...], voxel_size: float, blur: float
+) -> NDArray[np.float32]:
+    """Sample a whole volume full of points, each of which stands for a Gaussian; what leaves it comes in opposite.
+
+    Args:
+        positions: (n, 3) z, y, x in Å from the first voxel.
+        weights: (n,), density times Å³.
+        shape: (D, H, W) in voxels.
+        voxel_size: Å.
+        blur: Å, standard deviation.
+
+    Returns:
+        (D, H, W), without the waves that voxels cannot carry.
+    """
+    sizes = [fft.next_fast_len(-(-3 * n // 2), real=True) for n in shape]
+    per_angstrom = (np.array(sizes) / np.array(shape) / voxel_size).astype(np.float32)
+    places: NDArray[np.float32] = positions.T * per_angstrom[:, None]
+    spectrum = fft.rfftn(_spread(places, weights, sizes))
+    counts = [np.concatenate([np.arange((n + 1) // 2), np.arange(-((n - 1) // 2), 0)]) for n in shape]
+    counts[-1] = np.arange((shape[-1] + 1) // 2)
+    kept = np.zeros((*shape[:2], shape[-1] // 2 + 1), np.complex64)
+    factors = [
+        np.exp(-2 * (np.pi * blur * count / (n * voxel_size)) ** 2) / np.sinc(count / size) ** 4
+        for count, n, size in zip(counts, shape, sizes, strict=True)
+    ]
+    z, y, x = np.ix_(*(factor.astype(np.float32) for factor in factors))
+    kept[np.ix_(*counts)] = spectrum[np.ix_(*counts)] * z * y * x / np.float32(voxel_size**3)
+    volume: NDArray[np.float32] = fft.irfftn(kept, shape)
+    return volume
+
+
+def _spread(places: NDArray[np.float32], weights: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    """Points on samples, each shared out by a cubic B-spline; a grid goes on at its other side.
+
+    Args:
+        places: (3, n) z, y, x in samples.
+        weights: (n,).
+        shape: of the samples.
+    """
     cells = np.floor(places)
     shares = _spline(places - cells)
-    x, y, z = cells.astype(np.intp) - 1
-    fine = np.zeros(size**3, np.float32)
-    for k, along_z in enumerate(shares[:, 2] * points.weights):
-        for j, along_y in enumerate(shares[:, 1]):
-            start, weight = ((z + k) * size + y + j) * size + x, along_z * along_y
-            for i, along_x in enumerate(shares[:, 0]):
-                np.add.at(fine, start + i, weight * along_x)
-    return cut(fine.reshape(size, size, size), step, box, voxel_size, endless=endless, spread=True)
+    around = (cells.astype(np.intp)[:, None] + np.arange(-1, 3)[:, None]) % np.array(shape)[:, None, None]
+    fine = np.zeros(np.prod(shape), np.float32)
+    for z, along_z in zip(around[0], shares[:, 0] * weights, strict=True):
+        for y, along_y in zip(around[1], shares[:, 1], strict=True):
+            start, weight = (z * shape[1] + y) * shape[2], along_z * along_y
+            for x, along_x in zip(around[2], shares[:, 2], strict=True):
+                np.add.at(fine, start + x, weight * along_x)
+    return fine.reshape(shape)
 
 
 def cut(

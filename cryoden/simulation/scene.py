@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cryoden.errors import CryodenError
 from cryoden.particles import DensityMap, Particle
 from cryoden.simulation import bodies
+from cryoden.simulation.background import Background
 from cryoden.simulation.density import check_fits, smallest_box
 from cryoden.simulation.points import points_of
 from cryoden.simulation.ranges import Range, WholeRange, bounds, check_range, check_whole_range, draw, draw_whole
@@ -23,7 +24,7 @@ from cryoden.simulation.sampling import sample_points
 from cryoden.simulation.thesis import thesis_density
 from cryoden.simulation.units import Sampling
 
-BACKGROUND, VESICLE, FIDUCIAL = "background", "vesicle", "fiducial"
+BACKGROUND, VESICLE, FIDUCIAL, LUMP = "background", "vesicle", "fiducial", "lump"
 
 _COUNT = (4, 8)  # particles, where neither their number nor their occupancy is given
 _BESIDE = 10  # voxels on each side of an object to which what the cut at Nyquist leaves there is followed
@@ -54,6 +55,8 @@ class SceneVolume:
     Attributes:
         density: (D, H, W) float32, axes z, y, x; ice is 0, protein in bulk 1, gold 7.4, vacuum on both sides of the
             ice, if there is any, -1.3. With the thesis's sampling the maximum is 1.
+        background: (D, H, W) float32: what else is in the ice, in the same unit; it is imaged together with the
+            density, but no part of the truth. None: nothing is.
         labels: (D, H, W) int32; 0 in the background, i + 1 where the object of `placements[i]` is. The order means
             nothing.
         placements: the objects: particles, vesicles and fiducials.
@@ -62,6 +65,7 @@ class SceneVolume:
     """
 
     density: NDArray[np.float32]
+    background: NDArray[np.float32] | None
     labels: NDArray[np.int32]
     placements: list[Placement]
     class_names: tuple[str, ...]
@@ -107,9 +111,12 @@ _ROOM: dict[Sampling, _Room] = {"band-limited": _Room(0.2, 1), "thesis": _Room(0
 
 
 class _Object(NamedTuple):
-    """Something to be placed: its density on a cube of its own, with its centre on voxel box // 2."""
+    """Something to be placed: its density on a cube of its own, with its centre on voxel box // 2.
 
-    name: str
+    It is part of the background where it has no name.
+    """
+
+    name: str | None
     rotation: NDArray[np.float64]
     density: NDArray[np.float32]
 
@@ -132,6 +139,7 @@ class SceneContents:
         fiducial_diameter: angstrom; a number or a range.
         ice: angstrom; the thickness of the ice, which lies in the middle of the scene, its surfaces perpendicular to z,
             between vacuum on both sides; null: all ice.
+        background: what else is in the ice, imaged but no part of the truth; null: nothing.
     """
 
     count: WholeRange | None = None
@@ -142,6 +150,7 @@ class SceneContents:
     fiducials: WholeRange = 0
     fiducial_diameter: Range = 100.0
     ice: float | None = None
+    background: Background | None = None
 
     def __post_init__(self) -> None:
         if self.count is not None and self.occupancy is not None:
@@ -165,9 +174,11 @@ class SceneContents:
     @property
     def bodies(self) -> tuple[tuple[str, WholeRange, Range], ...]:
         """What is no particle: its name, how many, and how wide in angstrom."""
+        lumps = [] if self.background is None else [(LUMP, self.background.lumps, self.background.lump_diameter)]
         return (
             (VESICLE, self.vesicles, self.vesicle_diameter),
             (FIDUCIAL, self.fiducials, self.fiducial_diameter),
+            *lumps,
         )
 
 
@@ -203,11 +214,12 @@ class Scene:
         if self.sampling == "thesis" and (
             any(bounds(number)[1] for _, number, _ in self.contents.bodies)
             or self.contents.ice is not None
+            or self.contents.background is not None
             or any(isinstance(particle, DensityMap) for particle in self.particles)
         ):
             raise CryodenError(
-                "sampling: got 'thesis' for a scene with vesicles, fiducials, surfaces of the ice or density maps; the "
-                "thesis had none: use 'band-limited'"
+                "sampling: got 'thesis' for a scene with vesicles, fiducials, surfaces of the ice, a background or "
+                "density maps; the thesis had none: use 'band-limited'"
             )
         depth, *sides = self.shape
         if self.contents.ice is not None:
@@ -241,6 +253,7 @@ class Scene:
             generator: on the CPU; where all randomness comes from.
         """
         density = np.zeros(self.shape, np.float32)
+        background = np.zeros(self.shape, np.float32)
         labels = np.zeros(self.shape, np.int32)
         top, bottom = self._ice
         search = _Search((bottom - top, *self.shape[1:]), _ROOM[self.sampling].rim)
@@ -258,6 +271,9 @@ class Scene:
             part = tuple(
                 slice(max(-c, 0), min(box, size - c)) for c, size in zip(corner.tolist(), self.shape, strict=True)
             )
+            if thing.name is None:
+                background[into] += thing.density[part]
+                continue
             density[into] += thing.density[part]
             labels[into][visible[part]] = len(placements) + 1
             filled += 0 if thing.name in (VESICLE, FIDUCIAL) else int(np.count_nonzero(visible))
@@ -271,8 +287,14 @@ class Scene:
         if self.contents.ice is not None:
             vacuum = bodies.vacuum(self.contents.ice, self.shape[0], self.voxel_size, self._resolution)
             density += vacuum[:, None, None]
+        if self.contents.background is not None:
+            free = np.zeros(self.shape, np.bool_)
+            free[top:bottom] = ~search.taken
+            there = density + background
+            background += self.contents.background.fill(free, there, self.voxel_size, self._resolution, generator)
         return SceneVolume(
             density,
+            None if self.contents.background is None else background,
             renamed[labels],
             [placements[i] for i in order],
             self.class_names,
@@ -339,6 +361,14 @@ class Scene:
 
     def _objects(self, generator: torch.Generator) -> Iterator[_Object]:
         """What is to be placed, the large first, each made when its turn comes."""
+        if self.contents.background is not None:
+            for _ in range(draw_whole(self.contents.background.lumps, generator)):
+                diameter = draw(self.contents.background.lump_diameter, generator)
+                height = draw(self.contents.background.lump_density, generator)
+                rotation = random_rotation(generator).numpy()
+                box = self._box(LUMP, diameter) + 2 * _BESIDE
+                crystal = bodies.crystal(diameter, rotation, box, self.voxel_size, self._resolution)
+                yield _Object(None, rotation, height * crystal)
         for _ in range(draw_whole(self.contents.vesicles, generator)):
             rotation = random_rotation(generator).numpy()
             longest = draw(self.contents.vesicle_diameter, generator) / 2
@@ -359,8 +389,8 @@ class Scene:
             yield _Object(particle.name, rotation, self._density(particle, rotation))
 
     def _box(self, name: str, diameter: float) -> int:
-        """The voxels along each side of the smallest box for a vesicle or a fiducial."""
-        rim = bodies.vesicle_rim(self._resolution) if name == VESICLE else bodies.fiducial_rim(self._resolution)
+        """The voxels along each side of the smallest box for what is no particle."""
+        rim = bodies.vesicle_rim(self._resolution) if name == VESICLE else bodies.surface_rim(self._resolution)
         return int(np.ceil((diameter + 2 * rim) / self.voxel_size + 1))
 
 
@@ -370,12 +400,15 @@ class _Search:
     Args:
         shape: (D, H, W) in voxels.
         rim: voxels at the border that stay empty.
+
+    Attributes:
+        taken: (D, H, W) bool, where something is.
     """
 
     def __init__(self, shape: tuple[int, ...], rim: int) -> None:
         self.shape = shape
         self.rim = rim
-        self._taken = np.zeros(shape, np.bool_)
+        self.taken = np.zeros(shape, np.bool_)
 
     def place(self, visible: NDArray[np.bool_], generator: torch.Generator) -> NDArray[np.int64] | None:
         """Put something where it overlaps nothing.
@@ -393,7 +426,7 @@ class _Search:
         room = np.array(self.shape) - voxels.max(axis=0) - 2 * self.rim
         if room.min() < 1:
             return None
-        taken = self._taken.reshape(-1)
+        taken = self.taken.reshape(-1)
         strides = np.array([self.shape[1] * self.shape[2], self.shape[2], 1])
         offsets = voxels @ strides
         # A few voxels rule out most positions at little cost; of the rest the first that is free is taken.

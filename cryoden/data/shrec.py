@@ -50,7 +50,7 @@ class ShrecDataset(VolumeDataset):
         pair, table = self.pairs[index // self.boxes], self.tables[index // self.boxes]
         chosen = table[int(torch.randint(len(table), (), generator=generator))]
         away = torch.randint(self.box // 4, self.box - self.box // 4, (3,), generator=generator).numpy()
-        corner = np.clip(chosen.position - away, 0, np.array(pair.clean.shape) - self.box)
+        corner = np.clip(np.rint(chosen.position).astype(np.int64) - away, 0, np.array(pair.clean.shape) - self.box)
         part = tuple(slice(c, c + self.box) for c in corner.tolist())
         return {**cut_pair(pair, part), "entry": chosen.particle, "placements": placements_within(table, part)}
 
@@ -133,7 +133,7 @@ def find_in(clean: NDArray[np.float32], table: list[Placement], path: Path) -> l
     Raises:
         CryodenError: particles are outside of the volume, or it is not bright where they are.
     """
-    z, y, x = np.stack([placement.position for placement in table]).T
+    z, y, x = np.rint([placement.position for placement in table]).astype(np.int64).T
     depth, height, width = clean.shape
     shifts = np.arange(-z.min(), depth - z.max())
     if len(shifts) == 0 or min(y.min(), x.min()) < 0 or y.max() >= height or x.max() >= width:

@@ -36,7 +36,7 @@ class Detection:
     """
 
     particle: str
-    position: NDArray[np.int64]
+    position: NDArray[np.float64]
     rotation: NDArray[np.float64]
     score: float
 
@@ -158,7 +158,7 @@ def find_peaks(
         score = float(left[(which, *place)])
         if score <= 0:
             break
-        position = np.array(place)
+        position = np.array(place, np.float64)
         rotation = rotations[int(scores[names[which]][1][tuple(place)])]
         found.append(Detection(names[which], position, rotation, score))
         near = np.square(grid - position[:, None, None, None]).sum(0) < radii[names[which]] ** 2

@@ -16,6 +16,9 @@ _HEADS, _TAILS = 1.0, 0.3  # densities of a lipid bilayer; its tails stand out l
 _BILAYER = 40.0  # Å from the middle of one layer of head groups to that of the other (phosphatidylcholine: 37 to 40)
 _HEAD_WIDTH = 5.0  # Å, standard deviation
 
+Offset = tuple[float, float, float]
+CENTRED: Offset = (0.0, 0.0, 0.0)
+
 _Floats = NDArray[np.floating[Any]]
 
 
@@ -25,7 +28,12 @@ def blur_of(resolution: float) -> float:
 
 
 def vesicle(
-    axes: NDArray[np.float64], rotation: NDArray[np.float64], box: int, voxel_size: float, resolution: float
+    axes: NDArray[np.float64],
+    rotation: NDArray[np.float64],
+    box: int,
+    voxel_size: float,
+    resolution: float,
+    offset: Offset = CENTRED,
 ) -> NDArray[np.float32]:
     """An ellipsoidal lipid bilayer.
 
@@ -35,12 +43,13 @@ def vesicle(
         box: voxels along each side.
         voxel_size: Å.
         resolution: Å, at least two voxels.
+        offset: (3,) z, y, x in voxels, of the centre from that of voxel `box // 2`.
 
     Returns:
         (box, box, box), axes z, y, x.
     """
     width, half = np.hypot(_HEAD_WIDTH, blur_of(resolution)), _BILAYER / 2
-    grid = _grid(axes.max() + vesicle_rim(resolution), voxel_size)
+    grid = _grid(axes.max() + vesicle_rim(resolution), voxel_size, offset)
     halves = axes.astype(np.float32)[:, None, None, None]
     scaled = np.tensordot(rotation.T.astype(np.float32), grid, 1) / halves
     radius = np.linalg.norm(scaled, axis=0)
@@ -57,7 +66,9 @@ def vesicle_rim(resolution: float) -> float:
     return _BILAYER / 2 + 4 * float(np.hypot(_HEAD_WIDTH, blur_of(resolution)))
 
 
-def fiducial(diameter: float, box: int, voxel_size: float, resolution: float) -> NDArray[np.float32]:
+def fiducial(
+    diameter: float, box: int, voxel_size: float, resolution: float, offset: Offset = CENTRED
+) -> NDArray[np.float32]:
     """A ball of gold.
 
     Args:
@@ -65,12 +76,13 @@ def fiducial(diameter: float, box: int, voxel_size: float, resolution: float) ->
         box: voxels along each side.
         voxel_size: Å.
         resolution: Å, at least two voxels.
+        offset: (3,) z, y, x in voxels, of the centre from that of voxel `box // 2`.
 
     Returns:
         (box, box, box), axes z, y, x.
     """
     half, blur = diameter / 2, blur_of(resolution)
-    r = np.maximum(np.linalg.norm(_grid(half + surface_rim(resolution), voxel_size), axis=0), 1e-3)
+    r = np.maximum(np.linalg.norm(_grid(half + surface_rim(resolution), voxel_size, offset), axis=0), 1e-3)
     rim = np.exp(-0.5 * ((r - half) / blur) ** 2) - np.exp(-0.5 * ((r + half) / blur) ** 2)
     ball = _half_space(half - r, blur) - _half_space(-half - r, blur) - blur / (2 * np.pi) ** 0.5 * rim / r
     return _cut(GOLD * ball, box, voxel_size)
@@ -82,7 +94,12 @@ def surface_rim(resolution: float) -> float:
 
 
 def crystal(
-    diameter: float, rotation: NDArray[np.float64], box: int, voxel_size: float, resolution: float
+    diameter: float,
+    rotation: NDArray[np.float64],
+    box: int,
+    voxel_size: float,
+    resolution: float,
+    offset: Offset = CENTRED,
 ) -> NDArray[np.float32]:
     """A six-sided prism of density 1, half as high as wide, as crystals of ice are.
 
@@ -92,12 +109,14 @@ def crystal(
         box: voxels along each side.
         voxel_size: Å.
         resolution: Å, at least two voxels.
+        offset: (3,) z, y, x in voxels, of the centre from that of voxel `box // 2`.
 
     Returns:
         (box, box, box), axes z, y, x.
     """
     blur = blur_of(resolution)
-    x, y, z = np.tensordot(rotation.T.astype(np.float32), _grid(diameter / 2 + surface_rim(resolution), voxel_size), 1)
+    grid = _grid(diameter / 2 + surface_rim(resolution), voxel_size, offset)
+    x, y, z = np.tensordot(rotation.T.astype(np.float32), grid, 1)
     corners = np.arange(6) * np.pi / 3
     across = np.max([np.cos(a) * x + np.sin(a) * y for a in corners], axis=0)
     sides = _half_space(diameter * 3**0.5 / 4 - across, blur)
@@ -130,12 +149,13 @@ def _half_space(inside: _Floats, blur: float) -> _Floats:
     return share
 
 
-def _grid(radius: float, voxel_size: float) -> NDArray[np.float32]:
+def _grid(radius: float, voxel_size: float, offset: Offset) -> NDArray[np.float32]:
     """(3, n, n, n), x, y, z in Å from the centre, of fine samples that reach as far."""
     step = fine_step(voxel_size)
-    half = int(radius / step) + 1
-    z, y, x = (np.indices((2 * half + 1,) * 3, np.float32) - half) * np.float32(step)
-    return np.stack([x, y, z])
+    half = int((radius + max(map(abs, offset)) * voxel_size) / step) + 1
+    grid = (np.indices((2 * half + 1,) * 3, np.float32) - half) * np.float32(step)
+    grid -= np.array(offset, np.float32)[:, None, None, None] * np.float32(voxel_size)
+    return grid[::-1]
 
 
 def _cut(fine: _Floats, box: int, voxel_size: float) -> NDArray[np.float32]:

@@ -43,7 +43,13 @@ def fine_step(voxel_size: float, finest: float = np.inf) -> float:
 
 
 def sample_points(
-    points: Points, rotation: ArrayLike, box: int, voxel_size: float, *, endless: bool = False
+    points: Points,
+    rotation: ArrayLike,
+    box: int,
+    voxel_size: float,
+    *,
+    offset: ArrayLike = (0.0, 0.0, 0.0),
+    endless: bool = False,
 ) -> NDArray[np.float32]:
     """Turn points about their centre, put that on voxel `box // 2`, and sample what they stand for.
 
@@ -52,15 +58,17 @@ def sample_points(
         rotation: (3, 3), acts on xyz column vectors: x' = R x.
         box: voxels along each side.
         voxel_size: Å.
+        offset: (3,) z, y, x in voxels, of the centre from that voxel's.
         endless: see `cut`.
 
     Returns:
         (box, box, box), axes z, y, x.
     """
     step = fine_step(voxel_size, points.finest)
-    size = 2 * (int(points.radius / step) + 3)
-    turned = np.asarray(rotation, np.float32) @ points.positions
-    fine = _spread(turned[::-1] / np.float32(step) + np.float32(size // 2), points.weights, (size,) * 3)
+    moved = np.asarray(offset, np.float32) * np.float32(voxel_size)
+    size = 2 * (int((points.radius + float(np.abs(moved).max())) / step) + 3)
+    turned: NDArray[np.float32] = (np.asarray(rotation, np.float32) @ points.positions)[::-1] + moved[:, None]
+    fine = _spread(turned / np.float32(step) + np.float32(size // 2), points.weights, (size,) * 3)
     return cut(fine, step, box, voxel_size, endless=endless, spread=True)
 
 

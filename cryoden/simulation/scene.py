@@ -16,6 +16,7 @@ from cryoden.errors import CryodenError
 from cryoden.particles import DensityMap, Particle
 from cryoden.simulation import bodies
 from cryoden.simulation.background import Background
+from cryoden.simulation.bodies import CENTRED, Offset
 from cryoden.simulation.density import check_fits, smallest_box
 from cryoden.simulation.points import points_of
 from cryoden.simulation.ranges import Range, WholeRange, bounds, check_range, check_whole_range, draw, draw_whole
@@ -39,12 +40,12 @@ class Placement(NamedTuple):
 
     Attributes:
         particle: the particle's name, or "vesicle" or "fiducial".
-        position: (3,), z, y, x of its centre, in voxels.
+        position: (3,), z, y, x of its centre, in voxels, and parts of them.
         rotation: (3, 3), acts on xyz column vectors: x' = R x.
     """
 
     particle: str
-    position: NDArray[np.int64]
+    position: NDArray[np.float64]
     rotation: NDArray[np.float64]
 
 
@@ -111,12 +112,13 @@ _ROOM: dict[Sampling, _Room] = {"band-limited": _Room(0.2, 1), "thesis": _Room(0
 
 
 class _Object(NamedTuple):
-    """Something to be placed: its density on a cube of its own, with its centre on voxel box // 2.
+    """Something to be placed: its density on a cube of its own, with its centre on voxel box // 2 and a part of one.
 
     It is part of the background where it has no name.
     """
 
     name: str | None
+    offset: Offset
     rotation: NDArray[np.float64]
     density: NDArray[np.float32]
 
@@ -277,7 +279,7 @@ class Scene:
             density[into] += thing.density[part]
             labels[into][visible[part]] = len(placements) + 1
             filled += 0 if thing.name in (VESICLE, FIDUCIAL) else int(np.count_nonzero(visible))
-            placements.append(Placement(thing.name, corner + box // 2, thing.rotation))
+            placements.append(Placement(thing.name, corner + box // 2 + np.array(thing.offset), thing.rotation))
         # Nobody should learn from a label that large objects were placed first.
         order = torch.randperm(len(placements), generator=generator).numpy()
         renamed = np.zeros(len(placements) + 1, np.int32)
@@ -338,13 +340,15 @@ class Scene:
         there: NDArray[np.bool_] = density > _ROOM[self.sampling].visible * density.max()
         return there
 
-    def _density(self, particle: Particle, rotation: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _density(
+        self, particle: Particle, rotation: NDArray[np.float64], offset: Offset = CENTRED
+    ) -> NDArray[np.float32]:
         """A particle in a box of its own."""
         box = smallest_box(particle, self.voxel_size, self.resolution)
         if self.sampling == "thesis":
             return thesis_density(particle, rotation, box, self.voxel_size, self.resolution)
         points = points_of(particle, self.voxel_size, self._resolution)
-        return sample_points(points, rotation, box + 2 * _BESIDE, self.voxel_size, endless=True)
+        return sample_points(points, rotation, box + 2 * _BESIDE, self.voxel_size, offset=offset, endless=True)
 
     def _draw(self, generator: torch.Generator) -> NDArray[np.int64]:
         """Which particles to place: an index for each."""
@@ -367,26 +371,37 @@ class Scene:
                 height = draw(self.contents.background.lump_density, generator)
                 rotation = random_rotation(generator).numpy()
                 box = self._box(LUMP, diameter) + 2 * _BESIDE
-                crystal = bodies.crystal(diameter, rotation, box, self.voxel_size, self._resolution)
-                yield _Object(None, rotation, height * crystal)
+                offset = self._offset(generator)
+                crystal = bodies.crystal(diameter, rotation, box, self.voxel_size, self._resolution, offset)
+                yield _Object(None, offset, rotation, height * crystal)
         for _ in range(draw_whole(self.contents.vesicles, generator)):
             rotation = random_rotation(generator).numpy()
             longest = draw(self.contents.vesicle_diameter, generator) / 2
             shares = torch.rand(3, generator=generator, dtype=torch.float64).numpy() * (1 - _ROUND) + _ROUND
             axes = longest * shares / shares.max()
             box = self._box(VESICLE, 2 * longest) + 2 * _BESIDE
-            density = bodies.vesicle(axes, rotation, box, self.voxel_size, self._resolution)
-            yield _Object(VESICLE, rotation, density)
+            offset = self._offset(generator)
+            density = bodies.vesicle(axes, rotation, box, self.voxel_size, self._resolution, offset)
+            yield _Object(VESICLE, offset, rotation, density)
         for _ in range(draw_whole(self.contents.fiducials, generator)):
             diameter = draw(self.contents.fiducial_diameter, generator)
             box = self._box(FIDUCIAL, diameter) + 2 * _BESIDE
-            density = bodies.fiducial(diameter, box, self.voxel_size, self._resolution)
-            yield _Object(FIDUCIAL, np.eye(3), density)
+            offset = self._offset(generator)
+            density = bodies.fiducial(diameter, box, self.voxel_size, self._resolution, offset)
+            yield _Object(FIDUCIAL, offset, np.eye(3), density)
         drawn = self._draw(generator)
         for index in drawn[np.argsort(-self._sizes[drawn], kind="stable")]:
             particle = self.particles[index]
             rotation = random_rotation(generator).numpy()
-            yield _Object(particle.name, rotation, self._density(particle, rotation))
+            offset = self._offset(generator)
+            yield _Object(particle.name, offset, rotation, self._density(particle, rotation, offset))
+
+    def _offset(self, generator: torch.Generator) -> Offset:
+        """Of an object from the centre of a voxel: nothing in a specimen knows where voxels are."""
+        if self.sampling == "thesis":
+            return CENTRED
+        z, y, x = (torch.rand(3, generator=generator, dtype=torch.float64) - 0.5).tolist()
+        return z, y, x
 
     def _box(self, name: str, diameter: float) -> int:
         """The voxels along each side of the smallest box for what is no particle."""

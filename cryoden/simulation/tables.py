@@ -21,8 +21,9 @@ _COLUMNS = "class X Y Z rotZ1 rotX rotZ2"
 def write_shrec_table(path: str | Path, placements: Sequence[Placement], *, overwrite: bool = False) -> None:
     """Write a table in the layout of SHREC's particle_locations.txt: class X Y Z rotZ1 rotX rotZ2, without a header.
 
-    Positions are in voxels, from 0. The object is turned about z by rotZ1, then about x by rotX, then about z by rotZ2,
-    all fixed axes: R = Rz(rotZ2) Rx(rotX) Rz(rotZ1), scipy's `Rotation.from_euler("zxz", [rotZ1, rotX, rotZ2])`.
+    Positions are in voxels, from 0. The object is turned as SHREC's generator (PyTom's simulator, which calls voltools
+    with the order "szxz") turns it: R = Rz(rotZ1) Rx(rotX) Rz(rotZ2), scipy's `Rotation.from_euler("ZXZ", [rotZ1, rotX,
+    rotZ2])`.
 
     Args:
         path: the file.
@@ -33,8 +34,8 @@ def write_shrec_table(path: str | Path, placements: Sequence[Placement], *, over
         CryodenError: the file exists, or a name has a blank in it.
     """
     lines = []
-    for (name, position, _), angles in zip(placements, _angles(placements, "zxz"), strict=True):
-        lines.append(f"{_word(name)} {_numbers(position[::-1], '.6g')} {_numbers(angles, '.4f')}\n")
+    for (name, position, _), angles in zip(placements, _angles(placements, "ZXZ"), strict=True):
+        lines.append(f"{_word(name)} {_numbers(position[::-1], '.2f')} {_numbers(angles, '.4f')}\n")
     write_text(Path(path), "".join(lines), overwrite=overwrite)
 
 
@@ -66,8 +67,8 @@ def read_shrec_table(path: str | Path) -> list[Placement]:
                 f"{path}, line {number}: {line.strip()[:60]!r} is not a particle; its columns are {_COLUMNS}"
             ) from None
         x, y, z, *angles = values
-        rotation = Rotation.from_euler("zxz", angles or [0, 0, 0], degrees=True).as_matrix()
-        placements.append(Placement(name, np.rint([z, y, x]).astype(np.int64), rotation))
+        rotation = Rotation.from_euler("ZXZ", angles or [0, 0, 0], degrees=True).as_matrix()
+        placements.append(Placement(name, np.array([z, y, x]), rotation))
     if not placements:
         raise CryodenError(f"{path}: no particles in it; its columns are {_COLUMNS}")
     return placements
@@ -112,7 +113,7 @@ def write_relion_table(
     header += "".join(f"_rln{column} #{number}\n" for number, column in enumerate(columns, start=1))
     inverse = [p._replace(rotation=p.rotation.T) for p in placements]
     rows = [
-        f"{_word(tomogram)} {_numbers(position[::-1], '.6g')} {_numbers(angles, '.4f')} {class_names.index(name)}\n"
+        f"{_word(tomogram)} {_numbers(position[::-1], '.2f')} {_numbers(angles, '.4f')} {class_names.index(name)}\n"
         for (name, position, _), angles in zip(placements, _angles(inverse, "ZYZ"), strict=True)
     ]
     write_text(Path(path), header + "".join(rows) + "\n", overwrite=overwrite)
@@ -127,7 +128,7 @@ def _angles(placements: Sequence[Placement], order: str) -> NDArray[np.float64]:
     return angles
 
 
-def _numbers(values: NDArray[np.float64] | NDArray[np.int64], form: str) -> str:
+def _numbers(values: NDArray[np.float64], form: str) -> str:
     return " ".join(format(float(value), form) for value in values)
 
 

@@ -576,9 +576,7 @@ class TiltSeriesDegradation(Degradation):
                     result[i, channel] = without_margin(made, (0, margin[1], 0))
         return out
 
-    def _reconstruct(
-        self, series: TiltSeries, part: "_Part", shape: tuple[int, int], parameters: Parameters
-    ) -> Tensor:
+    def _reconstruct(self, series: TiltSeries, part: "_Part", shape: tuple[int, int], parameters: Parameters) -> Tensor:
         """(D, H, W) in the unit of density, protein bright, of a part of the images."""
         bright = 1 - part.images(series) / (part.share * series.blank)
         bright = bright / (self._contrast(parameters) * series.gain)

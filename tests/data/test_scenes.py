@@ -30,7 +30,7 @@ def test_a_batch_of_scenes_has_a_table_of_its_particles() -> None:
         for placement in table:
             assert placement.particle == "phantom:1"
             assert placement.rotation.shape == (3, 3)
-            z, y, x = placement.position
+            z, y, x = placement.position.round().astype(int)
             assert volume[0, z - 3 : z + 4, y - 3 : y + 4, x - 3 : x + 4].max() > 0.1
     held_out = made(SceneDataModule, holdout=["phantom:2"]).test_volumes()[0, 0]["placements"]
     assert {placement.particle for placement in held_out} == {"phantom:2"}

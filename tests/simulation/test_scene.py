@@ -44,8 +44,10 @@ def alone(
         points = points_of(by_name[placement.particle], voxel_size, resolution)
         box = 2 * (int(points.radius / voxel_size) + 12)
         padded = np.zeros(np.array(scene.density.shape) + 2 * pad, np.float32)
-        corner = placement.position - box // 2 + pad
-        volume = sample_points(points, placement.rotation, box, voxel_size, endless=True)
+        middle = np.rint(placement.position).astype(int)
+        corner = middle - box // 2 + pad
+        offset = placement.position - middle
+        volume = sample_points(points, placement.rotation, box, voxel_size, offset=offset, endless=True)
         padded[tuple(slice(c, c + box) for c in corner)] = volume
         volumes.append(padded)
     return [(padded, padded[pad:-pad, pad:-pad, pad:-pad]) for padded in volumes]
@@ -77,8 +79,10 @@ def test_a_scene_holds_nothing_beyond_nyquist(
         particle = by_name[placement.particle]
         box = 4 * int((particle.diameter + 2 * resolution) / voxel_size)
         points = points_of(particle, voxel_size / 4, resolution)
-        volume = sample_points(points, placement.rotation, box, voxel_size / 4)
-        corner = 4 * placement.position - box // 2
+        middle = np.rint(4 * placement.position).astype(int)
+        offset = 4 * placement.position - middle
+        volume = sample_points(points, placement.rotation, box, voxel_size / 4, offset=offset)
+        corner = middle - box // 2
         places = [np.arange(c, c + box) % n for c, n in zip(corner, fine.shape, strict=True)]
         fine[np.ix_(*places)] += volume
     assert difference(scene.density, cut_in_fourier_space(fine, 4)) < limit
@@ -180,7 +184,7 @@ def test_a_vesicle_is_a_bilayer_of_the_right_size(particles: list[Particle]) -> 
         particles, shape=(70, 70, 70), voxel_size=4.0, resolution=8.0, count=1, vesicles=1, vesicle_diameter=160.0
     )  # fmt: skip
     label = next(i for i, p in enumerate(scene.placements, start=1) if p.particle == "vesicle")
-    z, y, x = scene.placements[label - 1].position
+    z, y, x = np.rint(scene.placements[label - 1].position).astype(int)
     shell = np.where(scene.labels == label, scene.density, 0)
     assert ndimage.label(scene.labels == label)[1] == 1
     assert shell[z, y, x] == 0  # hollow
@@ -225,3 +229,16 @@ def test_a_map_is_a_particle_of_a_scene() -> None:
     scene = made([DensityMap("ball", 250 * ball, 10.0)], count=3)
     assert 0.7 < scene.density.max() < 1.3  # whatever its unit was
     assert [p.particle for p in scene.placements] == ["ball"] * 3
+
+
+def test_nothing_knows_where_voxels_are(particles: list[Particle]) -> None:
+    """Centres lie anywhere between voxels, and the density lies where the table says."""
+    scene = made(particles, shape=(60, 60, 60), count=20, fiducials=3)
+    parts = np.array([p.position for p in scene.placements]) % 1
+    assert len(np.unique(parts)) == parts.size
+    assert 0.2 < parts.mean() < 0.8
+    for label, placement in enumerate(scene.placements, start=1):
+        if placement.particle == "fiducial":
+            bead = ndimage.binary_dilation(scene.labels == label)
+            centre = ndimage.center_of_mass(np.where(bead, scene.density, 0))
+            np.testing.assert_allclose(centre, placement.position, atol=0.06)

@@ -19,7 +19,7 @@ def placements() -> list[Placement]:
     generator = torch.Generator().manual_seed(0)
     rotations = [np.eye(3), Rotation.from_euler("z", 30, degrees=True).as_matrix()]
     rotations += [random_rotation(generator).numpy() for _ in range(6)]
-    positions = torch.randint(0, 500, (8, 3), generator=generator).numpy()
+    positions = torch.randint(0, 50000, (8, 3), generator=generator).numpy() / 100  # written to hundredths
     names = ["1bxn", "fiducial", "vesicle", *["1bxn"] * 5]
     return [Placement(*row) for row in zip(names, positions, rotations, strict=True)]
 
@@ -34,18 +34,20 @@ def test_shrec_tables_read_back_what_was_written(placements: list[Placement], tm
         np.testing.assert_allclose(one.rotation, other.rotation, atol=1e-5)
 
 
-def test_shrec_angles_turn_about_fixed_axes_one_after_the_other(placements: list[Placement], tmp_path: Path) -> None:
+def test_shrec_angles_are_those_of_its_generator(placements: list[Placement], tmp_path: Path) -> None:
+    """PyTom hands them to voltools as "szxz": negated, about fixed axes, a matrix from the output to the input."""
     write_shrec_table(tmp_path / "t.txt", placements)
     for line, placement in zip((tmp_path / "t.txt").read_text().splitlines(), placements, strict=True):
         name, x, y, z, *angles = line.split()
         assert name == placement.particle
-        assert [int(z), int(y), int(x)] == placement.position.tolist()
-        first, second, third = (
-            Rotation.from_rotvec(float(angle) * np.array(axis), degrees=True)
-            for angle, axis in zip(angles, ([0, 0, 1], [1, 0, 0], [0, 0, 1]), strict=True)
-        )
-        turned = third.apply(second.apply(first.apply([1.0, 2.0, 3.0])))
-        np.testing.assert_allclose(turned, placement.rotation @ [1, 2, 3], atol=1e-4)
+        assert [float(z), float(y), float(x)] == placement.position.tolist()
+        first, second, third = np.radians([-float(angle) for angle in angles])
+        cos, sin = np.cos, np.sin
+        about_z = [np.array([[cos(t), -sin(t), 0], [sin(t), cos(t), 0], [0, 0, 1]]) for t in (first, third)]
+        about_x = np.array([[1, 0, 0], [0, cos(second), -sin(second)], [0, sin(second), cos(second)]])
+        to_input = about_z[1] @ about_x @ about_z[0]
+        # What is at R p in the output was at p.
+        np.testing.assert_allclose(to_input @ placement.rotation @ [1, 2, 3], [1, 2, 3], atol=1e-4)
 
 
 def test_relion_tables_give_the_inverse_rotation(placements: list[Placement], tmp_path: Path) -> None:

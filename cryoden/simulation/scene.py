@@ -18,8 +18,18 @@ from cryoden.simulation import bodies
 from cryoden.simulation.background import Background
 from cryoden.simulation.bodies import CENTRED, Offset
 from cryoden.simulation.density import check_fits, smallest_box
+from cryoden.simulation.membranes import proteins_in
 from cryoden.simulation.points import points_of
-from cryoden.simulation.ranges import Range, WholeRange, bounds, check_range, check_whole_range, draw, draw_whole
+from cryoden.simulation.ranges import (
+    Range,
+    WholeRange,
+    bounds,
+    check_range,
+    check_whole_range,
+    draw,
+    draw_seed,
+    draw_whole,
+)
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.sampling import sample_points
 from cryoden.simulation.thesis import thesis_density
@@ -99,8 +109,8 @@ class _Room(NamedTuple):
     """What an object keeps for itself.
 
     Attributes:
-        visible: of its maximum; where its density is above this, no other may be. Beside a particle the cut at Nyquist
-            leaves less.
+        visible: of its height, its maximum or that of a membrane; where its density is above this, no other may be.
+            Beside a particle the cut at Nyquist leaves less.
         rim: voxels between this and the border, in which there is still faint density.
     """
 
@@ -114,13 +124,14 @@ _ROOM: dict[Sampling, _Room] = {"band-limited": _Room(0.2, 1), "thesis": _Room(0
 class _Object(NamedTuple):
     """Something to be placed: its density on a cube of its own, with its centre on voxel box // 2 and a part of one.
 
-    It is part of the background where it has no name.
+    It is part of the background where it has no name. Its height is what `_Room.visible` is a part of.
     """
 
     name: str | None
     offset: Offset
     rotation: NDArray[np.float64]
     density: NDArray[np.float32]
+    height: float
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,8 @@ class SceneContents:
         vesicles: closed lipid bilayers, spheres and ellipsoids, with two layers of head groups 40 Å apart; a number or
             a range.
         vesicle_diameter: angstrom; the longest one, between the middles of the membrane; a number or a range.
+        membrane_density: of lipids, as a multiple of phosphatidylcholine's; a number or a range.
+        membrane_proteins: in 1000 nm² of a membrane, phantoms of 46 to 159 kDa that stand in it; a number or a range.
         fiducials: beads of gold; a number or a range.
         fiducial_diameter: angstrom; a number or a range.
         ice: angstrom; the thickness of the ice, which lies in the middle of the scene, its surfaces perpendicular to z,
@@ -149,6 +162,8 @@ class SceneContents:
     abundance: dict[str, float] | None = None
     vesicles: WholeRange = 0
     vesicle_diameter: Range = (400.0, 1000.0)
+    membrane_density: Range = (0.8, 1.5)
+    membrane_proteins: Range = 0.0
     fiducials: WholeRange = 0
     fiducial_diameter: Range = 100.0
     ice: float | None = None
@@ -170,6 +185,8 @@ class SceneContents:
         for name, number, diameter in self.bodies:
             check_whole_range(f"{name}s", number, 0)
             check_range(f"{name}_diameter", diameter, lambda v: v > 0, "of angstrom above 0")
+        check_range("membrane_density", self.membrane_density, lambda v: v > 0, "above 0")
+        check_range("membrane_proteins", self.membrane_proteins, lambda v: v >= 0, "from 0 up")
         if self.ice is not None and not self.ice > 0:
             raise CryodenError(f"ice: got {self.ice}; allowed is a number of angstrom above 0, or null for all ice")
 
@@ -262,7 +279,7 @@ class Scene:
         placements: list[Placement] = []
         filled = 0
         for thing in self._objects(generator):
-            visible = self._visible(thing.density)
+            visible = self._visible(thing.density, thing.height)
             corner = search.place(visible, generator)
             if corner is None:
                 continue
@@ -333,11 +350,11 @@ class Scene:
     def _sizes(self) -> NDArray[np.int64]:
         """The voxels that each particle fills."""
         volumes = [self._density(particle, np.eye(3)) for particle in self.particles]
-        return np.array([np.count_nonzero(self._visible(volume)) for volume in volumes])
+        return np.array([np.count_nonzero(self._visible(volume, float(volume.max()))) for volume in volumes])
 
-    def _visible(self, density: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def _visible(self, density: NDArray[np.float32], height: float) -> NDArray[np.bool_]:
         """Where in its box an object is."""
-        there: NDArray[np.bool_] = density > _ROOM[self.sampling].visible * density.max()
+        there: NDArray[np.bool_] = density > np.float32(_ROOM[self.sampling].visible) * np.float32(height)
         return there
 
     def _density(
@@ -373,7 +390,7 @@ class Scene:
                 box = self._box(LUMP, diameter) + 2 * _BESIDE
                 offset = self._offset(generator)
                 crystal = bodies.crystal(diameter, rotation, box, self.voxel_size, self._resolution, offset)
-                yield _Object(None, offset, rotation, height * crystal)
+                yield _Object(None, offset, rotation, height * crystal, height)
         for _ in range(draw_whole(self.contents.vesicles, generator)):
             rotation = random_rotation(generator).numpy()
             longest = draw(self.contents.vesicle_diameter, generator) / 2
@@ -381,20 +398,33 @@ class Scene:
             axes = longest * shares / shares.max()
             box = self._box(VESICLE, 2 * longest) + 2 * _BESIDE
             offset = self._offset(generator)
-            density = bodies.vesicle(axes, rotation, box, self.voxel_size, self._resolution, offset)
-            yield _Object(VESICLE, offset, rotation, density)
+            number = draw(self.contents.membrane_proteins, generator)
+            rng = np.random.default_rng(draw_seed(generator))
+            lipids = draw(self.contents.membrane_density, generator)
+            density = bodies.vesicle(
+                axes,
+                rotation,
+                box,
+                self.voxel_size,
+                self._resolution,
+                offset,
+                density=lipids,
+                proteins=proteins_in(axes, number, self.voxel_size, self._resolution, rng) if number else (),
+            )
+            yield _Object(VESICLE, offset, rotation, density, lipids * bodies.HEADS)
         for _ in range(draw_whole(self.contents.fiducials, generator)):
             diameter = draw(self.contents.fiducial_diameter, generator)
             box = self._box(FIDUCIAL, diameter) + 2 * _BESIDE
             offset = self._offset(generator)
             density = bodies.fiducial(diameter, box, self.voxel_size, self._resolution, offset)
-            yield _Object(FIDUCIAL, offset, np.eye(3), density)
+            yield _Object(FIDUCIAL, offset, np.eye(3), density, float(density.max()))
         drawn = self._draw(generator)
         for index in drawn[np.argsort(-self._sizes[drawn], kind="stable")]:
             particle = self.particles[index]
             rotation = random_rotation(generator).numpy()
             offset = self._offset(generator)
-            yield _Object(particle.name, offset, rotation, self._density(particle, rotation, offset))
+            density = self._density(particle, rotation, offset)
+            yield _Object(particle.name, offset, rotation, density, float(density.max()))
 
     def _offset(self, generator: torch.Generator) -> Offset:
         """Of an object from the centre of a voxel: nothing in a specimen knows where voxels are."""

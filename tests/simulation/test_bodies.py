@@ -7,7 +7,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoden.simulation import bodies, sampling
-from cryoden.simulation.units import GOLD, VACUUM, VOLTS
+from cryoden.simulation.membranes import proteins_in
+from cryoden.simulation.units import GOLD, ICE, UNIT, VACUUM, VOLTS
 from tests.simulation.cutting import cut_in_fourier_space, difference, even
 
 RESOLUTIONS = [(6.0, 12.0), (6.0, 18.0), (10.0, 20.0), (10.0, 30.0)]
@@ -72,15 +73,55 @@ def test_ice_that_fills_the_volume_leaves_no_vacuum() -> None:
 
 
 def test_what_a_bilayer_is_in_sum_does_not_hang_on_the_resolution() -> None:
-    """Across the membrane: two layers of heads and the tails between them, 37.1 Å of bulk protein."""
+    """Across the membrane: two layers of heads and the tails between them, 23.9 Å of bulk protein.
+
+    By hand, POPC is C42 H82 N O8 P: 342.6 Å of scattering in 1256 Å³ and 64.3 Å² of a leaflet, less ice 23.3 Å.
+    """
+    scattering = 42 * 2.509 + 82 * 0.529 + 2.214 + 8 * 1.983 + 5.488
+    popc = 2 * (scattering - ICE * 1256) / 64.3 / UNIT
+    assert popc == pytest.approx(23.3, abs=0.5)
     for voxel_size, resolution in RESOLUTIONS[1:3]:
         box = even(int(1000 / voxel_size))
         shell = bodies.vesicle(np.full(3, 400.0), np.eye(3), box, voxel_size, resolution)
         middle = box // 2
         across = shell[middle, middle, middle:].sum() * voxel_size
         # of a sphere, the outer layer's height is that of the formula too
-        assert across == pytest.approx(2 * 5 * (2 * np.pi) ** 0.5 + 0.3 * 40, rel=0.01)
+        assert across == pytest.approx(2 * 0.45 * 5 * (2 * np.pi) ** 0.5 + 0.35 * 36, rel=0.01)
+        assert across == pytest.approx(popc, rel=0.05)
     assert shell[middle, middle, middle] == pytest.approx(0, abs=1e-3)  # hollow
+
+
+def test_proteins_stand_in_a_membrane_in_place_of_lipids() -> None:
+    proteins = proteins_in(AXES, 10.0, 10.0, 20.0, np.random.default_rng(0))
+    # The area of an ellipsoid, to 1 % (Thomsen), in 1000 nm²; some find no room.
+    area = 4 * np.pi * (sum((AXES[i] * AXES[j]) ** 1.6075 for i, j in ((0, 1), (0, 2), (1, 2))) / 3) ** (1 / 1.6075)
+    assert 0.6 * 10 * area / 1e5 <= len(proteins) <= 10 * area / 1e5 + 1
+    for one in proteins:  # near the surface, axis along its normal
+        normal = one.position / AXES**2
+        assert abs(normal @ one.rotation[:, 2]) / np.linalg.norm(normal) > 0.9
+        assert np.linalg.det(one.rotation) == pytest.approx(1)
+        assert abs(np.linalg.norm(one.position / AXES) - 1) < 20 / AXES.min() + 0.02
+    box = 60
+    bare = bodies.vesicle(AXES, TURNED, box, 10.0, 20.0)
+    full = bodies.vesicle(AXES, TURNED, box, 10.0, 20.0, proteins=proteins)
+    mass = sum(float(p.points.weights.sum()) for p in proteins)
+    gained = float((full - bare).sum()) * 1000
+    assert 0.6 * mass < gained < 0.95 * mass  # the lipids in their place are gone
+    for one in proteins:
+        z, y, x = np.rint((TURNED @ one.position)[::-1] / 10 + box // 2).astype(int)
+        around = np.s_[z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3]
+        assert full[around].max() > 1.3 * bare.max()
+    assert full.max() < 1.7  # proteins, not proteins on top of lipids
+
+
+@pytest.mark.usefixtures("periodic")
+def test_a_membrane_with_proteins_holds_nothing_beyond_nyquist() -> None:
+    box = 44
+    volumes = []
+    for size, voxels in ((10.0, box), (2.5, 4 * box)):
+        proteins = proteins_in(AXES, 5.0, size, 20.0, np.random.default_rng(0))
+        volumes.append(bodies.vesicle(AXES, TURNED, voxels, size, 20.0, proteins=proteins))
+    assert difference(volumes[0], cut_in_fourier_space(volumes[1], 4)) < 0.03
 
 
 def test_a_vesicle_turns_with_its_rotation() -> None:

@@ -127,6 +127,8 @@ def test_a_full_scene_holds_fewer_than_were_asked_for(particles: list[Particle])
         ({"abundance": {"phantom:1": -1}}, "abundance: got .*; allowed are numbers from 0 up"),
         ({"abundance": {"phantom:1": 0, "phantom:2": 0}}, "at least one particle must have a number above 0"),
         ({"vesicles": -1}, "vesicles: got -1"),
+        ({"membrane_density": 0.0}, "membrane_density: got 0.0; allowed is a number above 0"),
+        ({"membrane_proteins": -1.0}, "membrane_proteins: got -1.0; allowed is a number from 0 up"),
         ({"fiducials": 1, "fiducial_diameter": (9.0, 5.0)}, r"fiducial_diameter: got \(9.0, 5.0\)"),
         (
             {"vesicles": 1},
@@ -188,6 +190,14 @@ def test_a_vesicle_is_a_bilayer_of_the_right_size(particles: list[Particle]) -> 
     shell = np.where(scene.labels == label, scene.density, 0)
     assert ndimage.label(scene.labels == label)[1] == 1
     assert shell[z, y, x] == 0  # hollow
+    with_proteins = made(
+        particles, shape=(70, 70, 70), voxel_size=4.0, resolution=8.0, count=1, vesicles=1, vesicle_diameter=160.0,
+        membrane_proteins=8.0,
+    )  # fmt: skip
+    assert with_proteins.class_names == scene.class_names
+    label = next(i for i, p in enumerate(with_proteins.placements, start=1) if p.particle == "vesicle")
+    assert (with_proteins.labels == label).sum() > (shell > 0).sum()  # all of them are the vesicle's
+    label = next(i for i, p in enumerate(scene.placements, start=1) if p.particle == "vesicle")
     for line in (shell[:, y, x], shell[z, :, x], shell[z, y, :]):
         peaks = [i for i in range(1, 69) if line[i] > line[i - 1] and line[i] >= line[i + 1] and line[i] > 0.2]
         assert len(peaks) == 4  # two ridges on each side

@@ -16,14 +16,20 @@ class Specimen(TypedDict):
     Attributes:
         clean: (1, D, H, W) float32; protein bright, in bulk 1; ice 0.
         entry: what it shows.
-        degraded: (1, D, H, W) float32, only where it comes from a file, degraded already.
+        imaged: what the microscope sees, where that is more than `clean`: the box in the middle of what surrounds it,
+            with a background that is no part of the truth. Float32, as large as (1, D, H, W) or larger on both sides of
+            each axis; gone when `degraded` is made of it.
+        degraded: (1, D, H, W) float32, only where it was degraded before the box was cut.
+        parameters: only where it was degraded before: how, one mapping for each step of the degradation.
         rotation: (3, 3) float64, only of a particle alone in its box: how it lies; acts on xyz column vectors.
         placements: only of scenes: the objects in the box.
     """
 
     clean: Tensor
     entry: str
+    imaged: NotRequired[Tensor]
     degraded: NotRequired[Tensor]
+    parameters: NotRequired["Sequence[Parameters]"]
     rotation: NotRequired[Tensor]
     placements: NotRequired["list[Placement]"]
 
@@ -33,13 +39,13 @@ class Item(Specimen):
 
     Where `degraded` is there, `clean` is what a network is asked for: nothing of it is brighter than BRIGHTEST.
 
+    Its `parameters` are always there: one mapping for each step of the degradation, as `Degradation.sample` drew it.
+
     Attributes:
-        parameters: one mapping for each step of the degradation, as `Degradation.sample` drew it.
         measured: bool, broadcastable to (D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`: which part of Fourier
             space was measured.
     """
 
-    parameters: "Sequence[Parameters]"
     measured: Tensor
 
 
@@ -48,7 +54,8 @@ class Batch(TypedDict):
 
     Attributes:
         clean: (B, 1, D, H, W) float32; protein bright, in bulk 1; ice 0; at most BRIGHTEST, be it of gold.
-        degraded: (B, 1, D, H, W) float32, in the unit of `clean`.
+        degraded: (B, 1, D, H, W) float32, in the unit of `clean`; in training it is made on the device.
+        imaged: as in `Specimen`, (B, 1, ...); only until `degraded` is there.
         measured: bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`: which part of
             Fourier space was measured.
         entry: what each volume shows.
@@ -59,6 +66,7 @@ class Batch(TypedDict):
 
     clean: Tensor
     degraded: Tensor
+    imaged: NotRequired[Tensor]
     measured: Tensor
     entry: list[str]
     parameters: "Sequence[Sequence[Parameters]]"

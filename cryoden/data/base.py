@@ -9,9 +9,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cryoden.batch import Batch, Item
-from cryoden.data.dataset import EpochSampler, ResumableLoader, VolumeDataset, collate
+from cryoden.data.dataset import EpochSampler, ResumableLoader, VolumeDataset, collate, degraded_boxes
 from cryoden.errors import CryodenError
-from cryoden.simulation.degradation import Degradation, apply_all
+from cryoden.simulation.degradation import Degradation
 from cryoden.simulation.units import BRIGHTEST, Sampling
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -142,8 +142,9 @@ class VolumeDataModule(LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Degrade a training batch on the device."""
         if "degraded" not in batch:
-            batch["degraded"] = apply_all(self.degradation, batch["clean"], batch["parameters"])
-            batch["clean"] = batch["clean"].clamp(max=BRIGHTEST)
+            clean, imaged = batch["clean"], batch.pop("imaged", None)
+            batch["degraded"] = degraded_boxes(self.degradation, clean, imaged, batch["parameters"])
+            batch["clean"] = clean.clamp(max=BRIGHTEST)
         return batch
 
 

@@ -7,11 +7,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from cryoden.batch import Batch, Item, Specimen
 from cryoden.errors import CryodenError
-from cryoden.simulation.degradation import Degradation, apply_all, measured_by_all, sample_all
+from cryoden.simulation.degradation import Degradation, Parameters, apply_all, measured_by_all, sample_all
 from cryoden.simulation.units import BRIGHTEST
 
 Key = tuple[int, int]
@@ -49,15 +50,16 @@ class VolumeDataset(Dataset[Item], ABC):
         epoch, index = key
         generator = item_generator(self.seed, epoch if self.fresh else 0, index)
         specimen = self.make(index, generator)
-        parameters = sample_all(self.degradation, generator)
-        alone = specimen["clean"][None], [parameters]  # a batch of one
+        parameters = specimen["parameters"] if "parameters" in specimen else sample_all(self.degradation, generator)
+        alone = specimen["clean"][None]  # a batch of one
         item: Item = {
             **specimen,
             "parameters": parameters,
-            "measured": measured_by_all(self.degradation, *alone)[0],
+            "measured": measured_by_all(self.degradation, alone, [parameters])[0],
         }
         if self.degrade and "degraded" not in item:
-            item["degraded"] = apply_all(self.degradation, *alone)[0]
+            imaged = item.pop("imaged")[None] if "imaged" in item else None
+            item["degraded"] = degraded_boxes(self.degradation, alone, imaged, [parameters])[0]
         if "degraded" in item:  # what is asked for: in a loss, a bead of gold would outweigh all particles
             item["clean"] = item["clean"].clamp(max=BRIGHTEST)
         return item
@@ -78,6 +80,29 @@ def item_generator(seed: Sequence[int], epoch: int, index: int) -> torch.Generat
         raise CryodenError(f"seed: got {min(seed)}; allowed is a whole number from 0 up")
     state = np.random.SeedSequence([*seed, epoch, index]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def degraded_boxes(
+    degradation: Sequence[Degradation],
+    clean: Tensor,
+    imaged: Tensor | None,
+    parameters: Sequence[Sequence[Parameters]],
+) -> Tensor:
+    """Boxes as they are cut from what a microscope shows.
+
+    Args:
+        degradation: the steps.
+        clean: (B, 1, D, H, W), of the boxes.
+        imaged: see `Specimen`, with the boxes in its middle; None: there is nothing but what is clean.
+        parameters: for each box what `sample_all` gave.
+
+    Returns:
+        (B, 1, D, H, W).
+    """
+    if imaged is None:
+        imaged = clean
+    z, y, x = ((whole - box) // 2 for whole, box in zip(imaged.shape[-3:], clean.shape[-3:], strict=True))
+    return apply_all(degradation, imaged, parameters, (z, y, x))
 
 
 def random_box(volume: NDArray[np.float32], box: int, generator: torch.Generator) -> tuple[slice, ...]:

@@ -15,7 +15,7 @@ from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import VolumeDataset, random_box
 from cryoden.data.particles import ParticleVolumes
 from cryoden.errors import CryodenError
-from cryoden.simulation.degradation import Degradation
+from cryoden.simulation.degradation import Degradation, context_of
 from cryoden.simulation.scene import Scene, SceneContents, placements_within
 
 
@@ -39,14 +39,20 @@ class SceneDataset(VolumeDataset):
     def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Place particles."""
         made = self.scene.make(generator)
-        return {"clean": torch.from_numpy(made.density)[None], "entry": "scene", "placements": made.placements}
+        clean = torch.from_numpy(made.density)[None]
+        specimen: Specimen = {"clean": clean, "entry": "scene", "placements": made.placements}
+        if made.background is not None:
+            specimen["imaged"] = clean + torch.from_numpy(made.background)
+        return specimen
 
 
 class CropDataset(VolumeDataset):
     """Boxes cut from scenes at random; `placements` are those with their centre in the box, relative to it.
 
+    Of scenes that are degraded both volumes are cut.
+
     Args:
-        scenes: what to cut from.
+        scenes: what to cut from; degraded by the same steps, or not at all.
         crops: boxes per scene; item `index` is cut from scene `index // crops`.
         box: voxels along each side.
         kwargs: see VolumeDataset.
@@ -65,8 +71,17 @@ class CropDataset(VolumeDataset):
         """Cut a box that shows something."""
         scene = self.scenes[0, index // self.crops]
         part = random_box(scene["clean"][0].numpy(), self.box, generator)
-        clean = scene["clean"][(slice(None), *part)].clone()
-        return {"clean": clean, "entry": scene["entry"], "placements": placements_within(scene["placements"], part)}
+        box = (slice(None), *part)
+        specimen: Specimen = {
+            "clean": scene["clean"][box].clone(),
+            "entry": scene["entry"],
+            "placements": placements_within(scene["placements"], part),
+        }
+        if "degraded" in scene:
+            return {**specimen, "degraded": scene["degraded"][box].clone(), "parameters": scene["parameters"]}
+        if "imaged" in scene:
+            specimen["imaged"] = scene["imaged"][box].clone()
+        return specimen
 
 
 class SceneDataModule(ParticleVolumes):
@@ -74,7 +89,8 @@ class SceneDataModule(ParticleVolumes):
 
     A batch also has `placements`; `entry` is "scene" for each volume. With `shape` a scene is larger than the box, and
     boxes are cut from it, so that particles may be cut too: each scene is made once, before training, by all workers,
-    and kept on disk.
+    and kept on disk. A tilt series sees what is around a box, so with one the whole scene is degraded, once, and both
+    volumes are cut; steps that see nothing but the box, such as noise and a wedge, degrade each box anew.
 
     Args:
         scenes: how many, training and validation together; of a larger shape each trains, or validates, or tests.
@@ -142,15 +158,17 @@ class SceneDataModule(ParticleVolumes):
         degraded: dict[str, Any] = {"degradation": degradation, **self._randomness(split)}
         if self.shape is None:
             return SceneDataset(self._scene(split), self.scenes[split], **degraded)
+        in_context = any(context_of(degradation))
         whole = SceneDataset(
             self._scene(split),
             self.scenes[split],
-            degradation=[],
+            degradation=degradation if in_context else [],
             seed=(self.seed, split),
             fresh=False,
-            degrade=False,
+            degrade=in_context,
         )
-        scenes = CachedDataset(whole, self.cache or Path(self._scratch.name))
+        lasting = None if in_context and degradation is not self.degradation else self.cache
+        scenes = CachedDataset(whole, lasting or Path(self._scratch.name))
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         scenes.fill(self.num_workers, len(scenes) * rank // processes)
         return CropDataset(scenes, self.crops, self.box, **degraded)

@@ -1,12 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cryoden import CryodenError, MissingWedge, SceneContents, SceneDataModule
+from cryoden import CryodenError, GaussianNoise, MissingWedge, SceneContents, SceneDataModule, TiltSeriesDegradation
 from cryoden.data.base import TRAIN
 from cryoden.data.scenes import SceneDataset
+from cryoden.simulation import Background, Degradation, TiltScheme
 from cryoden.simulation.units import BRIGHTEST
 from tests.data.made import epochs, made
 
@@ -73,6 +75,53 @@ def test_crops_come_from_a_larger_scene(tmp_path: Path) -> None:
         assert [p.particle for p in item["placements"]] == [p.particle for p in inside]
         for ours, theirs in zip(item["placements"], inside, strict=True):
             assert np.array_equal(ours.position + place, theirs.position)
+
+
+SERIES = TiltSeriesDegradation(voxel_size=14.0, scheme=TiltScheme(step=20.0))
+
+
+def test_boxes_of_a_tilt_series_are_cut_from_the_tomogram_of_the_whole_scene(tmp_path: Path) -> None:
+    data = made(SceneDataModule, **CROPS, degradation=[SERIES], cache=str(tmp_path))
+    dataset = data._dataset(TRAIN)
+    for index in (0, 7):
+        whole, item = dataset.scenes[0, index // 5], dataset[2, index]
+        windows = np.lib.stride_tricks.sliding_window_view(whole["degraded"][0].numpy(), (24, 24, 24))
+        ((z, y, x),) = np.argwhere((windows == item["degraded"][0].numpy()).all((3, 4, 5)))
+        assert torch.equal(item["clean"], whole["clean"][:, z : z + 24, y : y + 24, x : x + 24])
+        assert item["parameters"] == whole["parameters"]
+        in_context = SERIES.apply(whole["clean"][None], whole["parameters"])[0]
+        assert torch.allclose(whole["degraded"], in_context, atol=1e-4)
+    assert not torch.equal(dataset[0, 3]["clean"], dataset[1, 3]["clean"])  # boxes are fresh, scenes are not
+    batch = next(iter(data.train_dataloader()))
+    assert data.on_after_batch_transfer(batch, 0)["measured"].shape[1:] == (24, 1, 13)
+
+
+def test_only_a_degradation_that_sees_more_than_a_box_makes_other_scenes(tmp_path: Path) -> None:
+    def folders(*steps: Degradation) -> int:
+        made(SceneDataModule, **CROPS, degradation=list(steps), cache=str(tmp_path))._dataset(TRAIN)
+        return len(list(tmp_path.iterdir()))
+
+    assert folders(GaussianNoise(1.0)) == folders(GaussianNoise(2.0)) == 1
+    assert folders(SERIES) == 2
+    assert folders(replace(SERIES, contrast=0.5)) == 3
+    data = made(SceneDataModule, **CROPS, degradation=[SERIES], cache=str(tmp_path))
+    data.test_volumes([replace(SERIES, contrast=0.6)])  # kept nowhere
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("shape", [None, (24, 36, 36)])
+def test_a_background_is_imaged_and_no_part_of_what_is_asked_for(shape: tuple | None) -> None:
+    contents = SceneContents(count=1, background=Background(proteins=150.0, solutes=0.0))
+    settings = {"shape": shape, "crops": 4, "degradation": [MissingWedge((-90.0, 90.0))]}
+    data, empty = (
+        made(SceneDataModule, contents=each, **settings) for each in (contents, replace(contents, background=None))
+    )
+    for volumes in (epochs(data, 1)[0][0], data.test_volumes()[0, 0]):
+        assert "imaged" not in volumes
+        ice = volumes["clean"].abs() < 0.01
+        assert volumes["degraded"][ice].std() > 0.02 > 0.005 > volumes["clean"][ice].std()
+    volumes = empty.test_volumes()[0, 0]
+    assert torch.allclose(volumes["degraded"], volumes["clean"], atol=1e-5)
 
 
 def test_crops_do_not_depend_on_the_workers_nor_on_the_cache(tmp_path: Path) -> None:

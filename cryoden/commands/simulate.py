@@ -1,7 +1,8 @@
 """The verb `simulate`."""
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cryoden.particles import Particle, load_particle
 from cryoden.pictures import save_figure, slice_figure
 from cryoden.simulation.degradation import Degradation, apply_all, default_degradation, sample_all
 from cryoden.simulation.density import check_fits, clean_volume
+from cryoden.simulation.presets import PRESETS, PresetName
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
 from cryoden.simulation.tables import write_relion_table, write_shrec_table
@@ -28,7 +30,10 @@ from cryoden.volume import Volume, write_volume
 _SHAPE = (128, 256, 256)
 _ALWAYS = ("clean.mrc", "degraded.mrc", "slices.png")
 _OF_SCENES = ("labels.mrc", "classes.mrc", "particles.star", "particle_locations.txt")
-_OF_TILT_SERIES = ("EVN.mrc", "ODD.mrc", "noisefree.mrc", "tilts.st", "tilts.tlt")
+_OF_TILT_SERIES = (
+    *("EVN.mrc", "ODD.mrc", "half1.mrc", "half2.mrc", "noisefree.mrc"),
+    *("tilts.st", "tilts.tlt", "degradation.json"),
+)
 
 
 def simulate(
@@ -40,6 +45,7 @@ def simulate(
     resolution: float = 12.0,
     shape: tuple[int, int, int] | None = None,
     contents: SceneContents | None = None,
+    preset: PresetName | None = None,
     degradation: list[Degradation] | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -51,9 +57,10 @@ def simulate(
     a scene of all entries, and there are also instance and class labels (NAME_labels.mrc, NAME_classes.mrc), and the
     particles as a RELION star file (NAME_particles.star) and in SHREC's layout (NAME_particle_locations.txt). Where the
     degradation is a TiltSeriesDegradation, tomograms are as a lab gets them, protein dark, and there are also half
-    tomograms (NAME_EVN.mrc, NAME_ODD.mrc), the tomogram of images without noise (NAME_noisefree.mrc), and the tilt
-    series with its angles (NAME_tilts.st, NAME_tilts.tlt). Train on the output with PairDataModule; denoise its halves
-    with `cryoden denoise --halves`.
+    tomograms, of even and odd tilts (NAME_EVN.mrc, NAME_ODD.mrc) and of the first and second half of each exposure
+    (NAME_half1.mrc, NAME_half2.mrc), the tomogram of images without noise (NAME_noisefree.mrc), the tilt series with
+    its angles (NAME_tilts.st, NAME_tilts.tlt), and what was drawn for it (NAME_degradation.json). Train on the output
+    with PairDataModule; denoise its halves with `cryoden denoise --halves`.
 
     Args:
         entries: PDB entries ("1u6g"), structure or map files, or phantoms ("phantom:7").
@@ -64,6 +71,8 @@ def simulate(
         resolution: angstrom; a wave of this period keeps 1/e of its height.
         shape: voxels along z, y, x of a scene; (128, 256, 256) where only its contents are given.
         contents: what is in a scene: --contents.occupancy 0.2 and so on; 4 to 8 particles where only a shape is given.
+        preset: "realistic" gives shape, contents and degradation where they are not given: crowded tomograms, each of
+            another kind.
         degradation: the steps from clean to degraded; by default noise at snr 1.3, then a ±60° missing wedge.
         seed: of orientations, places and noise.
         overwrite: replace existing files.
@@ -78,6 +87,10 @@ def simulate(
     if copies < 1:
         raise CryodenError(f"copies: got {copies}; allowed is a whole number from 1 up")
     particles = [load_particle(entry, **reading) for entry in entries]
+    if preset is not None:
+        given = PRESETS[preset](voxel_size, shape)
+        shape, contents = given.shape, contents or given.contents
+        degradation = [given.degradation] if degradation is None else degradation
     steps = default_degradation() if degradation is None else degradation
     series = steps[0] if len(steps) == 1 and isinstance(steps[0], TiltSeriesDegradation) else None
     check_volumes(steps, voxel_size)
@@ -106,16 +119,18 @@ def simulate(
         if scene:
             made = scene.make(generator)
             yield from writer.scene(made)
-            density, title = made.density, f"scene {index}"
+            density, title, background = made.density, f"scene {index}", made.background
         else:
             particle = particles[index // copies]
             rotation = random_rotation(generator).numpy()
             density, title = clean_volume(particle, rotation, box, voxel_size, resolution), particle.name
+            background = None
         clean = torch.from_numpy(density).to(device)
+        imaged = clean if background is None else clean + torch.from_numpy(background).to(device)
         parameters = sample_all(steps, generator)
         if series:
-            tomograms = series.tomograms(clean, parameters[0])
-            yield from writer.series(tomograms.series)
+            tomograms = series.tomograms(imaged, parameters[0])
+            yield from writer.series(tomograms.series, series.drawn(parameters[0]))
             halves = {
                 "EVN": tomograms.even,
                 "ODD": tomograms.odd,
@@ -126,7 +141,7 @@ def simulate(
             yield from writer.volumes(halves)
             degraded, shown = tomograms.full, -tomograms.full
         else:
-            degraded = shown = apply_all(steps, clean[None, None], [parameters])[0, 0]
+            degraded = shown = apply_all(steps, imaged[None, None], [parameters])[0, 0]
         yield from writer.volumes({"degraded": degraded, "clean": clean})
         # gold would leave nothing else to see
         yield writer.picture({"degraded": shown, "clean": clean.clamp(max=1)}, title)
@@ -179,7 +194,17 @@ class _Writer:
         write_shrec_table(path, scene.placements, overwrite=self.overwrite)
         yield str(path)
 
-    def series(self, series: TiltSeries) -> Iterator[str]:
+    def series(self, series: TiltSeries, drawn: TiltSeriesDegradation) -> Iterator[str]:
+        low, high = series.angles[0], series.angles[-1]
+        yield (
+            f"{self.name}: {len(series.angles)} images from {low:.1f} to {high:.1f} degrees, "
+            f"{drawn.exposure.dose:.0f} electrons per Å², {drawn.optics.defocus:.1f} µm under focus, in "
+            f"{drawn.exposure.thickness:.0f} nm of ice"
+        )
+        path = self._path("degradation.json")
+        told = {"tilt_range": [low, high], "angles": series.angles, **asdict(drawn)}
+        write_text(path, json.dumps(told, indent=1) + "\n", overwrite=self.overwrite)
+        yield str(path)
         yield self._write("tilts", series.counts.cpu().numpy(), suffix=".st", images=True)
         path = self._path("tilts.tlt")
         write_text(path, "".join(f"{angle:7.2f}\n" for angle in series.angles), overwrite=self.overwrite)

@@ -1,5 +1,6 @@
 """Pairs of MRC files, degraded and clean, for Lightning: what a microscope or another program made."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ from cryoden.data.base import TRAIN, VolumeDataModule, check_above_zero
 from cryoden.data.dataset import VolumeDataset, random_box
 from cryoden.errors import CryodenError
 from cryoden.scaling import Scale
-from cryoden.simulation.degradation import Degradation, MissingWedge
+from cryoden.simulation.degradation import Degradation, MissingWedge, Parameters
 from cryoden.simulation.units import BRIGHTEST
 from cryoden.volume import read_volume
 
-_CLEAN, _DEGRADED = "_clean.mrc", "_degraded.mrc"
+_CLEAN, _DEGRADED, _DEGRADATION = "_clean.mrc", "_degraded.mrc", "_degradation.json"
 _CHANCE = 5  # standard deviations: a lower correlation is that of volumes that show different things
 _SHOWS = 0.1  # of the highest contrast: a section or block with less of it shows nothing
 _DARKEST = -0.5  # times the particles' contrast: vacuum is darker, protein is not
@@ -36,12 +37,14 @@ class Pair:
         degraded: (D, H, W) float32; equals what was measured of `clean`, plus what is uncorrelated with that.
         clean: (D, H, W) float32; bright, its background 0 and its particles about 1, whatever else is in it.
         voxel_size: Å.
+        tilt_range: (min, max) in degrees of the tilt series; None: everything was measured.
     """
 
     name: str
     degraded: NDArray[np.float32]
     clean: NDArray[np.float32]
     voxel_size: float
+    tilt_range: tuple[float, float] | None = None
 
 
 def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -67,7 +70,26 @@ def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None = None) -> Pair:
+def told_tilt_range(degraded: Path) -> tuple[float, float] | None:
+    """The tilt range of a tomogram, as NAME_degradation.json beside NAME_degraded.mrc tells; None: there is none.
+
+    Raises:
+        CryodenError: the file is there, and does not tell it.
+    """
+    path = degraded.with_name(degraded.name.removesuffix(_DEGRADED) + _DEGRADATION)
+    try:
+        low, high = (float(angle) for angle in json.loads(path.read_text(encoding="utf-8"))["tilt_range"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CryodenError(
+            f"{path}: tells no tilt_range, [lowest, highest] in degrees ({type(error).__name__}: {error}); mend or "
+            "delete it, or give a tilt_range"
+        ) from error
+    return low, high
+
+
+def read_pair(name: str, degraded: Path, clean: Path, tilt_range: tuple[float, float] | None = None) -> Pair:
     """Read a pair and bring both volumes to one grey scale.
 
     The clean volume is shifted and divided so that its background is 0 and its particles are about 1. The degraded one
@@ -80,7 +102,7 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
         name: what tables call it.
         degraded: an MRC file.
         clean: an MRC file.
-        wedge: the missing wedge of the degraded volume; None: the clean volume was measured whole.
+        tilt_range: (min, max) in degrees of the degraded volume's tilt series; None: all of it was measured.
 
     Raises:
         CryodenError: a file cannot be read, the two do not fit each other, or one is constant.
@@ -107,6 +129,7 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
     # which spread over what is beside them and are seen otherwise than protein, have gains of their own.
     gold, vacuum = np.maximum(shown - BRIGHTEST, 0), np.where(shown < _DARKEST, shown, np.float32(0))
     specimen = ~filled & (gold == 0) & (vacuum == 0)
+    wedge = MissingWedge(tilt_range) if tilt_range else None
     parts = [_measured(part, wedge) for part in (shown - gold - vacuum, gold, vacuum) if part.any()]
     fit = _Fit.of(seen[specimen], [part[specimen] for part in parts])
     if abs(fit.correlation) < _CHANCE / np.count_nonzero(specimen) ** 0.5:
@@ -115,7 +138,8 @@ def read_pair(name: str, degraded: Path, clean: Path, wedge: MissingWedge | None
             "show the same thing; pair the right files"
         )
     seen = (seen - np.float32(fit.offset)) / np.float32(fit.gain)
-    return Pair(name, np.where(filled, np.float32(0), seen), np.where(filled, np.float32(0), shown), truth.voxel_size)
+    seen, shown = (np.where(filled, np.float32(0), each) for each in (seen, shown))
+    return Pair(name, seen, shown, truth.voxel_size, tilt_range)
 
 
 def background_of(clean: NDArray[np.float32]) -> float:
@@ -237,7 +261,9 @@ def cut_pair(pair: Pair, part: tuple[slice, ...]) -> Specimen:
         part: the box's place along z, y, x.
     """
     clean, degraded = (torch.from_numpy(volume[part].copy())[None] for volume in (pair.clean, pair.degraded))
-    return {"clean": clean, "degraded": degraded, "entry": pair.name}
+    low, high = pair.tilt_range or (-90.0, 90.0)
+    drawn: list[Parameters] = [{"tilt_min": low, "tilt_max": high}]
+    return {"clean": clean, "degraded": degraded, "entry": pair.name, "parameters": drawn}
 
 
 class PairDataModule(VolumeDataModule):
@@ -250,7 +276,8 @@ class PairDataModule(VolumeDataModule):
         folder: where NAME_degraded.mrc and NAME_clean.mrc files are, as `cryoden simulate` writes them.
         holdout: names of the pairs that are never trained on; by default the last fifth, at least one.
         boxes: boxes cut from each pair in an epoch.
-        tilt_range: (min, max) in degrees of the tilt series, about y, where there is a missing wedge; null for none.
+        tilt_range: (min, max) in degrees of all tilt series, about y; null: of each what NAME_degradation.json beside
+            it tells, as `cryoden simulate` writes it, and no missing wedge where there is none.
         kwargs: see VolumeDataModule.
     """
 
@@ -262,13 +289,12 @@ class PairDataModule(VolumeDataModule):
         tilt_range: tuple[float, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        # Never applied: the degraded volumes are there. It tells which part of Fourier space was measured.
-        self.wedge = MissingWedge(tilt_range) if tilt_range else None
-        degradation = [self.wedge] if self.wedge else []
-        super().__init__(degradation, voxel_size=0.0, **kwargs)
+        # Never applied: the degraded volumes are there. It tells which part of Fourier space was measured of each.
+        super().__init__([MissingWedge(tilt_range or (-90.0, 90.0))], voxel_size=0.0, **kwargs)
         self.save_hyperparameters()
         check_above_zero(boxes=boxes)
         self.folder = Path(folder)
+        self.tilt_range = tilt_range
         self.holdout = holdout
         self.boxes = boxes
         self.pairs: dict[str, Pair] = {}
@@ -333,7 +359,7 @@ class PairDataModule(VolumeDataModule):
 
     def _read(self, name: str, degraded: Path, clean: Path) -> Pair:
         """Read one of them."""
-        return read_pair(name, degraded, clean, self.wedge)
+        return read_pair(name, degraded, clean, self.tilt_range or told_tilt_range(degraded))
 
     def _of(self, split: int) -> list[Pair]:
         """The pairs of a split."""

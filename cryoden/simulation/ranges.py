@@ -13,7 +13,7 @@ Range = float | tuple[float, float]
 WholeRange = int | tuple[int, int]
 """The same of whole numbers, both ends included."""
 
-Kind = TypeVar("Kind", bound=str | bool)
+Kind = TypeVar("Kind", bound=str | bool | int)
 
 
 def choices(value: Kind | tuple[Kind, ...]) -> tuple[Kind, ...]:

@@ -306,7 +306,7 @@ class TiltSeriesDegradation(Degradation):
         roll_off: (cut-off, width) in cycles per pixel, beyond which the weights fall, such as (0.35, 0.035); null: they
             do not. The cut-off is a value, or a range: 0.5 and more does nothing.
         sirt_like: iterations of SIRT to imitate by a filter, as IMOD does: 5 to 30 for tomograms to look at; 0: none; a
-            number, or a range.
+            number, or several to draw from.
         colour: the standard deviation of the logarithm of a smooth random gain, frequency by frequency, by which the
             tomogram is multiplied, for whatever else a lab's programs do to its spectrum; a value, or a range.
         radial_gain: the same, but given: amplitudes at equally spaced frequencies from 0 to Nyquist, such as
@@ -325,7 +325,7 @@ class TiltSeriesDegradation(Degradation):
     dose_weighting: bool | tuple[bool, ...] = False
     weighting: Filter | tuple[Filter, ...] = "ramp"
     roll_off: tuple[Range, float] | None = None
-    sirt_like: WholeRange = 0
+    sirt_like: int | tuple[int, ...] = 0
     colour: Range = 0.0
     radial_gain: tuple[float, ...] | None = None
 
@@ -341,7 +341,8 @@ class TiltSeriesDegradation(Degradation):
             cut_off, width = self.roll_off
             check_range("TiltSeriesDegradation.roll_off", cut_off, lambda v: 0.05 <= v <= 1, "from 0.05 to 1")
             _check_number("TiltSeriesDegradation.roll_off", width, lambda v: v > 0, "of cycles per pixel above 0")
-        check_whole_range("TiltSeriesDegradation.sirt_like", self.sirt_like, 0)
+        for iterations in choices(self.sirt_like) or (-1,):
+            check_whole_range("TiltSeriesDegradation.sirt_like", iterations, 0)
         check_range("TiltSeriesDegradation.colour", self.colour, lambda v: 0 <= v <= 2, "between 0 and 2")
         if self.radial_gain is not None and not (len(self.radial_gain) >= 2 and min(self.radial_gain) >= 0):
             raise CryodenError(
@@ -385,7 +386,7 @@ class TiltSeriesDegradation(Degradation):
             "dose_weighting": draw_choice(self.dose_weighting, generator),
             "weighting": draw_choice(self.weighting, generator),
             "roll_off": draw(self.roll_off[0] if self.roll_off else 1.0, generator),
-            "sirt_like": draw_whole(self.sirt_like, generator),
+            "sirt_like": choices(self.sirt_like)[draw_choice(self.sirt_like, generator)],
             "colour": draw(self.colour, generator),
             "seed": draw_seed(generator),
         }

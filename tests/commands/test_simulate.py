@@ -1,17 +1,20 @@
 """`cryoden simulate`: what a lab would get, as files that other programs and cryoden itself read."""
 
+import json
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
 import starfile
+import torch
 import yaml
 
 from cryoden import CryodenError, read_volume
 from cryoden.cli import main
 from cryoden.commands.simulate import simulate
 from cryoden.data.pairs import PairDataModule
+from cryoden.simulation.degradation import MissingWedge
 from cryoden.simulation.scene import SceneContents
 from cryoden.simulation.tables import read_shrec_table
 from cryoden.simulation.tilt_series import Exposure, TiltScheme, TiltSeriesDegradation
@@ -37,7 +40,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     told = list(simulate(entries, str(folder), **scene, degradation=[tilt_series()], **SMALL))
     assert told[0].startswith("tilt series on ")
     assert "1 vesicle, 1 fiducial" in told[1]
-    assert {Path(name).name for name in told[2:]} == {path.name for path in folder.iterdir()}
+    (images,) = (line for line in told if "images from" in line)
+    assert "scene_0: 21 images from -60.0 to 60.0 degrees, 3000 electrons per Å²" in images
+    assert {Path(name).name for name in told[2:] if name != images} == {path.name for path in folder.iterdir()}
     return folder
 
 
@@ -89,10 +94,29 @@ def test_the_tilt_series_is_a_stack_of_counts_with_its_angles(lab):
 
 
 def test_pairs_to_train_on(lab):
-    data = PairDataModule(str(lab), box=24, boxes=2, tilt_range=(-60.0, 60.0), num_workers=0)
+    data = PairDataModule(str(lab), box=24, boxes=2, num_workers=0)
     data.setup("test")
     item = data.test_volumes()[0, 0]
     assert np.corrcoef(item["clean"].ravel(), item["degraded"].ravel())[0, 1] > 0.2
+    # the wedge is the one that was drawn for this tomogram
+    told = json.loads((lab / "scene_0_degradation.json").read_text())
+    assert told["tilt_range"] == [-60.0, 60.0]
+    wedge = MissingWedge().measured(item["clean"][None], [{"tilt_min": -60, "tilt_max": 60}])[0]
+    assert torch.equal(item["measured"], wedge)
+
+
+def test_frame_halves_make_the_whole(lab):
+    full, first, second = (read_volume(lab / f"scene_0_{kind}.mrc").data for kind in ("degraded", "half1", "half2"))
+    np.testing.assert_allclose((first + second) / 2, full, atol=1e-3 * full.std())
+    assert not np.array_equal(first, second)
+
+
+def test_a_preset_is_a_tomogram_of_any_lab(tmp_path):
+    told = list(simulate(["phantom:1"], str(tmp_path), preset="realistic", shape=(32, 64, 64), **SMALL))
+    assert any("images from" in line for line in told)
+    drawn = json.loads((tmp_path / "scene_0_degradation.json").read_text())
+    assert 20 <= drawn["exposure"]["dose"] <= 160
+    assert drawn["weighting"] in ("ramp", "exact")
 
 
 def test_a_file_of_settings(tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from cryoden import CryodenError, GaussianNoise, MissingWedge, SceneContents, Sc
 from cryoden.data.base import TRAIN
 from cryoden.data.scenes import SceneDataset
 from cryoden.simulation import Background, Degradation, TiltScheme
+from cryoden.simulation.presets import PRESETS
 from cryoden.simulation.units import BRIGHTEST
 from tests.data.made import epochs, made
 
@@ -171,3 +172,13 @@ def test_contents_reach_the_scene() -> None:
 def test_bad_scene_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(CryodenError, match=message):
         made(SceneDataModule, **arguments)
+
+
+def test_a_preset_gives_what_is_not_given() -> None:
+    given = PRESETS["realistic"](14.0, (24, 60, 48))
+    data = made(SceneDataModule, preset="realistic", shape=(24, 60, 48), degradation=None, contents=None)
+    assert (data.contents, data.degradation, data.shape) == (given.contents, [given.degradation], (24, 60, 48))
+    assert SceneDataModule(preset="realistic", entries=["phantom:1"]).shape == PRESETS["realistic"](10.0, None).shape
+    few = SceneContents(count=3)
+    stated = made(SceneDataModule, preset="realistic", contents=few, degradation=[MissingWedge()], shape=(24, 60, 48))
+    assert (stated.contents, stated.degradation) == (few, [MissingWedge()])

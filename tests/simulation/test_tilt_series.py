@@ -460,7 +460,7 @@ def test_everything_is_drawn_within_its_range_and_told() -> None:
         dose_weighting=(True, False),
         weighting=("ramp", "exact"),
         roll_off=((0.3, 0.6), 0.05),
-        sirt_like=(0, 30),
+        sirt_like=(0, 10, 30),
         colour=(0.0, 0.3),
     )
     step.check_volumes(10.0)

@@ -76,6 +76,16 @@ class Structure:
         model.transform_pos_and_adp(gemmi.Transform(gemmi.Mat33(), gemmi.Vec3(*-centroid)))
         return cls(name, model)
 
+    def turned(self, rotation: NDArray[np.float64]) -> "Structure":
+        """The same particle in another orientation.
+
+        Args:
+            rotation: (3, 3), acts on xyz column vectors: x' = R x.
+        """
+        model = self.model.clone()
+        model.transform_pos_and_adp(gemmi.Transform(gemmi.Mat33(rotation.tolist()), gemmi.Vec3(0, 0, 0)))
+        return Structure(self.name, model)
+
     @cached_property
     def diameter(self) -> float:
         """Å; twice the largest distance of an atom from the centroid."""

@@ -4,7 +4,7 @@ Densities are those of electron scattering above ice, see units.py: ice is 0, pr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ from cryoden.errors import CryodenError
 from cryoden.particles import DensityMap, Particle
 from cryoden.simulation import bodies
 from cryoden.simulation.background import Background
-from cryoden.simulation.bodies import CENTRED, Offset
+from cryoden.simulation.bodies import CENTRED, Offset, blur_of
 from cryoden.simulation.density import check_fits, smallest_box
+from cryoden.simulation.filaments import ACTIN, MICROTUBULE, Course, draw_course, outer_radius, render
 from cryoden.simulation.membranes import proteins_in
 from cryoden.simulation.points import points_of
 from cryoden.simulation.ranges import (
@@ -41,6 +42,9 @@ _COUNT = (4, 8)  # particles, where neither their number nor their occupancy is 
 _BESIDE = 10  # voxels on each side of an object to which what the cut at Nyquist leaves there is followed
 _TRIES = (256, 4096, 16384)  # positions that are tried, in turns, before an object is left out
 _PROBES = (8, 64)  # voxels of an object by which most positions are ruled out, before all of them are looked at
+
+_COURSES = 100  # that are tried, before a filament is left out
+_ALONG = 0.35  # the largest part along z of the direction of a filament in a slab of ice
 
 _ROUND = 0.7  # the shortest axis of a vesicle is at least this times the longest
 
@@ -152,6 +156,9 @@ class SceneContents:
         membrane_proteins: in 1000 nm² of a membrane, phantoms of 46 to 159 kDa that stand in it; a number or a range.
         fiducials: beads of gold; a number or a range.
         fiducial_diameter: angstrom; a number or a range.
+        microtubules: of 13 protofilaments; they cross the scene in any direction, or along a slab of ice; a number or
+            a range.
+        actin: filaments of it, likewise; a number or a range.
         ice: angstrom; the thickness of the ice, which lies in the middle of the scene, its surfaces perpendicular to z,
             between vacuum on both sides; null: all ice.
         background: what else is in the ice, imaged but no part of the truth; null: nothing.
@@ -166,6 +173,8 @@ class SceneContents:
     membrane_proteins: Range = 0.0
     fiducials: WholeRange = 0
     fiducial_diameter: Range = 100.0
+    microtubules: WholeRange = 0
+    actin: WholeRange = 0
     ice: float | None = None
     background: Background | None = None
 
@@ -187,8 +196,15 @@ class SceneContents:
             check_range(f"{name}_diameter", diameter, lambda v: v > 0, "of angstrom above 0")
         check_range("membrane_density", self.membrane_density, lambda v: v > 0, "above 0")
         check_range("membrane_proteins", self.membrane_proteins, lambda v: v >= 0, "from 0 up")
+        check_whole_range("microtubules", self.microtubules, 0)
+        check_whole_range("actin", self.actin, 0)
         if self.ice is not None and not self.ice > 0:
             raise CryodenError(f"ice: got {self.ice}; allowed is a number of angstrom above 0, or null for all ice")
+
+    @property
+    def filaments(self) -> tuple[tuple[str, WholeRange], ...]:
+        """What crosses the scene: its name, and how many."""
+        return (MICROTUBULE, self.microtubules), (ACTIN, self.actin)
 
     @property
     def bodies(self) -> tuple[tuple[str, WholeRange, Range], ...]:
@@ -232,13 +248,14 @@ class Scene:
             raise CryodenError("particles: got none; a scene needs at least one to draw from")
         if self.sampling == "thesis" and (
             any(bounds(number)[1] for _, number, _ in self.contents.bodies)
+            or any(bounds(number)[1] for _, number in self.contents.filaments)
             or self.contents.ice is not None
             or self.contents.background is not None
             or any(isinstance(particle, DensityMap) for particle in self.particles)
         ):
             raise CryodenError(
-                "sampling: got 'thesis' for a scene with vesicles, fiducials, surfaces of the ice, a background or "
-                "density maps; the thesis had none: use 'band-limited'"
+                "sampling: got 'thesis' for a scene with vesicles, fiducials, filaments, surfaces of the ice, a "
+                "background or density maps; the thesis had none: use 'band-limited'"
             )
         depth, *sides = self.shape
         if self.contents.ice is not None:
@@ -263,7 +280,8 @@ class Scene:
     @property
     def class_names(self) -> tuple[str, ...]:
         """What class labels stand for: index → name."""
-        return BACKGROUND, *dict.fromkeys(particle.name for particle in self.particles), VESICLE, FIDUCIAL
+        names = dict.fromkeys(particle.name for particle in self.particles)
+        return BACKGROUND, *names, VESICLE, FIDUCIAL, MICROTUBULE, ACTIN
 
     def make(self, generator: torch.Generator) -> SceneVolume:
         """Make a scene, the same for the same state of the generator.
@@ -278,6 +296,17 @@ class Scene:
         search = _Search((bottom - top, *self.shape[1:]), _ROOM[self.sampling].rim)
         placements: list[Placement] = []
         filled = 0
+        for name, number in self.contents.filaments:
+            for _ in range(draw_whole(number, generator) if bounds(number)[1] else 0):
+                course = self._course(name, search, generator)
+                if course is None:
+                    continue
+                filament = render(name, course, self.shape, self.voxel_size, self._resolution)
+                visible = self._visible(filament, float(filament.max())) & (labels == 0)
+                density += filament
+                search.taken |= visible[top:bottom]
+                labels[visible] = len(placements) + 1
+                placements.append(Placement(name, course.middle[::-1] / self.voxel_size, course.rotation))
         for thing in self._objects(generator):
             visible = self._visible(thing.density, thing.height)
             corner = search.place(visible, generator)
@@ -319,6 +348,23 @@ class Scene:
             self.class_names,
             filled / labels[top:bottom].size,
         )
+
+    def _course(self, name: str, search: "_Search", generator: torch.Generator) -> Course | None:
+        """Where a filament may cross the scene, in Å from its first voxel; None: no room was found."""
+        top, bottom = self._ice
+        side = np.array([*self.shape[:0:-1], bottom - top]) * self.voxel_size
+        reach = outer_radius(name) + blur_of(self._resolution)
+        for _ in range(_COURSES):
+            course = draw_course(side, 1.0 if self.contents.ice is None else _ALONG, generator)
+            z, y, x = np.floor(course.around(reach, 2 * self.voxel_size).T[::-1] / self.voxel_size).astype(int)
+            beside = (y >= 0) & (y < self.shape[1]) & (x >= 0) & (x < self.shape[2])
+            out = (z < 0) | (z >= bottom - top)
+            if self.contents.ice is not None and out[beside].any():
+                continue
+            there = beside & ~out
+            if not search.taken[z[there], y[there], x[there]].any():
+                return replace(course, middle=course.middle + np.array([0, 0, top * self.voxel_size]))
+        return None
 
     @cached_property
     def _ice(self) -> tuple[int, int]:

@@ -127,6 +127,8 @@ def test_a_full_scene_holds_fewer_than_were_asked_for(particles: list[Particle])
         ({"abundance": {"phantom:1": -1}}, "abundance: got .*; allowed are numbers from 0 up"),
         ({"abundance": {"phantom:1": 0, "phantom:2": 0}}, "at least one particle must have a number above 0"),
         ({"vesicles": -1}, "vesicles: got -1"),
+        ({"microtubules": -1}, "microtubules: got -1"),
+        ({"actin": (2, 1)}, r"actin: got \(2, 1\)"),
         ({"membrane_density": 0.0}, "membrane_density: got 0.0; allowed is a number above 0"),
         ({"membrane_proteins": -1.0}, "membrane_proteins: got -1.0; allowed is a number from 0 up"),
         ({"fiducials": 1, "fiducial_diameter": (9.0, 5.0)}, r"fiducial_diameter: got \(9.0, 5.0\)"),
@@ -163,7 +165,7 @@ def test_labels_do_not_tell_that_large_objects_come_first(particles: list[Partic
 
 def test_class_labels_and_names_agree_with_the_table(particles: list[Particle]) -> None:
     scene = made(particles, shape=(40, 40, 40), fiducials=2, fiducial_diameter=60.0, **SMALL_VESICLES)
-    assert scene.class_names == ("background", "phantom:1", "phantom:2", "vesicle", "fiducial")
+    assert scene.class_names == ("background", "phantom:1", "phantom:2", "vesicle", "fiducial", "microtubule", "actin")
     classes = scene.classes
     assert classes.dtype == scene.labels.dtype == np.int32
     assert not classes[scene.labels == 0].any()
@@ -252,3 +254,30 @@ def test_nothing_knows_where_voxels_are(particles: list[Particle]) -> None:
             bead = ndimage.binary_dilation(scene.labels == label)
             centre = ndimage.center_of_mass(np.where(bead, scene.density, 0))
             np.testing.assert_allclose(centre, placement.position, atol=0.06)
+
+
+def test_filaments_cross_a_scene_and_are_cut_by_its_borders(particles: list[Particle]) -> None:
+    scene = made(particles, shape=(64, 64, 64), count=20, microtubules=1, actin=1)
+    assert {p.particle for p in scene.placements} >= {"microtubule", "actin"}
+    borders = np.ones(scene.labels.shape, np.bool_)
+    borders[1:-1, 1:-1, 1:-1] = False
+    for label, placement in enumerate(scene.placements, start=1):
+        if placement.particle not in ("microtubule", "actin"):
+            continue
+        there = scene.labels == label
+        assert ndimage.label(there & borders)[1] >= 2  # in, and out
+        # It lies along its axis, through where the table says.
+        away = (np.argwhere(there) - placement.position)[:, ::-1]
+        axis = placement.rotation[:, 2]
+        apart = np.linalg.norm(away - np.outer(away @ axis, axis), axis=1) * 10
+        assert apart.max() < (150 if placement.particle == "microtubule" else 70)
+        assert np.ptp(away @ axis) > 30
+
+
+def test_filaments_lie_in_a_slab_of_ice(particles: list[Particle]) -> None:
+    for seed in range(3):
+        scene = made(particles, seed, shape=(60, 60, 60), count=1, microtubules=1, actin=1, ice=420.0)
+        names = [p.particle for p in scene.placements]
+        assert "microtubule" in names
+        assert not scene.labels[:9].any()
+        assert not scene.labels[51:].any()

@@ -85,5 +85,7 @@ def test_it_knows_structures_in_endless_ice_alone() -> None:
         ([particle], SceneContents(fiducials=(0, 1), fiducial_diameter=50.0)),
         ([particle], SceneContents(ice=240.0)),
     ):
-        with pytest.raises(CryodenError, match="sampling: got 'thesis' for a scene with vesicles, fiducials, surfaces"):
+        with pytest.raises(
+            CryodenError, match="sampling: got 'thesis' for a scene with vesicles, fiducials, filaments"
+        ):
             Scene((30, 30, 30), 10.0, 20.0, particles, contents, "thesis")

@@ -6,6 +6,6 @@ domains dock into a protomer; the protomer, into a ring or two stacked rings; si
 fill the space between. The result is an ordinary gemmi structure.
 """
 
-from cryoden.particles.phantom.assembly import make_phantom, phantom
+from cryoden.particles.phantom.assembly import make_domain, make_phantom, phantom
 
-__all__ = ["make_phantom", "phantom"]
+__all__ = ["make_domain", "make_phantom", "phantom"]

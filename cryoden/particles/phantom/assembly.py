@@ -9,7 +9,9 @@ import numpy as np
 
 from cryoden.errors import CryodenError
 from cryoden.particles.phantom.docking import fold_protomer, pack
+from cryoden.particles.phantom.domains import domain_segments
 from cryoden.particles.phantom.geometry import Array
+from cryoden.particles.phantom.loops import join
 from cryoden.particles.phantom.side_chains import Residues, add_side_chains
 from cryoden.particles.structure import Structure
 
@@ -47,6 +49,19 @@ def make_phantom(seed: int) -> gemmi.Structure:
     protomer = fold_protomer(rng, n_residues)
     chains, operators = pack(rng, protomer, symmetry)
     return _to_gemmi(f"phantom:{seed}", symmetry, add_side_chains(rng, chains, operators), operators)
+
+
+def make_domain(seed: int, n_residues: int) -> gemmi.Structure:
+    """Make a single compact domain, as the subunits of filaments are, the same for the same seed.
+
+    Args:
+        seed: Any integer from 0 up.
+        n_residues: About how many; helices and strands that the chain does not reach are left out.
+    """
+    rng = np.random.default_rng(seed)
+    segments = domain_segments(rng, n_residues)
+    chains = join(rng, segments, [True] * (len(segments) - 1))
+    return _to_gemmi(f"domain:{seed}", "C1", add_side_chains(rng, chains, [np.eye(3)]), [np.eye(3)])
 
 
 def draw_symmetry_and_size(rng: np.random.Generator) -> tuple[str, int]:

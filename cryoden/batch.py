@@ -21,7 +21,7 @@ class Specimen(TypedDict):
             each axis; gone when `degraded` is made of it.
         degraded: (1, D, H, W) float32, only where it was degraded before the box was cut.
         parameters: only where it was degraded before: how, one mapping for each step of the degradation.
-        rotation: (3, 3) float64, only of a particle alone in its box: how it lies; acts on xyz column vectors.
+        rotation: (3, 3) float64, only of a particle in a box of its own: how it lies; acts on xyz column vectors.
         placements: only of scenes: the objects in the box.
     """
 
@@ -60,7 +60,7 @@ class Batch(TypedDict):
             Fourier space was measured.
         entry: what each volume shows.
         parameters: for each volume, one mapping for each step of the degradation.
-        rotation: (B, 3, 3) float64, only of particles alone in their boxes: how they lie; acts on xyz column vectors.
+        rotation: (B, 3, 3) float64, only of particles in boxes of their own: how they lie; acts on xyz column vectors.
         placements: only of scenes: for each volume the objects in it.
     """
 

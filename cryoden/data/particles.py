@@ -1,4 +1,4 @@
-"""Simulated particles, each alone in its box, and what all data share that are made of particles, for Lightning."""
+"""Simulated particles, each in a box of its own, and what all data share that are made of particles, for Lightning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,17 @@ from cryoden.data.dataset import VolumeDataset
 from cryoden.errors import CryodenError
 from cryoden.particles import Particle, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
-from cryoden.simulation.degradation import Degradation, SaltAndPepper, default_degradation
+from cryoden.simulation.degradation import (
+    Degradation,
+    Margin,
+    SaltAndPepper,
+    context_of,
+    default_degradation,
+    without_margin,
+)
 from cryoden.simulation.density import check_fits, clean_volume
 from cryoden.simulation.rotation import random_rotation
+from cryoden.simulation.surroundings import Neighbours, Surroundings
 from cryoden.simulation.tilt_series import TiltSeriesDegradation
 from cryoden.simulation.units import Sampling
 
@@ -23,7 +31,7 @@ THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1"
 
 
 class ParticleDataset(VolumeDataset):
-    """Copies of particles, each alone in its box in a random orientation.
+    """Copies of particles, each in the middle of its box in a random orientation.
 
     Args:
         particles: what to put into the boxes.
@@ -33,6 +41,9 @@ class ParticleDataset(VolumeDataset):
         voxel_size: angstrom.
         resolution: angstrom.
         sampling: see `clean_volume`.
+        margin: voxels along z, y, x, on either side of the box, that are imaged with it; what reaches from there into
+            the box is part of the clean volume.
+        surroundings: what is in the margin, where there is one.
         kwargs: see VolumeDataset.
     """
 
@@ -46,6 +57,8 @@ class ParticleDataset(VolumeDataset):
         voxel_size: float,
         resolution: float,
         sampling: Sampling = "band-limited",
+        margin: Margin = (0, 0, 0),
+        surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen
         **kwargs: Any,
     ) -> None:
         super().__init__(degradation, **kwargs)
@@ -55,16 +68,27 @@ class ParticleDataset(VolumeDataset):
         self.voxel_size = voxel_size
         self.resolution = resolution
         self.sampling: Sampling = sampling
+        self.margin = margin
+        self.neighbours = Neighbours(particles, surroundings, voxel_size, resolution, sampling, self.seed)
 
     def __len__(self) -> int:
         return len(self.particles) * self.copies
 
     def make(self, index: int, generator: torch.Generator) -> Specimen:
-        """Turn a particle and compute its density."""
+        """Turn a particle, compute its density, and put it into its surroundings."""
         particle = self.particles[index // self.copies]
         rotation = random_rotation(generator)
         volume = clean_volume(particle, rotation.numpy(), self.box, self.voxel_size, self.resolution, self.sampling)
-        return {"clean": torch.from_numpy(volume)[None], "entry": particle.name, "rotation": rotation}
+        if not any(self.margin):
+            return {"clean": torch.from_numpy(volume)[None], "entry": particle.name, "rotation": rotation}
+        density, background = self.neighbours.around(volume, self.margin, generator)
+        around = torch.from_numpy(density)[None]
+        return {
+            "clean": without_margin(around, self.margin).clone(),
+            "imaged": around if background is None else around + torch.from_numpy(background),
+            "entry": particle.name,
+            "rotation": rotation,
+        }
 
 
 class ParticleVolumes(VolumeDataModule):
@@ -187,16 +211,25 @@ class ParticleVolumes(VolumeDataModule):
 class ParticleDataModule(ParticleVolumes):
     """Volumes simulated from particles: each copy in a random orientation, alone in its box, then degraded.
 
-    A batch also has `rotation`.
+    A tilt series shows in a box what is around it, so with one a particle has neighbours, above, below and beside its
+    box; the box is cut from what was made of all. A batch also has `rotation`, of the particle in the middle.
 
     Args:
         copies: volumes per particle, training and validation together.
+        surroundings: what is around a box, where the degradation sees it.
         kwargs: see ParticleVolumes.
     """
 
-    def __init__(self, *, copies: int = 100, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        copies: int = 100,
+        surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen; shown in the CLI's help
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.copies = self._split(copies=copies)
+        self.surroundings = surroundings
 
     @property
     def experiment(self) -> str:
@@ -216,5 +249,7 @@ class ParticleDataModule(ParticleVolumes):
             voxel_size=self.voxel_size,
             resolution=self.resolution,
             sampling=self.sampling,
+            margin=context_of(self.degradation),  # also where it is degraded otherwise: the same volumes
+            surroundings=self.surroundings,
             **self._randomness(split),
         )

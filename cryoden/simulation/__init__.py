@@ -3,6 +3,7 @@
 from cryoden.simulation.background import Background
 from cryoden.simulation.degradation import Degradation, GaussianNoise, MissingWedge, SaltAndPepper
 from cryoden.simulation.scene import Placement, Scene, SceneContents, SceneVolume
+from cryoden.simulation.surroundings import Surroundings
 from cryoden.simulation.tilt_series import (
     Detector,
     Exposure,
@@ -28,6 +29,7 @@ __all__ = [
     "Scene",
     "SceneContents",
     "SceneVolume",
+    "Surroundings",
     "TiltScheme",
     "TiltSeries",
     "TiltSeriesDegradation",

@@ -3,9 +3,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cryoden import CryodenError, ParticleDataModule, SceneContents, SceneDataModule, TiltSeriesDegradation
-from cryoden.data.dataset import EpochSampler
-from cryoden.simulation import SaltAndPepper
+from cryoden import (
+    CryodenError,
+    MissingWedge,
+    ParticleDataModule,
+    SceneContents,
+    SceneDataModule,
+    TiltSeriesDegradation,
+)
+from cryoden.data.dataset import EpochSampler, item_generator
+from cryoden.simulation import Background, SaltAndPepper, Surroundings, TiltScheme
+from cryoden.simulation.degradation import without_margin
 from tests.data.made import epochs, made
 
 SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
@@ -51,6 +59,47 @@ def test_batches_are_as_documented(particles: dict) -> None:
         measured = batch["measured"].expand(2, 32, 32, 17)
         left, whole = (torch.fft.rfftn(batch[kind][:, 0], dim=(1, 2, 3)) for kind in ("degraded", "clean"))
         assert left[~measured].abs().max() < 1e-4 * whole.abs().max() < left[measured].abs().max()
+
+
+SERIES = TiltSeriesDegradation(voxel_size=10.0, scheme=TiltScheme(step=20.0))
+
+
+def test_a_particle_is_imaged_with_its_neighbours_and_keeps_what_reaches_into_its_box(particles: dict) -> None:
+    alone, lone, crowded = (
+        module(particles, degradation=[step], surroundings=Surroundings(occupancy)).test_volumes()
+        for step, occupancy in ((MissingWedge(), 0.3), (SERIES, 0.0), (SERIES, 0.3))
+    )
+    z, y, x = SERIES.context
+    for index in range(3):
+        generator = item_generator(alone.seed, 0, index)
+        first, second, third = (each[0, index] for each in (alone, lone, crowded))
+        assert torch.equal(first["clean"], second["clean"])
+        assert torch.equal(first["rotation"], third["rotation"])
+        specimen = crowded.make(index, generator)
+        imaged = specimen["imaged"][0]
+        assert imaged.shape == (32 + 2 * z, 32 + 2 * y, 32 + 2 * x)
+        assert torch.equal(imaged[z : z + 32, y : y + 32, x : x + 32], third["clean"][0])
+        parts = imaged[:z], imaged[-z:], imaged[..., :x], imaged[..., -x:]
+        assert all(part.max() > 0.5 for part in parts)  # above, below and beside
+        there = first["clean"] > 0.3 * first["clean"].max()
+        reaching = third["clean"] - first["clean"]
+        assert reaching[there].abs().max() < 0.3  # what a neighbour has beside it, not the neighbour
+        in_context = SERIES.apply_within(specimen["imaged"][None], [third["parameters"][0]], SERIES.context)[0]
+        assert torch.allclose(third["degraded"], in_context, atol=1e-5)
+
+
+def test_particles_that_train_are_degraded_in_their_surroundings_too(particles: dict) -> None:
+    surroundings = Surroundings(0.2, Background(proteins=100.0, solutes=0.0))
+    data = module(particles, degradation=[SERIES], surroundings=surroundings)
+    batch = next(iter(data.train_dataloader()))
+    clean, imaged, parameters = batch["clean"].clone(), batch["imaged"].clone(), batch["parameters"]
+    seen = data.on_after_batch_transfer(batch, 0)
+    assert "imaged" not in seen
+    assert seen["degraded"].shape == clean.shape == (2, 1, 32, 32, 32)
+    in_context = SERIES.apply_within(imaged, [each[0] for each in parameters], SERIES.context)
+    assert torch.equal(seen["degraded"], in_context)
+    background = (without_margin(imaged, SERIES.context) - clean)[clean.abs() < 0.02]
+    assert background.std() > 0.01
 
 
 @pytest.mark.parametrize("kind", [ParticleDataModule, SceneDataModule])

@@ -1,5 +1,7 @@
 """A network with its grey scale: what is trained, saved, loaded and run."""
 
+import hashlib
+import json
 from typing import Any, Self
 
 import numpy as np
@@ -86,11 +88,21 @@ class Denoiser(nn.Module):
         answer = answer[..., : shape[0], : shape[1], : shape[2]]
         return volumes.float() - answer if self.residual else answer
 
+    def digest(self) -> str:
+        """64 hexadecimal digits that stand for all that decides what comes out: the weights, and how they are used."""
+        used = {"network": self._network, "standardize": self.standardize, "residual": self.residual, "scale": _SCALE}
+        digest = hashlib.sha256(json.dumps({**used, "voxel_size": self.voxel_size}, sort_keys=True).encode())
+        for name, value in self.generator.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def record(self) -> dict[str, Any]:
-        """All that is needed, beside the weights, to build this denoiser again; plain values."""
+        """All that is needed, beside the weights, to build this denoiser again, and their digest; plain values."""
         return {
             "version": __version__,
             "system": self.system,
+            "digest": self.digest(),
             "network": self._network,
             "standardize": self.standardize,
             "residual": self.residual,

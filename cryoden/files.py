@@ -50,9 +50,21 @@ def check_output(path: Path | str, *, overwrite: bool, size: int = 0) -> None:
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise CryodenError(
-            f"cannot write {path}: {size / 1e9:.1f} GB are needed there while it is made, and {free / 1e9:.1f} GB "
-            "are free; make room, or choose another disk"
+            f"cannot write {path}: {tell_size(size)} are needed there while it is made, and {tell_size(free)} are "
+            "free; make room, or choose another disk"
         )
+
+
+def tell_size(size: int) -> str:
+    """A number of bytes in words, so precisely that what is a little too little shows.
+
+    >>> tell_size(999), tell_size(161280), tell_size(3_000_000_000)
+    ('999 bytes', '161.28 kB', '3 GB')
+    """
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.6g} {unit}"
+    return f"{size} bytes"
 
 
 @contextmanager

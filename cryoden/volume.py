@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,7 +147,7 @@ def write_volume(
     volume: Volume,
     *,
     overwrite: bool = False,
-    label: str = "",
+    label: str | Sequence[str] = "",
     dtype: type[np.float32 | np.float16] = np.float32,
     images: bool = False,
 ) -> None:
@@ -160,7 +160,7 @@ def write_volume(
         path: The file; one that ends in .gz or .bz2 is compressed.
         volume: What to write.
         overwrite: Whether an existing file is replaced.
-        label: Added to the header's labels: at most 80 ASCII characters are kept.
+        label: Added to the header's labels, one or several: at most 80 ASCII characters of each are kept.
         dtype: float32 (mode 2), or float16 (mode 12): half the size, three digits, nothing beyond ±65504.
         images: The sections are images, such as a tilt series: the header says so (space group 0, mz 1).
 
@@ -176,7 +176,8 @@ def write_volume(
         statistics = measure(volume.data, voxels)
         if statistics.bad and dtype is np.float16:
             raise CryodenError(f"cannot write {path} as float16: it has voxels beyond ±65504, or NaN; use float32")
-        header = _new_header(volume, voxels, statistics, label or "Written by cryoden")
+        added = [label or "Written by cryoden"] if isinstance(label, str) else label
+        header = _new_header(volume, voxels, statistics, added)
         if images:
             header.ispg, header.mz, header.cella.z = 0, 1, volume.voxel_size
         with (
@@ -187,6 +188,12 @@ def write_volume(
             stream.write(volume.extended_header[: int(header.nsymbt)])
             for section in sections(volume.data):
                 stream.write(section.astype(voxels).tobytes())
+
+
+def labels(volume: Volume) -> list[str]:
+    """The labels of the header that a volume was read with."""
+    stored = () if volume.header is None else volume.header.label
+    return [bytes(label).decode("ascii", "replace").strip() for label in stored if label.strip()]
 
 
 def sections(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -378,7 +385,9 @@ def _compressing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _new_header(volume: Volume, voxels: np.dtype[Any], statistics: Statistics, label: str) -> np.recarray[Any, Any]:
+def _new_header(
+    volume: Volume, voxels: np.dtype[Any], statistics: Statistics, added: Sequence[str]
+) -> np.recarray[Any, Any]:
     """The header of what is written: the old one's place and cell, with nothing left that is wrong."""
     header = np.zeros((), HEADER_DTYPE.newbyteorder(voxels.byteorder)).view(np.recarray)
     old = volume.header
@@ -406,13 +415,13 @@ def _new_header(volume: Volume, voxels: np.dtype[Any], statistics: Statistics, l
     header.nxstart, header.nystart, header.nzstart = volume.nstart
     header.dmin, header.dmax, header.dmean = statistics.minimum, statistics.maximum, statistics.mean
     header.rms = statistics.std
-    _set_labels(header, () if old is None else old.label, label)
+    _set_labels(header, () if old is None else old.label, added)
     return header
 
 
-def _set_labels(header: np.recarray[Any, Any], labels: Iterable[bytes], label: str) -> None:
-    """Adds a label after those that are there; the last of ten gives way."""
-    kept = [text for text in labels if text.strip()][: _LABELS - 1]
-    kept.append(label.encode("ascii", "replace")[:80])
+def _set_labels(header: np.recarray[Any, Any], old: Iterable[bytes], added: Sequence[str]) -> None:
+    """Adds labels after those that are there; the last of ten give way."""
+    kept = [text for text in old if text.strip()][: _LABELS - len(added)]
+    kept += [label.encode("ascii", "replace")[:80] for label in added]
     header.label = kept + [b""] * (_LABELS - len(kept))
     header.nlabl = len(kept)

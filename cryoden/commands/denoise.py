@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from cryoden.console import quiet
 from cryoden.errors import CryodenError
 from cryoden.hardware import choose_device, keep_freed_memory
 from cryoden.inference.engine import Engine
-from cryoden.inference.jobs import Job, find_files, half_jobs, single_jobs
+from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, single_jobs
 from cryoden.inference.plan import Settings
 from cryoden.inference.runner import Runner
 from cryoden.inference.star import star_jobs, write_star
@@ -80,6 +80,7 @@ def denoise(
     kept = device.type == "cpu" and not dry_run and keep_freed_memory()
     engine = Engine.of(load_denoiser(model), device)
     jobs, star = _jobs(inputs, output, halves)
+    check_jobs([*jobs, *([star.job] if star else [])], Path(output) if output else None)
     first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0  # others run all this, too
     if first:
         used = f"in {str(engine.precision).removeprefix('torch.')}{', keeping freed memory' * kept}"
@@ -94,17 +95,31 @@ def denoise(
         failed = yield from _one_by_one(runner, jobs)
     else:
         failed = _together(runner, jobs, devices, nodes)
+    if star is not None and first and not dry_run:
+        done = {row: job for row, job in star.rows.items() if runner.is_done(job)}
+        if done:
+            write_star(star.path, star.target, done)
+            yield f"wrote {star.target}"
     if failed and first:
         rest = "" if failed == len(jobs) else "; the rest are done" if not dry_run else "; the rest could be done"
         raise CryodenError(f"{failed} of {len(jobs)} tomograms failed, as told above{rest}")
-    if star is not None and first and not dry_run:
-        assert output is not None
-        target = Path(output) / star.name
-        write_star(star, target, jobs)
-        yield f"wrote {target}"
 
 
-def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list[Job], Path | None]:
+@dataclass(frozen=True)
+class _Star:
+    """A table of tomograms, where it is written again, and the jobs of its rows."""
+
+    path: Path
+    target: Path
+    rows: dict[int, Job]
+
+    @property
+    def job(self) -> Job:
+        """The writing of the table, for the gate that all jobs pass."""
+        return Job(str(self.path), (self.path,), (self.target,))
+
+
+def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list[Job], _Star | None]:
     """What is to be done, and the star file it came from."""
     if output is None:
         if len(inputs) != 2 or halves:
@@ -121,14 +136,17 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list
     if stars:
         if len(inputs) > 1:
             raise CryodenError(f"{stars[0]} stands for all its tomograms: give it alone")
-        jobs = star_jobs(stars[0], folder)
-    elif halves:
-        jobs, others = half_jobs(find_files(inputs), folder)
-        for path in others:
-            print(f"{path}: no half, left out", file=sys.stderr)
-    else:
-        jobs = single_jobs(find_files(inputs), folder)
-    return jobs, stars[0] if stars else None
+        rows, told = star_jobs(stars[0], folder)
+        for line in told:
+            print(line, file=sys.stderr)
+        return list(rows.values()), _Star(stars[0], folder / stars[0].name, rows)
+    files = find_files(inputs, folder)
+    if not halves:
+        return single_jobs(files, folder), None
+    jobs, others = half_jobs(files, folder)
+    for path in others:
+        print(f"{path}: no half, left out", file=sys.stderr)
+    return jobs, None
 
 
 def _one_by_one(runner: Runner, jobs: Sequence[Job], *, dry_run: bool = False) -> Generator[str, None, int]:

@@ -21,6 +21,8 @@ from cryoden.denoiser import denoiser_of
 from cryoden.errors import CryodenError
 from cryoden.files import check_output
 from cryoden.inference.engine import Engine, Precision, Progress
+from cryoden.inference.jobs import Job, check_jobs
+from cryoden.inference.origin import Origin
 from cryoden.inference.plan import Plan, Settings
 from cryoden.inference.removed import structure_removed, tell_removed
 from cryoden.volume import Volume, open_volume, write_volume
@@ -121,9 +123,13 @@ def denoise_file(
     Raises:
         CryodenError: A file cannot be read or written, or the volume cannot be denoised; nothing is written.
     """
+    path_in, path_out = Path(path_in), Path(path_out)
+    check_jobs([Job(str(path_in), (path_in,), (path_out,))])
     engine = Engine.of(model, device, precision)
     plan = plan_file(engine, path_in, path_out, Settings(**settings), overwrite=overwrite, float16=float16)
-    write_denoised(engine, plan, path_out, overwrite=overwrite, float16=float16, preview=preview, progress=progress)
+    write_denoised(
+        engine, plan, path_in, path_out, overwrite=overwrite, float16=float16, preview=preview, progress=progress
+    )
     return open_volume(path_out)
 
 
@@ -153,7 +159,8 @@ def plan_file(
 def write_denoised(
     engine: Engine,
     plan: Plan,
-    path: Path | str,
+    source: Path,
+    path: Path,
     *,
     overwrite: bool = False,
     float16: bool = False,
@@ -165,11 +172,12 @@ def write_denoised(
     Returns:
         How much structure was taken away, see `structure_removed`.
     """
-    path = Path(path)
+    origin = Origin.of([source], engine.key(plan.settings, plan.contrast))
     with scratch(path.parent, plan.volume.data.shape) as result:
         engine.run(plan, result, progress)
+        origin.require_untouched([source])
         denoised = replace(plan.volume, data=result)
-        label = engine.label(plan.settings, plan.contrast)
+        label = (origin.label, engine.label(plan.settings, plan.contrast))
         write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
         removed = structure_removed(plan.volume.data, result)
         if preview:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Literal
 
@@ -108,13 +109,22 @@ class Engine:
 
     def label(self, settings: Settings, contrast: str = "") -> str:
         """What a denoised file says of itself: the network, a digest of its weights, and how it was used."""
-        digest = hashlib.sha256()
-        for name, value in self.denoiser.generator.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
         used = f"{', augmented' * settings.augment}{', rescaled' * settings.rescale}"
-        network = f"{type(self.denoiser.generator).__name__} {digest.hexdigest()[:8]}"
+        network = f"{type(self.denoiser.generator).__name__} {self._digest[:8]}"
         return f"cryoden {__version__}: denoised by {network}{used}, {contrast}".removesuffix(", ")
+
+    def key(self, settings: Settings, contrast: str) -> str:
+        """12 hexadecimal digits that stand for all that decides the voxels of a result, but for the input.
+
+        Tiles and batches are left out, in which a result differs by rounding alone.
+        """
+        used = (self._digest, settings.augment, settings.rescale, settings.voxel_size, contrast)
+        return hashlib.sha256(repr(used).encode()).hexdigest()[:12]
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the model, as it was when this engine was first asked."""
+        return self.denoiser.digest()
 
     def _attempt(self, plan: Plan, result: NDArray[np.float64], progress: Progress | None) -> Plan | None:
         """Density of bright protein, in the network's unit, into `result`; or a plan that needs less memory."""

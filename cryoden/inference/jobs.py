@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from cryoden.errors import CryodenError
 # What a folder is searched for; tilt series (.st, .mrcs) and whatever else has to be named.
 _SUFFIXES = (".mrc", ".rec", ".map")
 _PACKED = (".gz", ".bz2")
-_HALF = re.compile(r"_(?:(EVN|even|half1)|(ODD|odd|half2))(?=[_.])")
-_HALF_FOLDERS = ("even", "odd")
+_OTHERS = (".mrcs", ".st", ".ccp4")  # what else a result's name drops; ".00Apx" of Warp's is no suffix
+_HALVES = ({"evn", "even", "half1"}, {"odd", "half2"})
+# Only a last mark counts, before what AreTomo3 and Warp put behind it: an_odd_cell.mrc is no half.
+_HALF = re.compile(r"_(evn|even|half1|odd|half2)(?=(_Vol|_[0-9.]+Apx)?$)", re.IGNORECASE)
+_LONGEST = 220  # bytes of a name, which file systems end at 255; the rest is for the name that it is written under
 
 
 @dataclass(frozen=True)
@@ -32,60 +36,103 @@ class Job:
     outputs: tuple[Path, ...]
     average: Path | None = None
 
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """All volumes that are written."""
+        return self.outputs if self.average is None else (*self.outputs, self.average)
 
-def find_files(words: Sequence[str]) -> list[Path]:
+
+def check_jobs(jobs: Sequence[Job], folder: Path | None = None) -> None:
+    """The one gate before any work: nothing is written outside the folder, over an input, or twice.
+
+    Links are followed, and pictures beside the results count. No flag opens this gate.
+
+    Args:
+        jobs: All of them, however they were named.
+        folder: What is written must lie within; None: where the user named it.
+
+    Raises:
+        CryodenError: A job is not as said above.
+    """
+    inputs = {same for job in jobs for path in job.inputs for same in _identity(path)}
+    writers: dict[Path, Job] = {}
+    for job in jobs:
+        for output in job.results:
+            where = f"{job.name}: its result would be {output}"
+            if len(os.fsencode(output.name)) > _LONGEST or not output.name.isprintable():
+                raise CryodenError(f"{where!r}, and a name has at most {_LONGEST} bytes, all printable: give another")
+            if folder is not None and not output.resolve().is_relative_to(folder.resolve()):
+                raise CryodenError(f"{where}, outside the folder {folder}: give the tomogram another name")
+            for path in (output, output.with_suffix(".png")):
+                if inputs & _identity(path):
+                    raise CryodenError(
+                        f"{path} is an input and would be an output; give another name, or another folder with --output"
+                    )
+            other = writers.setdefault(output.resolve(), job)
+            if other is not job:
+                raise CryodenError(
+                    f"{other.name} ({other.inputs[0]}) and {job.name} ({job.inputs[0]}) would both be written to "
+                    f"{output}: name them apart, or give a folder above both, whose subfolders are kept"
+                )
+
+
+def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, Path]:
     """The files that files, folders and patterns stand for, in order and each once.
 
     Args:
         words: Files are taken as they are; of folders, with those inside, all .mrc, .rec and .map, also compressed.
+        output: A folder of results, which is left out where it lies within a folder that is searched.
+
+    Returns:
+        Each file, and its path from the folder that was searched, or from where a pattern begins; of a file that was
+        named, its name.
 
     Raises:
         CryodenError: A word stands for nothing.
     """
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
     for word in words:
         path = Path(word)
         if path.is_dir():
             inside = sorted(each for each in path.rglob("*") if _plain(each).suffix.lower() in _SUFFIXES)
-            more = [each for each in inside if each.is_file() and not each.name.startswith(".")]
+            more = [each for each in _apart(inside, path, output) if each.is_file() and not each.name.startswith(".")]
             if not more:
                 raise CryodenError(f"{word}: no tomogram in this folder; looked for {', '.join(_SUFFIXES)}")
+            found |= {each: each.relative_to(path) for each in more if each not in found}
         elif path.exists() or not set(word) & set("*?["):
-            more = [path]
+            found.setdefault(path, Path(path.name))
         else:
-            root = Path(path.anchor)
-            more = sorted(root.glob(str(path.relative_to(root))))
+            fixed = next(i for i, part in enumerate(path.parts) if set(part) & set("*?["))
+            base = Path(*path.parts[:fixed])
+            more = [each for each in sorted(base.glob(str(Path(*path.parts[fixed:])))) if each.is_file()]
+            more = _apart(more, base, output)
             if not more:
                 raise CryodenError(f"{word}: no file has such a name")
-        found += more
-    return list(dict.fromkeys(found))
+            found |= {each: each.relative_to(base) for each in more if each not in found}
+    return found
 
 
-def single_jobs(paths: Sequence[Path], folder: Path) -> list[Job]:
-    """A job for each file; its result has its name, with .mrc, in a folder.
-
-    Raises:
-        CryodenError: Two would have the same result, or a result would be its own input.
-    """
-    return _checked([Job(str(path), (path,), (folder / f"{_plain(path).stem}.mrc",)) for path in paths])
+def single_jobs(files: Mapping[Path, Path], folder: Path) -> list[Job]:
+    """A job for each file of `find_files`; its result has its name, with .mrc, in its subfolder of a folder."""
+    return [Job(str(path), (path,), ((folder / below).with_name(_result(path)),)) for path, below in files.items()]
 
 
-def half_jobs(paths: Sequence[Path], folder: Path) -> tuple[list[Job], list[Path]]:
-    """Pairs half tomograms by name: _EVN and _ODD, _even and _odd, _half1 and _half2, or folders even and odd.
+def half_jobs(files: Mapping[Path, Path], folder: Path) -> tuple[list[Job], list[Path]]:
+    """Pairs half tomograms by the last mark of their names, or by folders: EVN and ODD, even and odd, half1 and half2.
 
     Args:
-        paths: Halves, and whatever lies beside them.
+        files: Of `find_files`: halves, and whatever lies beside them.
         folder: Of the results: denoised halves under the names of the halves, the average without the half's mark.
 
     Returns:
         A job for each pair, and the files that are no half of anything.
 
     Raises:
-        CryodenError: A half has no partner or two, or as in `single_jobs`.
+        CryodenError: A half has no partner or two, or there is none.
     """
     pairs: dict[tuple[Path, str], dict[int, Path]] = {}
     others: list[Path] = []
-    for path in paths:
+    for path in files:
         half = _half(path)
         if half is None:
             others.append(path)
@@ -102,41 +149,63 @@ def half_jobs(paths: Sequence[Path], folder: Path) -> tuple[list[Job], list[Path
         )
     if not pairs:
         raise CryodenError(
-            "no half tomograms among the input; names are told by _EVN and _ODD, _even and _odd, _half1 and _half2, or "
-            "folders even and odd"
+            "no half tomograms among the input; names are told by _EVN and _ODD, _even and _odd, _half1 and _half2 at "
+            "their end, or by folders of these names"
         )
     jobs = []
     for (_, name), halves in pairs.items():
         inputs = (halves[0], halves[1])
+        places = [folder / _without_half(files[path]) for path in inputs]
         outputs = tuple(
-            folder / (path.parent.name if _HALF.search(path.name) is None else "") / f"{_plain(path).stem}.mrc"
-            for path in inputs
+            place / (path.parent.name if _half_folder(path.parent) is not None else "") / _result(path)
+            for place, path in zip(places, inputs, strict=True)
         )
-        jobs.append(Job(name, inputs, outputs, folder / f"{_plain(Path(name)).stem}.mrc"))
-    return _checked(jobs), others
+        jobs.append(Job(name, inputs, outputs, places[0] / _result(Path(name))))
+    return jobs, others
 
 
 def _half(path: Path) -> tuple[tuple[Path, str], int] | None:
     """Folder and name of the tomogram that a file is a half of, and which half; None if it is not."""
-    found = _HALF.search(path.name)
+    name = _result(path).removesuffix(".mrc")
+    found = _HALF.search(name)
     if found:
-        return (path.parent, path.name[: found.start()] + path.name[found.end() :]), 0 if found[1] else 1
-    if path.parent.name.lower() in _HALF_FOLDERS:
-        return (path.parent.parent, path.name), _HALF_FOLDERS.index(path.parent.name.lower())
-    return None
+        which = int(found[1].lower() in _HALVES[1])
+        home = path.parent.parent if _half_folder(path.parent) == which else path.parent
+        return (home, f"{name[: found.start()]}{name[found.end() :]}.mrc"), which
+    folder = _half_folder(path.parent)
+    return None if folder is None else ((path.parent.parent, path.name), folder)
 
 
-def _checked(jobs: list[Job]) -> list[Job]:
-    inputs = {path.resolve() for job in jobs for path in job.inputs}
-    seen: dict[Path, str] = {}
-    for job in jobs:
-        for output in (*job.outputs, *([job.average] if job.average else [])):
-            if output.resolve() in inputs:
-                raise CryodenError(f"{output} is an input and would be an output; give another folder with --output")
-            other = seen.setdefault(output, job.name)
-            if other != job.name:
-                raise CryodenError(f"{other} and {job.name} would both be written to {output}; denoise them apart")
-    return jobs
+def _half_folder(folder: Path) -> int | None:
+    """Which halves a folder of such a name holds."""
+    return next((which for which, names in enumerate(_HALVES) if folder.name.lower() in names), None)
+
+
+def _without_half(below: Path) -> Path:
+    """The subfolder of a file, without the folder of its half."""
+    return below.parent if _half_folder(below.parent) is None else below.parent.parent
+
+
+def _apart(paths: Sequence[Path], searched: Path, output: Path | None) -> list[Path]:
+    """Without those in a folder of results within the folder that was searched."""
+    if output is None or searched.resolve() not in output.resolve().parents:
+        return list(paths)
+    return [path for path in paths if not path.resolve().is_relative_to(output.resolve())]
+
+
+def _identity(path: Path) -> set[object]:
+    """What tells that two names are one file: where it lies, links followed, and what it is there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return {path.resolve()}
+    return {path.resolve(), (status.st_dev, status.st_ino)}
+
+
+def _result(path: Path) -> str:
+    """The name of a file's result."""
+    plain = _plain(path)
+    return f"{plain.stem if plain.suffix.lower() in _SUFFIXES + _OTHERS else plain.name}.mrc"
 
 
 def _plain(path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +21,12 @@ from cryoden.inference.engine import Progress as TileProgress
 from cryoden.inference.halves import average, check_halves, correlation, fsc_table, refuse_copies
 from cryoden.inference.jobs import Job
 from cryoden.inference.memory import peak_memory
+from cryoden.inference.origin import Origin
 from cryoden.inference.plan import Plan, Settings
 from cryoden.inference.removed import tell_removed
-from cryoden.volume import Volume, open_volume, write_volume
+from cryoden.volume import open_volume, write_volume
+
+_MEAN = ", mean of halves"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +58,12 @@ class Runner:
         Raises:
             CryodenError: It cannot be done; what exists is as it was.
         """
-        results = [path for path in (*job.outputs, job.average) if path is not None]
-        if not self.overwrite and all(self._is_done(path, job.inputs[0]) for path in results):
-            yield f"{job.name}: done already, {results[-1]}"
+        if not self.overwrite and self.is_done(job):
+            yield f"{job.name}: done already, {job.results[-1]}"
             return
         plans = self._plan(job)
         for path, output, plan in zip(job.inputs, job.outputs, plans, strict=True):
-            if not self.overwrite and self._is_done(output, path):
+            if not self.overwrite and self._is_done(output, [path]):
                 continue
             yield f"{path}: {plan.describe()}"
             if self.make_folders:
@@ -70,6 +72,7 @@ class Runner:
                 removed = write_denoised(
                     self.engine,
                     plan,
+                    path,
                     output,
                     overwrite=self.overwrite,
                     float16=self.float16,
@@ -87,9 +90,8 @@ class Runner:
         Raises:
             CryodenError: It could not be done.
         """
-        results = [path for path in (*job.outputs, job.average) if path is not None]
-        if not self.overwrite and all(self._is_done(path, job.inputs[0]) for path in results):
-            yield f"{job.name}: done already, {results[-1]}"
+        if not self.overwrite and self.is_done(job):
+            yield f"{job.name}: done already, {job.results[-1]}"
             return
         for path, output, plan in zip(job.inputs, job.outputs, self._plan(job), strict=True):
             memory = peak_memory(self.engine.denoiser.generator, plan.settings.batch_size, plan.network_tile)
@@ -104,7 +106,7 @@ class Runner:
             check_halves(open_volume(job.inputs[0]), open_volume(job.inputs[1]), job.inputs)
         plans = []
         for path, output in zip(job.inputs, job.outputs, strict=True):
-            place, overwrite = output, self.overwrite or self._is_done(output, path)
+            place, overwrite = output, self.overwrite or self._is_done(output, [path])
             if self.make_folders and not output.parent.is_dir():  # room and rights are those of the nearest folder
                 folder = next(each for each in output.absolute().parents if each.is_dir())
                 place, overwrite = folder / output.name, True
@@ -122,39 +124,44 @@ class Runner:
         assert job.average is not None
         first, second = (open_volume(path) for path in job.outputs)
         size = first.data.size * (8 + (2 if self.float16 else 4))
-        check_output(job.average, overwrite=self.overwrite or self._is_done(job.average, job.inputs[0]), size=size)
+        check_output(job.average, overwrite=self.overwrite or self._is_done(job.average, job.inputs), size=size)
         with scratch(job.average.parent, first.data.shape) as result:
             average(first.data, second.data, result)
-            label = self.engine.label(self.settings, f"{plans[0].contrast}, mean of halves")
+            contrast = f"{plans[0].contrast}{_MEAN}"
+            origin = Origin.of(job.inputs, self.engine.key(self.settings, contrast))
             write_volume(
                 job.average,
                 replace(plans[0].volume, data=result),
                 overwrite=True,
-                label=label,
+                label=(origin.label, self.engine.label(self.settings, contrast)),
                 dtype=np.float16 if self.float16 else np.float32,
             )
         yield f"wrote {job.average}, the average of the two"
         raw, denoised = (correlation(a.data, b.data) for a, b in ((plans[0].volume, plans[1].volume), (first, second)))
         yield from fsc_table(raw, denoised, plans[0].volume)
 
-    def _is_done(self, output: Path, source: Path) -> bool:
-        """Whether a result exists that this very model made, in this very way, of a volume of this shape."""
+    def is_done(self, job: Job) -> bool:
+        """Whether all results of a job exist as `run` would make them now."""
+        halves = zip(job.outputs, job.inputs, strict=True)
+        return all(self._is_done(output, [path]) for output, path in halves) and (
+            job.average is None or self._is_done(job.average, job.inputs)
+        )
+
+    def _is_done(self, output: Path, sources: Sequence[Path]) -> bool:
+        """Whether a result exists that this very model made, in this very way, of these very files.
+
+        Which contrast was found does not matter, where it is to be told from the voxels; nor does the version.
+        """
         if not output.is_file():
             return False
         try:
-            done, given = open_volume(output), open_volume(source)
+            origin = Origin.told_by(open_volume(output))
+            contrasts = ("bright", "dark") if self.settings.contrast == "auto" else (self.settings.contrast,)
+            kind = _MEAN if len(sources) == 2 else ""
+            keys = [self.engine.key(self.settings, f"{contrast}{kind}") for contrast in contrasts]
+            return origin is not None and origin.key in keys and origin.is_of(sources)
         except CryodenError:
             return False
-        return done.data.shape == given.data.shape and self._made(done)
-
-    def _made(self, volume: Volume) -> bool:
-        """Whether the last label of a file is one of this model's, whatever the version and the contrast."""
-        assert volume.header is not None
-        labels = [bytes(label).decode("ascii", "replace") for label in volume.header.label if label.strip()]
-        made = self.engine.label(self.settings).partition(": ")[2]
-        told = labels[-1].partition(": ")[2] if labels else ""
-        contrasts = ("bright", "dark") if self.settings.contrast == "auto" else (self.settings.contrast,)
-        return any(told.removesuffix(", mean of halves") == f"{made}, {contrast}" for contrast in contrasts)
 
 
 class _Speed(ProgressColumn):

@@ -1,87 +1,218 @@
-"""RELION 5's tables of tomograms (tomograms.star): halves or tomograms in, a column for the denoised ones out."""
+"""RELION 5's tables of tomograms (tomograms.star): halves or tomograms in, a column for the denoised ones out.
+
+A table is read as text and stays the text that it was: a name such as 00255 is no number, and what was not changed is
+written as it was read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from cryoden.errors import CryodenError
-from cryoden.files import whole_file
+from cryoden.files import write_text
 from cryoden.inference.jobs import Job
 
 _NAME = "rlnTomoName"
 _HALVES = ("rlnTomoReconstructedTomogramHalf1", "rlnTomoReconstructedTomogramHalf2")
 _WHOLE = "rlnTomoReconstructedTomogram"
 _DENOISED = "rlnTomoReconstructedTomogramDenoised"
+_NOTHING = {"", "None", "none", "null", "."}  # what programs write where there is no file
+
+# A value in quotes, which end where a blank follows, or without; or a comment to the end of the line.
+_WORD = re.compile(r"""'(.*?)'(?=\s|$)|"(.*?)"(?=\s|$)|(\#.*)|(\S+)""")
 
 
-def star_jobs(path: Path, folder: Path) -> list[Job]:
-    """The tomograms of a table: their halves where it has them, else the tomograms themselves.
+@dataclass(frozen=True)
+class _Table:
+    """The block of a star file that lists tomograms.
+
+    Attributes:
+        path: The file.
+        lines: All lines of the file, with their ends.
+        columns: Label, without its underscore → place in a row.
+        labels: Number of each label's line, from 0.
+        rows: Number of a row's line, from 0 → its values. The one row of a block that is no loop has the number of its
+            last label.
+        loop: Whether the block is a loop.
+    """
+
+    path: Path
+    lines: list[str]
+    columns: dict[str, int]
+    labels: list[int]
+    rows: dict[int, list[str]]
+    loop: bool
+
+    def value(self, row: int, column: str) -> str:
+        """What a row has in a column; empty where the column is missing, or says that there is nothing."""
+        text = self.rows[row][self.columns[column]] if column in self.columns else ""
+        return "" if text in _NOTHING else text
+
+
+def star_jobs(path: Path, folder: Path) -> tuple[dict[int, Job], list[str]]:
+    """The tomograms of a table: their halves where a row has them, else the tomogram itself.
 
     Args:
         path: A RELION 5 tomogram star file. Paths in it are relative to RELION's project folder: the current one, or
             the nearest one above the star file in which they exist.
         folder: Of the results, which have the tomograms' names.
 
+    Returns:
+        Row → its job, and what is to be told of rows that have neither halves nor tomogram, which are left out.
+
     Raises:
-        CryodenError: The file is no such table.
+        CryodenError: The file is no such table, or a row has no name of its own.
     """
-    _, table = _read(path)
-    halves = all(column in table for column in _HALVES)
-    if _NAME not in table or not (halves or _WHOLE in table):
+    table = _read(path)
+    if not (set(_HALVES) <= set(table.columns) or _WHOLE in table.columns):
         raise CryodenError(
             f"{path} is no RELION 5 table of tomograms: it needs {_NAME}, and {_HALVES[0]}/2 or {_WHOLE}"
         )
-    jobs = []
-    for name, *files in zip(
-        table[_NAME], *(table[column] for column in (_HALVES if halves else (_WHOLE,))), strict=True
-    ):
-        inputs = tuple(_locate(str(file), path) for file in files)
+    jobs: dict[int, Job] = {}
+    told: list[str] = []
+    names: dict[str, int] = {}
+    for row in table.rows:
+        where, name = f"{path}, line {row + 1}", table.value(row, _NAME)
+        if not name:
+            raise CryodenError(f"{where}: {_NAME} is {table.rows[row][table.columns[_NAME]]!r}; give it a name")
+        if name in names:
+            raise CryodenError(
+                f"{where}: {_NAME} {name} is that of line {names[name] + 1}, too, and both would be written to "
+                f"{folder / name}.mrc; name them apart"
+            )
+        names[name] = row
+        halves = [table.value(row, column) for column in _HALVES]
+        whole = table.value(row, _WHOLE)
         result = folder / f"{name}.mrc"
-        if halves:
+        if all(halves):
             outputs = tuple(folder / f"{name}_half{number}.mrc" for number in (1, 2))
-            jobs.append(Job(str(name), inputs, outputs, result))
+            jobs[row] = Job(name, tuple(_locate(file, path) for file in halves), outputs, result)
+        elif whole:
+            jobs[row] = Job(name, (_locate(whole, path),), (result,))
         else:
-            jobs.append(Job(str(name), inputs, (result,)))
-    return jobs
+            empty = [
+                column for column in (*_HALVES, _WHOLE) if column in table.columns and not table.value(row, column)
+            ]
+            told.append(f"{where}: {name} has no {' and no '.join(empty)}; left out")
+    if not jobs:
+        raise CryodenError(f"{path}: no row has halves or a tomogram; {told[0] if told else 'it has no rows'}")
+    return jobs, told
 
 
-def write_star(path: Path, target: Path, jobs: Sequence[Job]) -> None:
-    """Writes the table again, all its columns kept, with the denoised tomograms in a column of their own.
+def write_star(path: Path, target: Path, done: Mapping[int, Job]) -> None:
+    """Writes the table again with the denoised tomograms in a column of their own; all else is the same text.
 
     Args:
         path: The table that was read.
         target: The one to write.
-        jobs: Of `star_jobs`.
+        done: Of `star_jobs`, the rows whose tomograms are denoised; others are left out.
     """
-    blocks, table = _read(path)
-    table[_DENOISED] = [str(job.average or job.outputs[0]) for job in jobs]
-    with whole_file(target, overwrite=True) as partial:
-        _starfile().write(dict(blocks), partial, overwrite=True)
+    table = _read(path)
+    lines = list(table.lines)
+    place = table.columns.get(_DENOISED)
+    for row in table.rows:
+        if row not in done:
+            lines[row] = ""
+            continue
+        text, end = _split_end(lines[row])
+        result = _quoted(str(done[row].results[-1]))
+        if not table.loop:
+            row = row if place is None else table.labels[place]
+            text = f"{text}{end or chr(10)}_{_DENOISED} {result}" if place is None else f"_{_DENOISED} {result}"
+        elif place is not None:
+            begin, stop = _spans(text)[place]
+            text = text[:begin] + result + text[stop:]
+        else:
+            text = f"{text.rstrip()}{chr(9) if chr(9) in text else ' '}{result}"
+        lines[row] = text + end
+    if table.loop and place is None:
+        last = table.labels[-1]
+        text, end = _split_end(lines[last])
+        number = f" #{len(table.columns) + 1}" if "#" in text else ""
+        lines[last] = f"{text}{end}_{_DENOISED}{number}{end}"
+    write_text(target, "".join(lines), overwrite=True)
 
 
-def _read(path: Path) -> tuple[Mapping[str, Any], Any]:
-    """All blocks of a star file, and the one with the tomograms."""
-    library = _starfile()
+def _read(path: Path) -> _Table:
+    """The block of a star file that has the tomograms.
+
+    Raises:
+        CryodenError: There is no such file, it is no text, has no such block, or a row has not one value a column.
+    """
     if not path.is_file():
         raise CryodenError(f"cannot read {path}: there is no such file")
     try:
-        blocks: Mapping[str, Any] = library.read(path, always_dict=True)
-    except Exception as error:  # whatever a parser may say of a file that is something else
+        with path.open(encoding="utf-8", newline="") as file:  # which keeps the ends of lines as they are
+            lines = list(file)
+    except (OSError, UnicodeDecodeError) as error:
         raise CryodenError(f"{path} is not a star file: {error}") from error
-    for block in blocks.values():
-        if hasattr(block, "columns") and _NAME in block.columns:
-            return blocks, block
-    raise CryodenError(f"{path} is no RELION 5 table of tomograms: no block of it has a column {_NAME}")
+    starts = [i for i, line in enumerate(lines) if line.lstrip("\ufeff").lower().startswith("data_")]
+    for start, stop in pairwise([*starts, len(lines)]):
+        if any(_words(line)[:1] == [f"_{_NAME}"] for line in lines[start:stop]):
+            return _table(path, lines, start + 1, stop)
+    what = f"no block of it has a column {_NAME}" if starts else "it has no line data_"
+    raise CryodenError(f"{path} is no RELION 5 table of tomograms: {what}")
 
 
-def _starfile() -> Any:
-    try:
-        import starfile
-    except ImportError as error:
-        raise CryodenError("star files need the package starfile: pip install 'cryoden[relion]'") from error
-    return starfile
+def _table(path: Path, lines: list[str], start: int, stop: int) -> _Table:
+    """The table in lines of a block."""
+    columns: dict[str, int] = {}
+    labels: list[int] = []
+    rows: dict[int, list[str]] = {}
+    values: list[str] = []
+    loop = False
+    for i in range(start, stop):
+        words = _words(lines[i])
+        if lines[i].startswith(";"):
+            raise CryodenError(f"{path}, line {i + 1}: values over several lines are not read; put each on one line")
+        if not words:
+            continue
+        if words[0].lower() == "loop_":
+            if columns:
+                raise CryodenError(f"{path}, line {i + 1}: a second loop in the block of the tomograms; name it apart")
+            loop = True
+        elif words[0].startswith("_") and not rows:
+            name = words[0][1:]
+            if name in columns or len(words) != (1 if loop else 2):
+                what = "a second time" if name in columns else f"with {len(words) - 1} values"
+                raise CryodenError(f"{path}, line {i + 1}: column {name} {what}; correct the table")
+            columns[name] = len(columns)
+            labels.append(i)
+            values += words[1:]
+        elif loop and len(words) == len(columns):
+            rows[i] = words
+        else:
+            raise CryodenError(
+                f"{path}, line {i + 1}: {len(words)} values where the table has {len(columns)} columns; correct it"
+            )
+    return _Table(path, lines, columns, labels, rows if loop else {labels[-1]: values}, loop)
+
+
+def _words(line: str) -> list[str]:
+    """The values of a line, without quotes and comments."""
+    return [next(g for g in found.groups() if g is not None) for found in _WORD.finditer(line) if found[3] is None]
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where the values of a line begin and end, quotes included."""
+    return [found.span() for found in _WORD.finditer(text) if found[3] is None]
+
+
+def _split_end(line: str) -> tuple[str, str]:
+    """A line, and what ends it."""
+    text = line.rstrip("\r\n")
+    return text, line[len(text) :]
+
+
+def _quoted(text: str) -> str:
+    """A value as star files have it: in quotes where it has blanks, or would mean something else."""
+    if re.search(r"\s", text) or text[0] in "'\"#_;$[" or text.lower().startswith(("data_", "loop_")):
+        return f'"{text}"' if '"' not in text else f"'{text}'"
+    return text
 
 
 def _locate(file: str, star: Path) -> Path:

@@ -21,6 +21,7 @@ from cryoden import Volume, export_weights, open_volume, read_volume, write_volu
 from cryoden.checkpoint import load_denoiser
 from cryoden.cli import main
 from cryoden.denoiser import Denoiser
+from cryoden.inference.engine import Engine
 from cryoden.inference.plan import Settings, make_plan
 from cryoden.networks import CompactUnet
 
@@ -158,8 +159,11 @@ class TestMany:
         assert listing("out") == {"a.mrc", "b.mrc", "c.mrc"}
         assert {name: Path("out", name).stat().st_mtime_ns for name in stamps} == stamps
 
-    @pytest.mark.parametrize("spoil", ["other settings", "another shape", "truncated", "someone else's"])
-    def test_only_its_own_valid_results_are_skipped(self, denoise, capfd, spoil):
+    @pytest.mark.parametrize(
+        "spoil",
+        ["other settings", "another shape", "truncated", "someone else's", "exchanged", "relabelled", "other model"],
+    )
+    def test_only_its_own_valid_results_are_skipped(self, denoise, capfd, model, spoil):
         write("a.mrc")
         assert denoise("a.mrc", "--output", "out") == 0
         words = ["--augment"] if spoil == "other settings" else []
@@ -169,8 +173,49 @@ class TestMany:
             Path("out/a.mrc").write_bytes(Path("out/a.mrc").read_bytes()[:-1])
         elif spoil == "someone else's":
             write("out/a.mrc")
+        elif spoil == "exchanged":
+            write("a.mrc", tomogram(1))
+        elif spoil == "relabelled":
+            with mrcfile.mmap("out/a.mrc", "r+") as mrc:
+                mrc.add_label("another program")
+        elif spoil == "other model":  # the same weights, but what is shown to them is another grey scale
+            other = load_denoiser(model)
+            export_weights(Denoiser(other.generator, standardize=False, voxel_size=10.0), "other.safetensors")
+            words = ["--model", "other.safetensors"]
         assert denoise("a.mrc", "--output", "out", *words) == 2
         assert "out/a.mrc exists" in capfd.readouterr().err
+
+    def test_a_source_that_was_copied_or_touched_is_the_same(self, denoise, capfd):
+        write("a.mrc")
+        assert denoise("a.mrc", "--output", "out") == 0
+        os.utime("a.mrc", (1, 1))
+        assert denoise("a.mrc", "--output", "out", "--contrast=bright") == 0
+        assert "done already" in capfd.readouterr().out
+
+    def test_a_source_that_changes_while_it_is_read_gives_no_result(self, denoise, capfd, monkeypatch):
+        write("a.mrc")
+        run = Engine.run
+        monkeypatch.setattr(Engine, "run", lambda *words: (run(*words), os.utime("a.mrc", (1, 1))))
+        assert denoise("a.mrc", "out.mrc") == 2
+        assert "a.mrc was changed while it was read" in capfd.readouterr().err
+        assert listing() == {"a.mrc"}
+
+    @pytest.mark.parametrize("words", [["a.mrc", "a.mrc"], ["a.mrc", "link.mrc"], ["data", "--output", "data"]])
+    def test_an_input_is_never_replaced_whatever_is_asked(self, denoise, capfd, words):
+        write("a.mrc")
+        write("data/b.mrc")
+        Path("link.mrc").symlink_to("a.mrc")
+        before = {name: Path(name).read_bytes() for name in listing()}
+        assert denoise(*words, "--overwrite") == 2
+        assert "is an input and would be an output" in capfd.readouterr().err
+        assert {name: Path(name).read_bytes() for name in listing()} == before
+
+    def test_results_within_the_folder_of_the_inputs_are_not_denoised_again(self, denoise, capfd):
+        write("data/deep/a.mrc")
+        for _ in range(2):
+            assert denoise("data", "--output", "data/denoised") == 0
+        assert "done already" in capfd.readouterr().out
+        assert listing("data") == {"deep/a.mrc", "denoised/deep/a.mrc"}
 
     def test_dry_run_tells_all_and_writes_nothing(self, denoise, capfd):
         write("data/a.mrc", tomogram(sign=-1))
@@ -229,6 +274,28 @@ class TestHalves:
         assert listing("out") == {"TS_1.mrc", "TS_1_half1.mrc", "TS_1_half2.mrc", "tomograms.star"}
         table = starfile.read("out/tomograms.star")
         assert list(table["rlnTomoReconstructedTomogramDenoised"]) == ["out/TS_1.mrc"]
+
+    def test_a_star_file_has_those_that_are_done_and_is_not_replaced_itself(self, denoise, capfd):
+        write("data/a.mrc")
+        write("data/b.mrc", np.full((20, 20, 20), 3, np.float32))
+        head = "data_\n\nloop_\n_rlnTomoName\n_rlnTomoReconstructedTomogram\n"
+        Path("tomograms.star").write_text(f"{head}a data/a.mrc\nb data/b.mrc\n")
+        assert denoise("tomograms.star", "--output", "out") == 2
+        told = capfd.readouterr()
+        assert "wrote out/tomograms.star" in told.out
+        assert "1 of 2 tomograms failed" in told.err
+        assert list(starfile.read("out/tomograms.star", always_dict=True)[""]["rlnTomoName"]) == ["a"]
+        assert denoise("tomograms.star", "--output", ".") == 2
+        assert "tomograms.star is an input and would be an output" in capfd.readouterr().err
+
+    @pytest.mark.parametrize("name", ["../data/a", "{here}/data/a"])
+    def test_a_name_in_a_table_leads_nowhere_else(self, denoise, capfd, name):
+        write("data/a.mrc")
+        head = "data_\n\nloop_\n_rlnTomoName\n_rlnTomoReconstructedTomogram\n"
+        Path("t.star").write_text(f"{head}{name.format(here=Path.cwd())} data/a.mrc\n")
+        assert denoise("t.star", "--output", "out", "--overwrite") == 2
+        assert "outside the folder out" in capfd.readouterr().err
+        assert listing() == {"data/a.mrc", "t.star"}
 
 
 def spawn(*words: str, **environment: str) -> subprocess.Popen[str]:

@@ -566,18 +566,20 @@ class TestFile:
     def test_output_is_checked_before_the_work(self, tmp_path, monkeypatch):
         source = self.source(tmp_path)
         fail = make_model(each(lambda x: pytest.fail("the network ran")))
-        with pytest.raises(CryodenError, match=r"in\.mrc exists"):
-            self.denoise(source, source, fail)
+        with pytest.raises(CryodenError, match=r"in\.mrc is an input and would be an output"):
+            self.denoise(source, source, fail, overwrite=True)
         with pytest.raises(CryodenError, match="create it first"):
             self.denoise(source, tmp_path / "missing" / "out.mrc", fail)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=20 * 24 * 28 * 12 - 1))
-        with pytest.raises(CryodenError, match=r"cannot write .*out\.mrc: 0\.0 GB are needed"):
+        with pytest.raises(CryodenError, match=r"out\.mrc: 161\.28 kB are needed there .*, and 161\.279 kB are"):
             self.denoise(source, tmp_path / "out.mrc", fail)
 
     def test_overwrites_if_asked(self, tmp_path):
         source = self.source(tmp_path)
-        denoised = self.denoise(source, source, make_model(), overwrite=True)
-        np.testing.assert_array_equal(read_volume(source).data, denoised.data)
+        target = tmp_path / "out.mrc"
+        target.write_bytes(b"an old result")
+        denoised = self.denoise(source, target, make_model(), overwrite=True)
+        np.testing.assert_array_equal(read_volume(target).data, denoised.data)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
     def test_network_that_gives_nan_writes_nothing(self, tmp_path, bad):

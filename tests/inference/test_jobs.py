@@ -3,9 +3,14 @@ from pathlib import Path
 import pytest
 
 from cryoden.errors import CryodenError
-from cryoden.inference.jobs import Job, find_files, half_jobs, single_jobs
+from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, single_jobs
 
 OUT = Path("out")
+
+
+def named(*names: str) -> dict[Path, Path]:
+    """Files as they are found where each was named."""
+    return {Path(name): Path(Path(name).name) for name in names}
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -35,8 +40,23 @@ class TestFind:
 
     def test_pattern_with_an_absolute_path(self, tmp_path):
         expected = touch(tmp_path, "x/1.rec", "y/2.rec")
-        assert find_files([f"{tmp_path}/*/*.rec"]) == expected
-        assert find_files([f"{tmp_path}/**/*.rec"]) == expected
+        for pattern in ("*/*.rec", "**/*.rec"):
+            found = find_files([f"{tmp_path}/{pattern}"])
+            assert list(found) == expected
+            assert list(found.values()) == [Path("x/1.rec"), Path("y/2.rec")]
+
+    def test_subfolders_are_those_of_the_folder_or_of_the_pattern(self, tmp_path):
+        touch(tmp_path, "days/day1/TS_1.mrc", "days/day2/TS_1.mrc")
+        below = [Path("day1/TS_1.mrc"), Path("day2/TS_1.mrc")]
+        for word in ("days", "days/*/TS_1.mrc", "days/day?/*"):
+            assert list(find_files([f"{tmp_path}/{word}"]).values()) == below
+        assert list(find_files([f"{tmp_path}/days/day2/TS_1.mrc"]).values()) == [Path("TS_1.mrc")]
+
+    def test_results_within_a_folder_that_is_searched_are_no_input(self, tmp_path):
+        (source, _) = touch(tmp_path, "TS_1.mrc", "denoised/deep/TS_1.mrc")
+        for word in (str(tmp_path), f"{tmp_path}/**/*.mrc"):
+            assert list(find_files([word], tmp_path / "denoised")) == [source]
+        assert len(find_files([str(tmp_path)], tmp_path)) == 2
 
     def test_nothing_there(self, tmp_path):
         with pytest.raises(CryodenError, match=r"no tomogram in this folder; looked for \.mrc, \.rec, \.map"):
@@ -46,18 +66,59 @@ class TestFind:
 
 
 class TestSingle:
-    def test_results_have_the_names_of_their_inputs(self):
-        jobs = single_jobs([Path("a/1.rec"), Path("a/2.mrc.gz"), Path("TS_15.00Apx.mrc")], OUT)
-        assert [job.outputs[0].name for job in jobs] == ["1.mrc", "2.mrc", "TS_15.00Apx.mrc"]
+    def test_results_have_the_names_and_subfolders_of_their_inputs(self):
+        jobs = single_jobs({**named("a/1.rec", "a/2.mrc.gz", "TS_15.00Apx"), Path("b/c/3.st"): Path("c/3.st")}, OUT)
+        assert [str(job.outputs[0]) for job in jobs] == ["out/1.mrc", "out/2.mrc", "out/TS_15.00Apx.mrc", "out/c/3.mrc"]
         assert jobs[0] == Job("a/1.rec", (Path("a/1.rec"),), (OUT / "1.mrc",))
 
-    def test_two_of_one_name(self):
-        with pytest.raises(CryodenError, match=r"a/1\.rec and b/1\.mrc would both be written to out/1\.mrc"):
-            single_jobs([Path("a/1.rec"), Path("b/1.mrc")], OUT)
 
-    def test_into_the_folder_of_the_inputs(self):
-        with pytest.raises(CryodenError, match=r"a/1\.mrc is an input and would be an output"):
-            single_jobs([Path("a/1.mrc")], Path("a"))
+class TestGate:
+    def refused(self, message: str, *jobs: Job, folder: Path | None = OUT) -> None:
+        with pytest.raises(CryodenError, match=message):
+            check_jobs(jobs, folder)
+
+    def test_two_with_one_result(self):
+        jobs = single_jobs(named("a/1.rec", "b/1.mrc"), OUT)
+        self.refused(
+            r"a/1\.rec .* and b/1\.mrc .* would both be written to out/1\.mrc: .*, or give a folder above", *jobs
+        )
+        self.refused(
+            "both be written", Job("a", (Path("1"),), (OUT / "x.mrc",)), Job("b", (Path("2"),), (OUT / "y/../x.mrc",))
+        )
+
+    def test_over_an_input(self, tmp_path):
+        self.refused(
+            r"a/1\.mrc is an input and would be an output", *single_jobs(named("a/1.mrc"), Path("a")), folder=Path("a")
+        )
+        (raw, other) = touch(tmp_path, "raw.mrc", "other.mrc")
+        self.refused("is an input", Job("x", (raw,), (raw,)), folder=None)
+        (tmp_path / "soft.mrc").symlink_to(raw)
+        (tmp_path / "hard.mrc").hardlink_to(raw)
+        for link in ("soft.mrc", "hard.mrc", "../" + tmp_path.name + "/raw.mrc"):
+            self.refused("is an input", Job("x", (raw,), (tmp_path / link,)), folder=tmp_path)
+            self.refused(
+                "is an input",
+                Job("1", (other,), (tmp_path / link,)),
+                Job("2", (raw,), (tmp_path / "y.mrc",)),
+                folder=tmp_path,
+            )
+
+    def test_over_an_input_by_the_picture_beside_it(self):
+        self.refused(r"x\.png is an input", Job("x", (OUT / "x.png",), (OUT / "x.mrc",)))
+
+    @pytest.mark.parametrize("name", ["../x.mrc", "/x.mrc", "a/../../x.mrc", "link/x.mrc"])
+    def test_outside_the_folder(self, tmp_path, name):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/link").symlink_to(tmp_path)
+        self.refused("outside the folder", Job("x", (Path("a"),), (tmp_path / "out" / name,)), folder=tmp_path / "out")
+
+    @pytest.mark.parametrize("name", ["x" * 300, "é" * 120, "a\0b", "a\nb"])
+    def test_names_that_no_disk_takes(self, name):
+        self.refused("a name has at most 220 bytes, all printable", Job("x", (Path("a"),), (OUT / f"{name}.mrc",)))
+
+    def test_open_to_all_else(self):
+        check_jobs(single_jobs(find_files(["a/1.mrc", "b/2.mrc"]), OUT), OUT)
+        check_jobs([Job("x", (Path("a.mrc"),), (Path("../b.mrc"),))])
 
 
 class TestHalves:
@@ -69,21 +130,39 @@ class TestHalves:
             ("rec_TS1_half1.mrc", "rec_TS1_half2.mrc", "rec_TS1.mrc"),
             ("TS1_even.rec", "TS1_odd.rec", "TS1.mrc"),
             ("even/TS1_15.00Apx.mrc", "odd/TS1_15.00Apx.mrc", "TS1_15.00Apx.mrc"),
+            ("EVN/TS1_EVN.mrc", "ODD/TS1_ODD.mrc", "TS1.mrc"),
+            ("EVN/TS1.mrc", "ODD/TS1.mrc", "TS1.mrc"),
+            ("half1/TS1.mrc", "HALF2/TS1.mrc", "TS1.mrc"),
+            ("TS1_Even.mrc", "TS1_ODD.mrc", "TS1.mrc"),
+            ("TS1_even_10.00Apx.mrc", "TS1_odd_10.00Apx.mrc", "TS1_10.00Apx.mrc"),
         ],
     )
     def test_the_ways_programs_name_them(self, first, second, name):
-        jobs, others = half_jobs([Path(second), Path("other.mrc"), Path(first)], OUT)
+        jobs, others = half_jobs(named(second, "other.mrc", first), OUT)
         assert others == [Path("other.mrc")]
         assert [(job.inputs, job.average) for job in jobs] == [((Path(first), Path(second)), OUT / name)]
         assert jobs[0].outputs == tuple((OUT / half).with_suffix(".mrc") for half in (first, second))
 
     def test_pairs_are_not_mixed_up(self):
         names = [f"{folder}/{ts}_{half}.mrc" for folder in "ab" for ts in ("T1", "T11") for half in ("ODD", "EVN")]
-        jobs, _ = half_jobs([Path(name.replace("T1", f"{name[0]}T1")) for name in names], OUT)
+        jobs, _ = half_jobs(named(*(name.replace("T1", f"{name[0]}T1") for name in names)), OUT)
         for job in jobs:
             first, second = map(str, job.inputs)
             assert first.replace("EVN", "ODD") == second
         assert len(jobs) == 4
+
+    def test_only_a_last_mark_counts(self):
+        jobs, others = half_jobs(named("an_odd_cell_TS1.mrc", "an_even_cell_TS1.mrc", "T_EVN.mrc", "T_ODD.mrc"), OUT)
+        assert [job.name for job in jobs] == ["T.mrc"]
+        assert len(others) == 2
+
+    def test_a_whole_folder_of_warp(self, tmp_path):
+        touch(tmp_path, *(f"{day}/{kind}T_8.00Apx.mrc" for day in "ab" for kind in ("", "deconv/", "even/", "odd/")))
+        jobs, others = half_jobs(find_files([str(tmp_path)]), OUT)
+        assert [job.average for job in jobs] == [OUT / day / "T_8.00Apx.mrc" for day in "ab"]
+        assert jobs[1].outputs == (OUT / "b/even/T_8.00Apx.mrc", OUT / "b/odd/T_8.00Apx.mrc")
+        assert len(others) == 4
+        check_jobs(jobs, OUT)
 
     @pytest.mark.parametrize(
         ("names", "message"),
@@ -97,4 +176,4 @@ class TestHalves:
     )
     def test_doubt_stops(self, names, message):
         with pytest.raises(CryodenError, match=message):
-            half_jobs([Path(name) for name in names], OUT)
+            half_jobs(named(*names), OUT)

@@ -1,0 +1,91 @@
+"""What a denoised file says of what it was made of and by what, so that only its own result counts as done."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cryoden.errors import CryodenError
+from cryoden.volume import Volume, labels
+
+_LABEL = re.compile(r"cryoden: of (\d+) (\d+) ([0-9a-f]{12}) by ([0-9a-f]{12})")
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a result was made of, and by what.
+
+    Attributes:
+        size: Bytes of the inputs.
+        time: When they were changed last, in ns since 1970, added up.
+        digest: Of their content, 12 hexadecimal digits.
+        key: Of the model and the settings, 12 hexadecimal digits.
+    """
+
+    size: int
+    time: int
+    digest: str
+    key: str
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], key: str) -> Self:
+        """Of files as they are now, which are read.
+
+        Raises:
+            CryodenError: One cannot be read.
+        """
+        return cls(*_size_and_time(paths), _digest(paths), key)
+
+    @classmethod
+    def told_by(cls, volume: Volume) -> Self | None:
+        """What a file tells, if its last two labels are those of `cryoden denoise`: nobody has changed it since."""
+        last = labels(volume)[-2:]
+        found = _LABEL.fullmatch(last[0]) if len(last) == 2 and last[1].startswith("cryoden ") else None
+        return None if found is None else cls(int(found[1]), int(found[2]), found[3], found[4])
+
+    @property
+    def label(self) -> str:
+        """As a label of an MRC file: at most 80 characters."""
+        return f"cryoden: of {self.size} {self.time} {self.digest} by {self.key}"
+
+    def is_of(self, paths: Sequence[Path]) -> bool:
+        """Whether files are those: of the same size, and untouched since or, where they were copied, of one content."""
+        size, time = _size_and_time(paths)
+        return size == self.size and (time == self.time or _digest(paths) == self.digest)
+
+    def require_untouched(self, paths: Sequence[Path]) -> None:
+        """Refuses files that were changed while they were read.
+
+        Raises:
+            CryodenError: One was; what was made of it is part of this and part of that.
+        """
+        if _size_and_time(paths) != (self.size, self.time):
+            raise CryodenError(
+                f"{' or '.join(map(str, paths))} was changed while it was read, so that nothing was written; run it "
+                "again when the file is complete"
+            )
+
+
+def _size_and_time(paths: Sequence[Path]) -> tuple[int, int]:
+    try:
+        found = [path.stat() for path in paths]
+    except OSError as error:
+        raise CryodenError(f"cannot read {error.filename}: {error.strerror}") from error
+    return sum(each.st_size for each in found), sum(each.st_mtime_ns for each in found)
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=6)
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+        except OSError as error:
+            raise CryodenError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cryoden.errors import CryodenError
-from cryoden.evaluation.calibration import calibration_figure, describe, spectral_distance
+from cryoden.evaluation.calibration import calibration_figure, describe, radial_gain, spectral_distance
 from cryoden.files import check_output
 from cryoden.pictures import save_figure
 from cryoden.volume import read_volume
@@ -14,7 +14,9 @@ def calibrate(simulated: str, real: str, output: str = "calibration.png", overwr
     """Draw a simulated tomogram beside a real one: slices, power spectrum, grey values, correlation of the noise.
 
     Grey scales may differ, and the sign: both are brought to a standard deviation of 1 and bright protein.
-    Which arguments of the simulation change what, docs/tilt-series.md tells.
+    Which arguments of the simulation change what, docs/tilt-series.md tells. What is left of the difference between
+    the spectra is printed as a line for the YAML of a TiltSeriesDegradation: with this `radial_gain` such tomograms
+    have the spectrum of the real one.
 
     Args:
         simulated: MRC file of a simulated tomogram.
@@ -49,6 +51,7 @@ def calibrate(simulated: str, real: str, output: str = "calibration.png", overwr
         )
     ours, theirs = characters.values()
     yield f"power spectra: {spectral_distance(ours, theirs):.1f} dB apart, root mean square over frequencies"
+    yield f"radial_gain: [{', '.join(f'{gain:.3g}' for gain in radial_gain(ours, theirs))}]"
     figure = calibration_figure(dict(zip(names, characters.values(), strict=True)), max(sizes))
     save_figure(figure, path, overwrite=overwrite)
     yield str(path)

@@ -15,6 +15,8 @@ from cryoden.volume import Volume, measure
 _LAGS = 8  # voxels
 _TILE = 16  # voxels: where the noise of a tomogram is looked at, tile by tile
 _BINS = 40  # of frequencies up to Nyquist
+_NODES = 11  # of a gain, from 0 to Nyquist
+_FAINTEST = 1e-6  # power that counts as none, of white noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +91,22 @@ def spectral_distance(one: Character, other: Character) -> float:
     """Root mean square difference of two power spectra in dB, where both have power."""
     both = (one.power > 0) & (other.power > 0)
     return float(np.sqrt(np.mean(np.square(10 * np.log10(one.power[both] / other.power[both])))))
+
+
+def radial_gain(simulated: Character, real: Character) -> NDArray[np.float64]:
+    """By what a simulated tomogram must be multiplied, frequency by frequency, to have a real one's power spectrum.
+
+    It is 1 on the mean over the lower half of frequencies, where most of the signal is, so that that keeps its height.
+
+    Returns:
+        (11,) amplitudes at equal steps from 0 to Nyquist, for `TiltSeriesDegradation.radial_gain`.
+    """
+    ours, theirs = (np.maximum(each.power, _FAINTEST) for each in (simulated, real))
+    nodes = np.linspace(0, 0.5, _NODES)
+    near = np.maximum(1 - np.abs(nodes[:, None] - simulated.frequency) / nodes[1], 0)
+    gain = near @ np.log(theirs / ours) / near.sum(axis=1) / 2
+    amplitudes: NDArray[np.float64] = np.exp(gain - gain[: _NODES // 2 + 1].mean())
+    return amplitudes
 
 
 def _noise(data: NDArray[np.float64]) -> NDArray[np.float64]:

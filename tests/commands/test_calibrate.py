@@ -3,11 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from scipy.ndimage import gaussian_filter1d
 
 from cryoden.cli import main
 from cryoden.commands.calibrate import calibrate
-from cryoden.evaluation.calibration import describe, power_spectrum, spectral_distance
+from cryoden.evaluation.calibration import describe, power_spectrum, radial_gain, spectral_distance
+from cryoden.simulation import TiltSeriesDegradation
 from cryoden.volume import Volume, write_volume
 
 SHAPE = (32, 48, 40)
@@ -62,6 +65,24 @@ def test_the_sign_and_the_grey_scale_do_not_matter() -> None:
     assert spectral_distance(describe(as_volume(noise(1)), "it"), smooth) > 0.5
 
 
+def test_a_simulation_with_the_gain_has_the_spectrum_of_the_real_one() -> None:
+    """The real one falls as exp(-4 f) of the frequency."""
+    ours = noise()
+    z, y, x = (np.fft.fftfreq(size) for size in SHAPE)
+    frequency = np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2)
+    theirs = np.fft.ifftn(np.fft.fftn(ours) * np.exp(-4 * frequency)).real
+    one, other = (describe(as_volume(data), "it") for data in (ours, theirs))
+    gain = radial_gain(one, other)
+    expected = np.exp(-4 * np.linspace(0, 0.5, 11))
+    np.testing.assert_allclose(gain[1:-1] / gain[4], expected[1:-1] / expected[4], rtol=0.05)
+    assert np.log(gain[:6]).mean() == pytest.approx(0)
+    step = TiltSeriesDegradation(radial_gain=tuple(gain.tolist()))
+    parameters = {**step.sample(torch.Generator()), "colour": 0.0}
+    coloured = step._coloured(torch.from_numpy(ours), parameters).numpy()
+    mended = describe(as_volume(coloured), "it")
+    assert spectral_distance(mended, other) < 1 < 4 < spectral_distance(one, other)
+
+
 def test_the_command_writes_a_figure_and_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     write_volume("a.mrc", as_volume(with_protein(-1)))
@@ -71,6 +92,9 @@ def test_the_command_writes_a_figure_and_its_numbers(tmp_path: Path, monkeypatch
     assert re.search(r"simulated a.mrc: noise of neighbours correlates by z -?0.0", printed)
     assert re.search(r"real +b.mrc: noise of neighbours correlates by z 0.[78]", printed)
     assert "dB apart" in printed
+    (line,) = re.findall(r"^radial_gain: .*$", printed, re.MULTILINE)
+    gain = yaml.safe_load(line)["radial_gain"]
+    assert TiltSeriesDegradation(radial_gain=tuple(gain)).radial_gain[-1] < 1
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
         main(["calibrate", "a.mrc", "b.mrc", "--output", "figure.png"])

@@ -23,11 +23,13 @@ class DensityMap:
         name: what errors, tables and figures call it.
         data: (D, H, W) float32, axes z, y, x; bright on a background of 0.
         voxel_size: Å.
+        mass: kDa of protein that all of it stands for; None: unknown.
     """
 
     name: str
     data: NDArray[np.float32]
     voxel_size: float
+    mass: float | None = None
 
     @cached_property
     def centre(self) -> NDArray[np.float64]:
@@ -50,16 +52,20 @@ class DensityMap:
         return float(smooth[smooth > smooth.max() / 2].mean())
 
 
-def read_density_map(path: str | Path) -> DensityMap:
+def read_density_map(path: str | Path, mass: float | None = None) -> DensityMap:
     """Read an MRC file as a particle; negative density, which no particle has, becomes 0.
 
     Args:
         path: the file; its name up to the first dot becomes the particle's name.
+        mass: kDa of protein that all of it stands for; None: unknown.
 
     Raises:
-        CryodenError: the file cannot be read, has no voxel size, or shows no bright particle.
+        CryodenError: the mass is not above 0, or the file cannot be read, has no voxel size, or shows no bright
+            particle.
     """
     path = Path(path)
+    if mass is not None and not mass > 0:
+        raise CryodenError(f"{path}: got a mass of {mass:g} kDa; allowed is a number above 0")
     volume = read_volume(path)
     if volume.voxel_size <= 0:
         raise CryodenError(f"{path}: no voxel size in the header; write it there: a particle has a size")
@@ -69,4 +75,4 @@ def read_density_map(path: str | Path) -> DensityMap:
             f"{path}: density from {lowest:.3g} to {highest:.3g}; a particle must be bright on a background "
             "of 0: multiply a dark one by -1"
         )
-    return DensityMap(path.name.split(".")[0], np.maximum(volume.data, 0), volume.voxel_size)
+    return DensityMap(path.name.split(".")[0], np.maximum(volume.data, 0), volume.voxel_size, mass)

@@ -1,5 +1,6 @@
 """A particle by what a user calls it."""
 
+import re
 from pathlib import Path
 
 from cryoden.errors import CryodenError
@@ -8,7 +9,7 @@ from cryoden.particles.structure import Structure, read_structure
 
 Particle = Structure | DensityMap
 
-_MAPS = (".mrc", ".map")
+_MAP_AND_MASS = re.compile(r"(.*\.(?:mrc|map)(?:\.gz)?)(?::(\d+(?:\.\d+)?))?", re.IGNORECASE)
 _STRUCTURES = (".cif", ".mmcif", ".pdb", ".ent")
 
 
@@ -24,7 +25,8 @@ def load_particle(
 
     Args:
         spec: a PDB ID (`1bxn`), downloaded if need be, or the name of a file in `structure_dir`; a path to a
-            structure (.cif, .pdb or .ent) or a map (.mrc or .map), each also .gz; or `phantom:` and a number.
+            structure (.cif, .pdb or .ent) or a map (.mrc or .map), each also .gz; or `phantom:` and a number. A map's
+            mass in kDa may follow it, as in `ribosome.mrc:2600`.
         structure_dir: the folder that is searched for entries first; default: $CRYODEN_STRUCTURE_DIR.
         assembly: of a structure: the biological assembly to build, such as "1"; null keeps the deposited atoms.
         hydrogens: of a structure: keep hydrogen atoms.
@@ -40,9 +42,10 @@ def load_particle(
         if not seed.isdecimal():
             raise CryodenError(f"{spec}: a phantom is called phantom: and a whole number, such as phantom:7")
         return phantom(int(seed))
+    given = _MAP_AND_MASS.fullmatch(spec)
+    if given:
+        return read_density_map(Path(given[1]).expanduser(), float(given[2]) if given[2] else None)
     path = Path(spec).expanduser()
-    if _suffix(spec) in _MAPS:
-        return read_density_map(path)
     name = None
     if is_archive_entry(spec):
         from cryoden.particles.archive import find_or_fetch
@@ -53,7 +56,7 @@ def load_particle(
 
 def is_archive_entry(spec: str) -> bool:
     """Whether `load_particle` looks a particle up by its ID, not by a path, and does not make a phantom."""
-    return not spec.startswith("phantom:") and _suffix(spec) not in (*_MAPS, *_STRUCTURES)
+    return not (spec.startswith("phantom:") or _MAP_AND_MASS.fullmatch(spec) or _suffix(spec) in _STRUCTURES)
 
 
 def _suffix(spec: str) -> str:

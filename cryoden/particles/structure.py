@@ -16,6 +16,8 @@ from cryoden.errors import CryodenError
 
 logger = logging.getLogger("cryoden")
 
+_ZINC, _HALOGENS = 30, ("F", "Cl", "Br", "I")
+
 # A list of chains that runs on without the words that gemmi looks for.
 _WRAPPED_CHAINS = re.compile(r"^REMARK 350 +(\w(?:, *\w)*,?) *\r?$", re.MULTILINE)
 
@@ -49,7 +51,8 @@ class Structure:
             name: what errors, tables and figures call it.
             assembly: the biological assembly to build, by its name in the file; None keeps what is deposited.
             hydrogens: keep hydrogen atoms.
-            ligands: keep what is not polymer: ligands, ions, sugars.
+            ligands: keep what is bound to polymers: cofactors, sugars. Lone ions, and what has metals beyond zinc, are
+                left out in any case: crystals are grown and solved with them.
 
         Raises:
             CryodenError: no atoms are left, or the file has no such assembly.
@@ -62,6 +65,7 @@ class Structure:
             _build_assembly(structure, assembly, name)
         if ligands:
             structure.remove_waters()
+            _remove_ions(structure)
         else:
             structure.remove_ligands_and_waters()
         if not hydrogens:
@@ -112,7 +116,7 @@ def read_structure(
         name: what errors, tables and figures call the particle; by default the file's name to its first dot.
         assembly: the biological assembly to build, by its name in the file; None keeps what is deposited.
         hydrogens: keep hydrogen atoms.
-        ligands: keep what is not polymer: ligands, ions, sugars.
+        ligands: keep what is bound to polymers: cofactors, sugars; ions never.
 
     Raises:
         CryodenError: the file cannot be read, is no structure, or has no atoms or no such assembly.
@@ -170,6 +174,19 @@ def _build_assembly(structure: gemmi.Structure, assembly: str, name: str) -> Non
             "holds several copies, wrong if the file's list of chains is cut short; assembly null keeps all",
             name, assembly, built, deposited,
         )  # fmt: skip
+
+
+def _remove_ions(structure: gemmi.Structure) -> None:
+    """Take away lone metals and halogens, and what has a metal beyond zinc, where they are no part of a polymer."""
+    for chain in structure[0]:
+        for number in reversed(range(len(chain))):
+            residue = chain[number]
+            elements = {atom.name: atom.element for atom in residue}.values()
+            heavy = any(element.is_metal and element.atomic_number > _ZINC for element in elements)
+            ion = len(elements) == 1 and any(element.is_metal or element.name in _HALOGENS for element in elements)
+            if residue.entity_type != gemmi.EntityType.Polymer and (heavy or ion):
+                del chain[number]
+    structure.remove_empty_chains()
 
 
 def _count_dry(model: gemmi.Model) -> int:

@@ -16,9 +16,9 @@ from scipy.spatial.transform import Rotation
 from cryoden.simulation.bodies import blur_of
 from cryoden.simulation.ranges import Range, WholeRange, bounds, check_range, check_whole_range, draw, draw_seed
 from cryoden.simulation.sampling import sample_everywhere
+from cryoden.simulation.units import PROTEIN_VOLUME
 
-_PER_KDA = 1213.0  # Å³ of protein of 1.369 g/cm³, partial specific volume 0.73 ml/g
-_PER_LITRE = 1e-3 * 0.73  # share of the volume that one gram of protein in a litre fills
+_PER_LITRE = 1 / 1350  # share of the volume that one gram of protein in a litre fills
 
 _SHAPES = 24  # different proteins in a scene
 _BEAD = 4.0  # Å, standard deviation: of 1 kDa of protein each
@@ -86,7 +86,7 @@ class Background:
         volume = np.zeros(free.shape, np.float32)
         if concentration:
             beads = self._beads(concentration, free, voxel_size, rng)
-            weights = np.full(len(beads), _PER_KDA, np.float32)
+            weights = np.full(len(beads), PROTEIN_VOLUME, np.float32)
             width = float(np.hypot(_BEAD, blur_of(resolution)))
             volume += sample_everywhere(beads, weights, free.shape, voxel_size, width)
         if deviation:
@@ -100,9 +100,9 @@ class Background:
         """(n, 3), z, y, x in Å from the first voxel: proteins as beads of 1 kDa, in places where they touch nothing."""
         masses = np.maximum(rng.uniform(*bounds(self.protein_mass), _SHAPES).round().astype(int), 1)
         shapes = [_globule(mass, rng) for mass in masses]
-        wanted = concentration * _PER_LITRE * np.count_nonzero(free) * voxel_size**3 / (masses.mean() * _PER_KDA)
+        wanted = concentration * _PER_LITRE * np.count_nonzero(free) * voxel_size**3 / (masses.mean() * PROTEIN_VOLUME)
         kinds = rng.integers(_SHAPES, size=rng.poisson(wanted))
-        radii = (3 / (4 * np.pi) * _PER_KDA * masses) ** (1 / 3)
+        radii = (3 / (4 * np.pi) * PROTEIN_VOLUME * masses) ** (1 / 3)
         centres, kinds = _apart(radii, kinds, free, voxel_size, rng)
         turns = Rotation.random(len(kinds), random_state=rng).as_matrix()
         placed = [
@@ -114,7 +114,7 @@ class Background:
 
 def _globule(mass: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """(mass, 3), Å: a compact body of random shape, a bead for each kDa."""
-    step = _PER_KDA ** (1 / 3)
+    step = PROTEIN_VOLUME ** (1 / 3)
     lattice = (np.indices((13, 13, 13)).reshape(3, -1).T - 6 + rng.uniform(-0.5, 0.5, 3)) * step
     stretch = np.exp(rng.normal(0, _ELONGATION, 3))
     nearest = np.argsort(np.linalg.norm(lattice / stretch * np.prod(stretch) ** (1 / 3), axis=1))[:mass]

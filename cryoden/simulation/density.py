@@ -56,7 +56,8 @@ def scattering_density(
     deviation of 0.225 d, which leaves 1/e of a wave of period d. What is left beyond the voxels' Nyquist frequency is
     cut. The particle turns, not the volume, so it is the same in any orientation.
 
-    The unit of a density map is unknown; it is scaled so that it is as dense as protein in bulk.
+    The unit of a density map is unknown; it is scaled to the mass that is given with it, or else so that it is as dense
+    as protein in bulk.
 
     Args:
         particle: what to put into the box, which it must fit; see `check_fits`.

@@ -15,7 +15,7 @@ from scipy import fft
 
 from cryoden.particles import DensityMap, Particle, Structure
 from cryoden.simulation.sampling import Points
-from cryoden.simulation.units import ICE, PROTEIN, UNIT
+from cryoden.simulation.units import ICE, PROTEIN, PROTEIN_VOLUME, UNIT
 
 _LEFT_OUT = 3.5e-3  # of the norm of all points: the faintest, which are left out
 _EDGE = 0.85  # of the finest wave: from here on waves fade, for a sharp end of them would ring all around
@@ -170,4 +170,8 @@ def _spectrum_of_map(particle: DensityMap, side: float, finest: float) -> tuple[
     known = [np.abs(times) < size / 2 for times in kept]  # the map may be coarser than the voxels
     waves = fft.rfftn(particle.data, (size, size, size))[tuple(map(np.multiply, kept, known))]
     spectrum = waves * known[0] * known[1] * known[2]
-    return side, spectrum * np.float32(particle.voxel_size**3 * _BULK / particle.bulk)
+    if particle.mass is None:
+        unit = particle.bulk / _BULK
+    else:
+        unit = float(particle.data.sum(dtype=np.float64)) * particle.voxel_size**3 / (particle.mass * PROTEIN_VOLUME)
+    return side, spectrum * np.float32(particle.voxel_size**3 / unit)

@@ -13,6 +13,9 @@ PROTEIN = 0.1659  # Å^-2
 ICE = 0.0945  # Å^-2
 UNIT = PROTEIN - ICE  # Å^-2
 
+PROTEIN_VOLUME = 1230.0
+"""Å³ of a kDa of protein in bulk, of 1.35 g/cm³: its density above ice, summed."""
+
 VOLTS = 47.878 * UNIT
 """Potential of one unit of density, 3.42 V: scattering density times h² / (2π m e), which is 47.878 V Å²."""
 

@@ -37,7 +37,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(("spec", "name", "kind"), [
     ("1abc", "1abc", Structure), ("4v4r_30S", "4v4r_30S", Structure), ("{}/1abc.ENT", "1abc", Structure),
     ("{}/4v4r_30S.pdb", "4v4r_30S", Structure), ("{}/blob.mrc", "blob", DensityMap),
-    ("phantom:7", "phantom:7", Structure),
+    ("{}/blob.mrc:2600", "blob", DensityMap), ("phantom:7", "phantom:7", Structure),
 ])  # fmt: skip
 def test_spec(folder, spec, name, kind):
     particle = load_particle(spec.format(folder), structure_dir=folder)
@@ -84,3 +84,11 @@ def test_import_is_light():
     code = f"import sys, cryoden.particles; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_map_may_come_with_its_mass(folder):
+    assert load_particle(f"{folder}/blob.mrc").mass is None
+    assert load_particle(f"{folder}/blob.mrc:2600.5").mass == 2600.5
+    assert not is_archive_entry("blob.mrc:2600")
+    with pytest.raises(CryodenError, match=r"blob.mrc: got a mass of 0 kDa; allowed is a number above 0"):
+        load_particle(f"{folder}/blob.mrc:0")

@@ -40,7 +40,7 @@ def test_what_is_in_the_background_is_not_in_the_truth(particles: list[Particle]
 @pytest.mark.parametrize("grams", [40.0, 120.0])
 def test_proteins_fill_what_their_concentration_says(particles: list[Particle], grams: float) -> None:
     scene = made(particles, Background(proteins=grams, protein_mass=20.0, solutes=0.0), count=1)
-    assert scene.background.mean() == pytest.approx(grams * 0.73e-3, rel=0.07)
+    assert scene.background.mean() == pytest.approx(grams / 1350, rel=0.07)
     assert 0.7 < scene.background.max() < 1.6  # as dense as protein
 
 

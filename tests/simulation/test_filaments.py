@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from cryoden.simulation.filaments import ACTIN, LATTICES, MICROTUBULE, Course, about_z, outer_radius, render, subunit
+from cryoden.simulation.units import PROTEIN_VOLUME
 from tests.simulation.cutting import cut_in_fourier_space, difference
 
 STRAIGHT = Course(np.full(3, 200.0), np.eye(3), 1e12, 700.0)  # along z, through voxel 20 of 10 Å
@@ -26,7 +27,7 @@ def test_a_microtubule_is_a_tube_of_the_right_size_and_mass() -> None:
     assert 2 * outer_radius(MICROTUBULE) == pytest.approx(250, abs=10)
     mass = 13 * subunit(MICROTUBULE).mass / 40.5 * 80
     assert mass == pytest.approx(1430, rel=0.2)  # kDa in 80 Å of tubulin
-    assert volume.sum() * 1000 / 810 == pytest.approx(mass * 1213 / 80, rel=0.12)
+    assert volume.sum() * 1000 / 810 == pytest.approx(mass * PROTEIN_VOLUME / 80, rel=0.12)
 
 
 def test_a_microtubule_has_13_protofilaments_and_three_starts() -> None:

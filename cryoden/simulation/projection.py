@@ -1,15 +1,17 @@
 """From a volume to its projections at the angles of a tilt series, and back by weighted back-projection.
 
-The tilt axis is y and the beam z, so each y section is a problem of its own in two dimensions: an image is the product
-of a matrix with all sections at once. The matrix holds sinc interpolation: each voxel is a point of which the image
-keeps the frequencies that its pixels can carry, so that nothing is lost between projecting and back-projecting.
-torch-fourier-slice wants cubes, and its interpolation in Fourier space costs more than these products.
+The tilt axis is y and the beam z, so each y section is a problem of its own in two dimensions. There a wave along x
+projects to a wave across the image: the central slice theorem, for which a specimen is taken as a sum of waves along x,
+each the sum of its sections with their phases. All that is needed are products with small matrices of phases. Nothing
+is interpolated and nothing lost between projecting and back-projecting: each voxel is a point of which an image keeps
+the frequencies that its pixels can carry. Along z the same goes for tilts beyond 45°.
+
+torch-fourier-slice wants cubes, and interpolates in Fourier space.
 """
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +20,9 @@ from cryoden.errors import CryodenError
 
 Filter = Literal["ramp", "exact"]
 
-_KEPT = 2**28  # bytes: the matrices of a series that are no larger stay in memory for the next volume
-_BESIDE = 8  # pixels beside an image from which what is mirrored still reaches into it
+_BESIDE = 16  # pixels beside an image from which what repeats itself no longer reaches into it
+_FAST = 15  # periods are odd multiples of it, so that their transforms are fast and none has a wave at Nyquist
+_TOGETHER = 64  # sections at a time, which bounds the memory
 
 
 def project(
@@ -28,7 +31,6 @@ def project(
     columns: int | None = None,
     *,
     mirrored: bool = False,
-    keep: bool = True,
 ) -> Tensor:
     """(..., D, H, W) volumes to their (..., T, H, columns) projections along the beam.
 
@@ -40,8 +42,7 @@ def project(
         angles: (T,) tilts in degrees, in any order.
         columns: pixels across the tilt axis; by default W. What falls beside them is lost.
         mirrored: the volume goes on along x beyond both sides, mirrored there again and again, so that a tilted camera
-            sees specimen everywhere; otherwise there is nothing beside it.
-        keep: these angles will come again: small matrices stay in memory for the next volume.
+            sees specimen everywhere; tilts are then below 90°. Otherwise there is nothing beside it.
 
     Returns:
         (..., T, H, columns): sums over voxels, in the volumes' unit times one voxel. Voxel N // 2 of each axis, the
@@ -50,15 +51,18 @@ def project(
     *batch, depth, height, width = volumes.shape
     columns = columns or width
     images = volumes.new_empty(math.prod(batch), len(angles), height, columns)
-    # rows are (z, x), columns y; one product per volume, so that it does not depend on the batch
-    flat = [
-        volume.permute(0, 2, 1).reshape(depth * width, height) for volume in volumes.reshape(-1, *volumes.shape[-3:])
-    ]
-    matrices = _Matrices(tuple(angles), (depth, width, columns), volumes, mirrored, keep)
-    for tilt in range(len(angles)):
-        matrix = matrices[tilt]
-        for image, sections in zip(images, flat, strict=True):
-            image[tilt] = (matrix @ sections).T
+    for waves in _all_waves(angles, (depth, width), columns, volumes, mirrored):
+        twice = torch.full_like(waves.across[0, 0].real, 2 / waves.period)  # each wave stands for itself and for -k
+        twice[0] /= 2
+        across = waves.across * twice
+        # volume by volume, so that an image does not depend on the batch
+        for image, volume in zip(images, volumes.reshape(-1, depth, height, width), strict=True):
+            for part, sections in zip(image.split(_TOGETHER, 1), volume.split(_TOGETHER, 1), strict=True):
+                seen = sections.transpose(0, 2) if waves.steep else sections
+                whole = torch.cat([seen, seen.flip(-1)], dim=-1) if mirrored else seen
+                spectrum = torch.fft.rfft(whole, n=waves.period).permute(2, 0, 1)
+                through = (waves.through @ spectrum).transpose(0, 1)
+                part[waves.tilts] = (across.real @ through.real - across.imag @ through.imag).transpose(-1, -2)
     return images.reshape(*batch, len(angles), height, columns)
 
 
@@ -71,7 +75,6 @@ def back_project(
     *,
     thickness: float | None = None,
     roll_off: tuple[float, float] | None = None,
-    keep: bool = True,
 ) -> Tensor:
     """(..., T, H, columns) projections to (..., D, H, W) volumes, by weighted back-projection.
 
@@ -88,7 +91,6 @@ def back_project(
         thickness: voxels; of the specimen, which "exact" goes by; by default D.
         roll_off: (cut-off, width) in cycles per pixel: the weights stay what they are at the cut-off and fall beyond it
             by a Gaussian of this standard deviation, as RADIAL does in IMOD; None: they do not.
-        keep: these angles will come again: small matrices stay in memory for the next volume.
 
     Returns:
         (..., D, H, W), in the unit of a volume of which `images` are the projections.
@@ -96,8 +98,7 @@ def back_project(
     Raises:
         CryodenError: two angles are the same, or their number is not that of the images.
     """
-    *batch, tilts, height, columns = images.shape
-    depth, width = shape
+    tilts, columns, depth = images.shape[-3], images.shape[-1], shape[0]
     if tilts != len(angles) or len(set(angles)) != tilts:
         raise CryodenError(
             f"angles: got {tilts} images and {len(set(angles))} different angles; one for each is needed"
@@ -112,15 +113,23 @@ def back_project(
     if roll_off is not None:
         cut_off = (frequency <= roll_off[0]).sum() - 1
         weights = weights[:, torch.arange(len(frequency)).clamp(max=cut_off)] * _fallen(frequency, roll_off)
-    spectrum = torch.fft.rfft(images.reshape(-1, *images.shape[-3:]), n=padded)
+    spectrum = torch.fft.rfft(images, n=padded)
     filtered = torch.fft.irfft(spectrum * weights.to(images)[:, None, :], n=padded)[..., :columns]
-    volumes = images.new_zeros(len(filtered), depth * width, height)
-    matrices = _Matrices(tuple(angles), (depth, width, columns), images, False, keep)
-    for tilt in range(tilts):
-        matrix = matrices[tilt]
-        for volume, image in zip(volumes, filtered, strict=True):
-            torch.addmm(volume, matrix.T, image[tilt].T, out=volume)
-    return volumes.reshape(*batch, depth, width, height).transpose(-1, -2).contiguous()
+    return _spread(filtered, angles, shape)
+
+
+def _spread(images: Tensor, angles: Sequence[float], shape: tuple[int, int]) -> Tensor:
+    """(..., T, H, columns) images to (..., D, H, W), the adjoint of `project`: each pixel along its ray."""
+    *batch, _, height, columns = images.shape
+    volumes = images.new_zeros(math.prod(batch), shape[0], height, shape[1])
+    for waves in _all_waves(angles, shape, columns, images):
+        across, through = waves.across.mH, waves.through.mH
+        for volume, image in zip(volumes, images.reshape(-1, *images.shape[-3:]), strict=True):
+            for sections, part in zip(volume.split(_TOGETHER, 1), image.split(_TOGETHER, 1), strict=True):
+                spectrum = through @ (across @ part[waves.tilts].mT.to(across.dtype)).transpose(0, 1)
+                seen = sections.transpose(0, 2) if waves.steep else sections
+                seen += torch.fft.irfft(spectrum.permute(1, 2, 0), n=waves.period)[..., : seen.shape[-1]]
+    return volumes.reshape(*batch, shape[0], height, shape[1])
 
 
 def sirt_like(frequency: Tensor, iterations: int) -> Tensor:
@@ -160,69 +169,73 @@ def _fallen(frequency: Tensor, roll_off: tuple[float, float]) -> Tensor:
     return torch.exp(-0.5 * ((frequency.abs() - cut_off).clamp(min=0) / width).square())
 
 
-class _Matrices:
-    """The matrix of each tilt, (columns, D * W), kept from earlier where they are small."""
+class _Waves(NamedTuple):
+    """The phases of M waves along one axis of the volume, x or for steep tilts z, and of what tilts make of them.
 
-    def __init__(
-        self, angles: tuple[float, ...], sizes: tuple[int, int, int], like: Tensor, mirrored: bool, keep: bool
-    ) -> None:
-        self.angles, self.sizes, self.like, self.mirrored = angles, sizes, like, mirrored
-        small = keep and len(angles) * math.prod(sizes) * like.element_size() <= _KEPT
-        self.kept = _series(angles, sizes, mirrored, like.dtype, like.device) if small else None
+    Attributes:
+        tilts: (T,), which of the angles.
+        steep: waves run along z.
+        period: voxels after which the volume repeats itself.
+        through: (M, T, N), at the voxels of the other axis: their sum is what the wave projects to.
+        across: (T, columns, M), at the pixels, times 1 / cos t, and 0 beyond the frequencies that pixels can carry.
+    """
 
-    def __getitem__(self, tilt: int) -> Tensor:
-        if self.kept is not None:
-            return self.kept[tilt]
-        return _matrix(self.angles[tilt], self.sizes, self.mirrored, self.like.dtype, self.like.device)
+    tilts: list[int]
+    steep: bool
+    period: int
+    through: Tensor
+    across: Tensor
 
 
-@lru_cache(maxsize=4)  # whole, and both halves, of one series
-def _series(
-    angles: tuple[float, ...],
-    sizes: tuple[int, int, int],
+def _all_waves(
+    angles: Sequence[float], shape: tuple[int, int], columns: int, like: Tensor, mirrored: bool = False
+) -> list[_Waves]:
+    """The waves for all angles of volumes of this (D, W)."""
+    found = []
+    for steep in (False, True):
+        tilts = [i for i, angle in enumerate(angles) if (abs(angle) > 45 and not mirrored) == steep]
+        if tilts:
+            # x cos t + z sin t is z cos (90° - t) + x sin (90° - t)
+            turned = torch.tensor([90 - angles[i] if steep else angles[i] for i in tilts], dtype=torch.float64)
+            plane = shape[::-1] if steep else shape
+            found.append(_waves(tilts, steep, turned.deg2rad(), plane, columns, like, mirrored))
+    return found
+
+
+def _waves(
+    tilts: list[int],
+    steep: bool,
+    angles: Tensor,
+    shape: tuple[int, int],
+    columns: int,
+    like: Tensor,
     mirrored: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> list[Tensor]:
-    return [_matrix(angle, sizes, mirrored, dtype, device) for angle in angles]
+) -> _Waves:
+    depth, width = shape
+    cos, tan = angles.cos(), angles.tan()
+    period = 2 * width
+    if not mirrored:  # so long that no image reaches into the next copy
+        reach = ((columns / 2 + _BESIDE + depth / 2 * angles.sin().abs()) / cos.abs()).max().item()
+        period = _FAST * (2 * math.ceil(((width / 2 + reach) / _FAST - 1) / 2) + 1)
+    waves = torch.arange(period // 2 + 1, dtype=torch.float64) / period
+    frequency = waves / cos[:, None]
+    # Half of the wave at Nyquist is within, in power: it is weighted on the way there and on the way back.
+    share = ((0.5 - frequency.abs()) * period * cos.abs()[:, None] + 0.5).clamp(0, 1).sqrt() / cos.abs()[:, None]
+    origin = torch.polar(share, (2 * torch.pi * waves * (width // 2)).expand_as(share))
+    origin = origin.to(like.device, like.dtype.to_complex())
+    through, across = _phases(-waves[:, None] * tan, depth, like), _phases(frequency, columns, like)
+    return _Waves(tilts, steep, period, through, (across * origin[..., None]).mT)
 
 
-def _matrix(
-    angle: float, sizes: tuple[int, int, int], mirrored: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """How much of each voxel (z, x) falls on each pixel, (columns, D * W)."""
-    depth, width, columns = sizes
-    z, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in (depth, width))  # not every device has float64
-    tilt = math.radians(angle)
-    height = z[:, None] * math.sin(tilt) + columns // 2
-    matrix = _falling(x * math.cos(tilt) + height, columns, dtype, device)
-    if mirrored:
-        # Copy n of the volume begins n W further along x; every second one is turned round.
-        beside = columns / 2 + _BESIDE + depth / 2 * abs(math.sin(tilt))
-        for n in range(1, math.ceil(beside / (width * math.cos(tilt)) + 0.5)):
-            for sign in (-1, 1):
-                copy = x + sign * n * width
-                place = (copy.flip(0) if n % 2 else copy) * math.cos(tilt) + height
-                seen = ((place > -_BESIDE) & (place < columns + _BESIDE)).any(0).nonzero()[:, 0]
-                if len(seen):
-                    part = slice(int(seen[0]), int(seen[-1]) + 1)
-                    matrix[..., part] += _falling(place[:, part], columns, dtype, device)
-    return matrix.flatten(1)
-
-
-def _falling(place: Tensor, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """sinc(pixel - place), (columns, D, W) for places (D, W)."""
-    nearest = place.round()
-    # sinc(m - r) = -(-1)^m sin(πr) / π(m - r), m whole: one sine per voxel, not per element of the matrix
-    rest = place - nearest
-    rest = torch.where(rest.abs() < 1e-7, 1e-7, rest)
-    numerator = -torch.sin(torch.pi * rest) / torch.pi * (1 - 2 * (nearest % 2))
-    pixel = torch.arange(columns, device=device)[:, None, None]
-    nearest, rest, numerator = (values.to(device, dtype) for values in (nearest, rest, numerator))
-    distance = (pixel - nearest) - rest
-    sign = (1 - 2 * (pixel % 2)).to(dtype)
-    falling: Tensor = distance.reciprocal_().mul_(numerator).mul_(sign)
-    return falling
+def _phases(turns: Tensor, places: int, like: Tensor) -> Tensor:
+    """(..., places): exp(2πi n turns) of (...) turns, at n from -(places // 2) up."""
+    turns = turns.to(like)  # not every device has float64, and single precision does
+    steps = math.isqrt(places) + 1
+    n = torch.arange(steps, device=like.device, dtype=like.dtype)
+    # few sines and many products, which are faster
+    coarse, fine = (2 * torch.pi * turns[..., None] * at for at in (steps * n - places // 2, n))
+    coarse, fine = (torch.polar(torch.ones_like(phase), phase) for phase in (coarse, fine))
+    return (coarse[..., None] * fine[..., None, :]).flatten(-2)[..., :places]
 
 
 def _ramp(angles: Sequence[float], padded: int) -> Tensor:

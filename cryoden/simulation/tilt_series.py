@@ -7,6 +7,7 @@ electrons counted, with their Poisson noise → weighted back-projection. All of
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -230,28 +231,35 @@ class TiltSeries:
     """Images as the camera gave them, from the lowest tilt to the highest.
 
     Attributes:
-        frames: (2, T, H, columns), electrons counted per pixel in the first and in the second half of each exposure.
-        expected: (T, H, columns), of both together, without noise.
+        counts: (T, H, columns), electrons counted per pixel.
+        expected: (T, H, columns), the same without noise.
         blank: (T, 1, 1), the electrons expected where there is nothing but ice.
         angles: (T,), degrees, nominal.
         exposures: (T,), electrons per Å² that the specimen had seen before each image.
         transfer: (S, T, H, columns // 2 + 1), contrast transfer in S strips across the image.
         gain: (), signal in the reconstruction over signal in the volume, where measured, of all but gold; see
             TiltSeriesDegradation.
+        seed: of what is still to be drawn.
     """
 
-    frames: Tensor
+    counts: Tensor
     expected: Tensor
     blank: Tensor
     angles: list[float]
     exposures: list[float]
     transfer: Tensor
     gain: Tensor
+    seed: int
 
-    @property
-    def counts(self) -> Tensor:
-        """(T, H, columns), electrons counted per pixel."""
-        return self.frames.sum(0)
+    @cached_property
+    def frames(self) -> tuple[Tensor, Tensor]:
+        """Two of (T, H, columns): the electrons counted in the first and in the second half of each exposure.
+
+        Each electron came in one of them, as likely as in the other, so that both are Poisson's and independent.
+        """
+        generator = torch.Generator(self.counts.device).manual_seed(self.seed)
+        first = torch.binomial(self.counts, torch.full_like(self.counts, 0.5), generator)
+        return first, self.counts - first
 
 
 @dataclass(frozen=True, eq=False)
@@ -514,10 +522,9 @@ class TiltSeriesDegradation(Degradation):
         true = [angle + scheme.jitter * float(off) for angle, off in zip(angles, missed, strict=True)]
         # What contrast transfer brings in from beside the image is imaged, too.
         tall, wide = (_FAST * math.ceil((size + 2 * self._reach) / _FAST) for size in (height, columns))
-        keep = self._again and not scheme.jitter
 
         def projected(volume: Tensor) -> Tensor:
-            return _mirrored(project(volume, true, wide, mirrored=True, keep=keep), tall)
+            return _mirrored(project(volume, true, wide, mirrored=True), tall)
 
         density = self._misplace(projected(volume), parameters, random)
         per_tilt = parameters["dose"] / len(scheme.angles)
@@ -538,7 +545,7 @@ class TiltSeriesDegradation(Degradation):
         blank = blank.to(density)[:, None, None]
         expected = blank * (1 - self._contrast(parameters) * images).clamp(min=0)
         on_device = torch.Generator(volume.device).manual_seed(draw_seed(random))
-        frames = torch.poisson((expected / 2).expand(2, -1, -1, -1), generator=on_device)
+        counts = torch.poisson(expected, generator=on_device)
 
         # The gain is that of protein: gold, of other frequencies, would change its scale.
         protein = torch.where(volume <= BRIGHTEST, volume, 0.0)
@@ -549,13 +556,8 @@ class TiltSeriesDegradation(Degradation):
         if corrected is not None:
             kept = kept * corrected[0]
         of_series = self._transfer((height, columns), angles, defocus, parameters).to(density)
-        return TiltSeries(frames, expected, blank, angles, exposures, of_series, _gain(seen, kept))
-
-    @property
-    def _again(self) -> bool:
-        """Whether the angles of one tomogram come again."""
-        scheme = self.scheme
-        return not any(isinstance(it, tuple) for it in (*scheme.tilt_range, scheme.step, scheme.dropped))
+        gain = _gain(seen, kept)
+        return TiltSeries(counts, expected, blank, angles, exposures, of_series, gain, draw_seed(random))
 
     def _contrast(self, parameters: Parameters) -> float:
         """Twice the phase shift of one voxel of density 1."""
@@ -596,7 +598,6 @@ class TiltSeriesDegradation(Degradation):
             int(parameters["sirt_like"]),
             thickness=thickness or None,
             roll_off=self.roll_off and (parameters["roll_off"], self.roll_off[1]),
-            keep=self._again,
         )
         return self._coloured(made, parameters)
 
@@ -770,10 +771,11 @@ def _without_vacuum(volume: Tensor) -> Tensor:
     Endless and flat, it shows in no image. The surfaces of the ice are blurred, so the sections next to vacuum are
     levelled too.
     """
-    levels = volume.flatten(1).median(dim=1).values
-    vacuum = (levels < VACUUM / 2).to(levels)
-    near = F.max_pool1d(vacuum[None], 2 * _SURFACE + 1, stride=1, padding=_SURFACE)[0]
-    return volume - (levels * near)[:, None, None]
+    vacuum = (volume < VACUUM / 2).flatten(1).float().mean(1) > 0.5
+    near = F.max_pool1d(vacuum[None].to(volume), 2 * _SURFACE + 1, stride=1, padding=_SURFACE)[0].bool()
+    levels = volume.new_zeros(len(volume), 1, 1)
+    levels[near] = volume[near].flatten(1).median(dim=1).values[:, None, None]
+    return volume - levels
 
 
 def _columns(angles: Sequence[float], depth: int, width: int) -> int:

@@ -1,17 +1,18 @@
 """Trained models on disk: Lightning's checkpoints in, safetensors weights in and out."""
 
 import json
-import pickle
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from cryoden.denoiser import Denoiser, denoiser_of
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, one_line
 from cryoden.files import whole_file
 
 _KEY = "cryoden"
@@ -63,18 +64,29 @@ def read_model(run: Path | str) -> tuple[Denoiser, dict[str, Any]]:
         CryodenError: not a model of cryoden's, or damaged.
     """
     path = find_checkpoint(run)
-    record, weights = _read(path)
+    record, weights = _read_weights(path) if path.suffix == ".safetensors" else _generator_of(path)
     try:
-        denoiser = Denoiser.from_record(record)
-        denoiser.generator.load_state_dict(weights)
+        denoiser = Denoiser.from_record(record, weights, path.stat().st_size)
     except CryodenError as error:
         raise CryodenError(f"model {path}: {error}") from error
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CryodenError(
-            f"model {path}: its weights do not fit its description (written by cryoden {record.get('version')}): "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
     return denoiser.eval(), record
+
+
+def import_module_of_networks(name: str | None) -> None:
+    """Import a module of the user's own, so that models may be of its networks: nothing else imports one for a model.
+
+    Args:
+        name: as Python names it, such as mine for a mine.py in the working folder; None: none.
+
+    Raises:
+        CryodenError: there is none, or it cannot be imported.
+    """
+    if name is None:
+        return
+    try:
+        import_module(name)
+    except Exception as error:  # whatever the module does when it is imported
+        raise CryodenError(f"module {name}: cannot be imported: {one_line(error)}") from error
 
 
 def export_weights(model: nn.Module, path: Path | str, *, overwrite: bool = False) -> None:
@@ -93,8 +105,9 @@ def export_weights(model: nn.Module, path: Path | str, *, overwrite: bool = Fals
         raise CryodenError(f"{path}: weights are written as safetensors; give a name that ends in .safetensors")
     denoiser = denoiser_of(model)
     weights = {name: tensor.contiguous() for name, tensor in denoiser.generator.state_dict().items()}
+    content = save(weights, metadata={_KEY: json.dumps(denoiser.record())})
     with whole_file(path, overwrite=overwrite) as partial:
-        save_file(weights, partial, metadata={_KEY: json.dumps(denoiser.record())})
+        partial.write_bytes(content)  # whose errors say what the disk refuses, where safetensors' own say less
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -108,32 +121,43 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CryodenError(f"checkpoint {path}: no such file; {_HINT}")
+    unreadable = f"model {path}: not a readable checkpoint, or damaged or cut short; {_HINT}"
     try:
+        # torch's own check of its archive is none: another weight for each flipped bit
+        with ZipFile(path) as archive:
+            plain = all(each.compress_type == ZIP_STORED for each in archive.infolist())
+            if not plain or archive.testzip() is not None:
+                raise CryodenError(unreadable)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise CryodenError(f"model {path}: not a readable checkpoint, or cut short; {_HINT}") from error
+    except Exception as error:  # whatever torch says of a file that is something else; it may be anyone's
+        raise CryodenError(unreadable) from error
     if not isinstance(checkpoint, dict) or _KEY not in checkpoint:
         raise CryodenError(f"model {path}: a checkpoint, but not of cryoden's; {_HINT}")
     return checkpoint
 
 
-def _generator_of(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _generator_of(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.get("state_dict")
     prefix = "denoiser.generator."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    weights = {
+        name.removeprefix(prefix): value
+        for name, value in (state.items() if isinstance(state, dict) else ())
+        if isinstance(name, str) and name.startswith(prefix) and isinstance(value, Tensor)
+    }
     return checkpoint[_KEY], weights
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return _read_weights(path) if path.suffix == ".safetensors" else _generator_of(read_checkpoint(path))
-
-
-def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_weights(path: Path) -> tuple[Any, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             record = (file.metadata() or {}).get(_KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # SafetensorError, and whatever else it says of a file that is something else
         raise CryodenError(f"model {path}: not a readable safetensors file, or cut short; {_HINT}") from error
     if record is None:
         raise CryodenError(f"model {path}: safetensors, but without cryoden's description of the network; {_HINT}")
-    return json.loads(record), weights
+    try:
+        return json.loads(record), weights
+    except (ValueError, RecursionError) as error:
+        raise CryodenError(f"model {path}: its description cannot be read, so the file is damaged; {_HINT}") from error

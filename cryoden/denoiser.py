@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
-from cryoden.networks.base import DenoisingNetwork, build_network, network_record
+from cryoden.networks.base import DenoisingNetwork, build_network, check_network, network_record
 from cryoden.scaling import Scale
 from cryoden.version import __version__
 
@@ -90,19 +91,16 @@ class Denoiser(nn.Module):
 
     def digest(self) -> str:
         """64 hexadecimal digits that stand for all that decides what comes out: the weights, and how they are used."""
-        used = {"network": self._network, "standardize": self.standardize, "residual": self.residual, "scale": _SCALE}
-        digest = hashlib.sha256(json.dumps({**used, "voxel_size": self.voxel_size}, sort_keys=True).encode())
-        for name, value in self.generator.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return digest_of(self._fields(), self.generator.state_dict())
 
     def record(self) -> dict[str, Any]:
         """All that is needed, beside the weights, to build this denoiser again, and their digest; plain values."""
+        return {**self._fields(), "digest": self.digest()}
+
+    def _fields(self) -> dict[str, Any]:
         return {
             "version": __version__,
             "system": self.system,
-            "digest": self.digest(),
             "network": self._network,
             "standardize": self.standardize,
             "residual": self.residual,
@@ -111,25 +109,83 @@ class Denoiser(nn.Module):
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Self:
-        """The denoiser that `record` described, with fresh weights.
+    def from_record(cls, record: Any, weights: Mapping[str, Tensor], most: int) -> Self:
+        """The denoiser that `record` described, from a file that may be damaged, or anyone's.
+
+        Args:
+            record: of `record`.
+            weights: its network's, as a state dict.
+            most: bytes of the file.
 
         Raises:
-            CryodenError: its network is not to be had here, or it was trained on another grey scale.
-            KeyError: something is missing in the record.
+            CryodenError: the record or the weights are not as they were written, the network is not to be had here, or
+                it was trained on another grey scale.
         """
+        _check_record(record)
         if record["standardize"] and record.get("scale") != _SCALE:
             raise CryodenError(
                 f"it was trained on volumes scaled by their {record.get('scale', 'mean and standard deviation')}, as "
                 f"cryoden {record['version']} did, and this one scales by {_SCALE}: train it again"
             )
-        return cls(
+        # those of cryoden before it kept a digest have none
+        if record.get("digest") is not None and record["digest"] != digest_of(record, weights):
+            raise CryodenError("its weights are not those that were written, so the file is damaged; copy it again")
+        check_network(record["network"], weights, most)
+        denoiser = cls(
             build_network(record["network"]),
             standardize=record["standardize"],
             residual=record["residual"],
             voxel_size=record["voxel_size"],
             system=record["system"],
         )
+        denoiser.generator.load_state_dict(weights)
+        return denoiser
+
+
+def digest_of(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """64 hexadecimal digits of what a record says of a denoiser's use, and of its weights."""
+    digest = hashlib.sha256(json.dumps({name: record.get(name) for name in _USE}, sort_keys=True, default=str).encode())
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_record(record: Any) -> None:
+    """Refuse a record in which a field is missing, or of another kind than was written."""
+    if not isinstance(record, dict):
+        raise CryodenError(f"its description is no table of fields but {str(record)[:100]!r}")
+    for name, (allowed, is_right) in _FIELDS.items():
+        value = record.get(name)
+        if not is_right(value):
+            what = f"is {str(value)[:100]!r}" if name in record else "is missing"
+            raise CryodenError(f"{name} {what} in its description; allowed is {allowed}")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 100 and value.isprintable()
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_length(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _FURTHEST)
+
+
+_FURTHEST = 1e4  # Å; no voxel of electron microscopy is as large
+_USE = ("network", "standardize", "residual", "scale", "voxel_size")
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "version": ("a short text", _is_name),
+    "system": ("a short text", _is_name),
+    "network": ("a table of class_path and init_args", lambda value: isinstance(value, dict)),
+    "standardize": ("true or false", _is_flag),
+    "residual": ("true or false", _is_flag),
+    "scale": ("a short text, or nothing", lambda value: value is None or _is_name(value)),
+    "voxel_size": (f"a length above 0 and up to {_FURTHEST:g} angstrom, or nothing", _is_length),
+    "digest": ("a text, or nothing", lambda value: value is None or _is_name(value)),
+}
 
 
 def denoiser_of(model: nn.Module) -> Denoiser:

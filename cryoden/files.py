@@ -61,7 +61,7 @@ def tell_size(size: int) -> str:
     >>> tell_size(999), tell_size(161280), tell_size(3_000_000_000)
     ('999 bytes', '161.28 kB', '3 GB')
     """
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:
             return f"{size / factor:.6g} {unit}"
     return f"{size} bytes"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -51,17 +52,31 @@ def beside(path: Path, name: str) -> Path | None:
 
 
 def read_history(checkpoint: Path) -> dict[str, list[tuple[float, float]]]:
-    """What was logged while a model was trained: column → (epoch, its mean); empty if there is no metrics.csv."""
+    """What was logged while a model was trained: column → (epoch, its mean); empty if no metrics.csv can be read."""
     path = beside(checkpoint, "metrics.csv")
     if path is None:
         return {}
     logged: dict[str, dict[float, list[float]]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for column, text in row.items():
-                if column.startswith(("train/", "val/")) and text:
-                    logged.setdefault(column, {}).setdefault(float(row["epoch"]) + 1, []).append(float(text))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for column, text in row.items():
+                    if str(column).startswith(("train/", "val/")) and text:
+                        logged.setdefault(column, {}).setdefault(float(row["epoch"]) + 1, []).append(float(text))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return {}
     return {column: [(e, float(np.mean(v))) for e, v in epochs.items()] for column, epochs in logged.items()}
+
+
+def trained_on(checkpoint: Path) -> set[str]:
+    """The entries that the run of a checkpoint was trained on; none where no config.yaml tells."""
+    path = beside(checkpoint, "config.yaml")
+    try:
+        arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"] if path else {}
+        entries, held_out = arguments.get("entries"), arguments.get("holdout")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        return set()
+    return set(map(str, entries or ())) - set(map(str, held_out or ()))
 
 
 def find_config(runs: list[str]) -> Path:

@@ -165,7 +165,8 @@ def write_volume(
         images: The sections are images, such as a tilt series: the header says so (space group 0, mz 1).
 
     Raises:
-        CryodenError: The file exists, its folder does not, the disk refuses it, or float16 is too small for it.
+        CryodenError: The file exists, its folder does not, the disk refuses it, some voxels are NaN or infinite, or
+            float16 is too small for it.
     """
     path = Path(path)
     check_output(path, overwrite=overwrite)
@@ -176,6 +177,7 @@ def write_volume(
         statistics = measure(volume.data, voxels)
         if statistics.bad and dtype is np.float16:
             raise CryodenError(f"cannot write {path} as float16: it has voxels beyond ±65504, or NaN; use float32")
+        statistics.require_finite(f"cannot write {path}: it")
         added = [label or "Written by cryoden"] if isinstance(label, str) else label
         header = _new_header(volume, voxels, statistics, added)
         if images:

@@ -389,7 +389,7 @@ class TestWrite:
         assert list(tmp_path.iterdir()) == []
 
     def test_full_disk_is_seen_before_the_work(self, tmp_path):
-        with pytest.raises(CryodenError, match=r"1000000.0 GB are needed .* are free; make room"):
+        with pytest.raises(CryodenError, match=r"1000 TB are needed .* are free; make room"):
             check_output(tmp_path / "a.mrc", overwrite=False, size=10**15)
 
     def test_existing_file_is_refused_unless_asked(self, tmp_path):

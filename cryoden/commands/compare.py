@@ -1,9 +1,11 @@
 """The verb `compare`: runs in; tables, figures, numbers and one page of verdict out."""
 
 import copy
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.progress import Progress
 
+from cryoden.checkpoint import import_module_of_networks
 from cryoden.commands.parser import first_reason
 from cryoden.data import SceneDataModule, VolumeDataModule
 from cryoden.errors import CryodenError, one_line
@@ -32,6 +35,7 @@ def compare(
     output: str = "comparison",
     *,
     data: str | None = None,
+    module: str | None = None,
     volumes: int = 200,
     sensitivity: int = 0,
     matching: int = 0,
@@ -47,7 +51,9 @@ def compare(
         runs: runs' folders, checkpoints (.ckpt) or weights (.safetensors).
         output: the folder to write to.
         data: a YAML file whose `data:` says what to test on, such as experiments/quick.yaml; by default the config.yaml
-            of the first run that has one.
+            of the first run that has one. A run may be anyone's, so that its config.yaml imports nothing that was not
+            imported before, and its cache is left alone.
+        module: a module of yours to import first, whose networks and data the runs may be of, such as mine for mine.py.
         volumes: how many of the test volumes to take, evenly spaced over them.
         sensitivity: test volumes at each point of curves against signal-to-noise ratio (0.1 to 5) and tilt range (±40°
             to ±70°); 0 draws none.
@@ -69,35 +75,36 @@ def compare(
         if number < least:
             raise CryodenError(f"{name}: got {number}; it must be at least {least}")
     device, reason = choose_device()
+    import_module_of_networks(module)
     models, denoisers, failed = load_models(runs)
     for run, why in failed.items():
         yield f"left out: {run}: {why}"
     if not models:
         raise CryodenError("none of the runs can be used, so there is nothing to compare; see above")
     source = Path(data) if data else find_config(runs)
-    module, described = load_data(source)
-    if matching and not isinstance(module, SceneDataModule):
+    test_data, described = load_data(source, shared=data is None)
+    if matching and not isinstance(test_data, SceneDataModule):
         raise CryodenError(
             f"matching: the data of {source} are no scenes; give a SceneDataModule with --data, or leave it out"
         )
     yield f"{', '.join(models)} on the test volumes of {source}, on {device} ({reason})"
 
     with _progress() as bar:
-        filters = tuned_filters(module, bar("setting of filters"))
+        filters = tuned_filters(test_data, bar("setting of filters"))
         yield f"filters set on validation volumes: {', '.join(f'{f.name} {s:g}' for f, s in filters)}"
         methods: dict[str, Method] = {
             **TRIVIAL,
             **{filter.name: filter.at(setting) for filter, setting in filters},
             **{name: denoiser.to(device) for name, denoiser in denoisers.items()},
         }
-        dataset = module.test_volumes()
+        dataset = test_data.test_volumes()
         evaluation = evaluate(
             methods,
             dataset,
             spaced(len(dataset), volumes),
-            voxel_size=module.voxel_size,
-            batch_size=module.batch_size,
-            num_workers=module.num_workers,
+            voxel_size=test_data.voxel_size,
+            batch_size=test_data.batch_size,
+            num_workers=test_data.num_workers,
             device=device,
             progress=bar("volumes"),
         )
@@ -107,39 +114,43 @@ def compare(
         if not models:
             raise CryodenError("none of the models could be evaluated; see above")
         comparison = Comparison(
-            experiment=module.experiment,
+            experiment=test_data.experiment,
             evaluation=evaluation,
-            voxel_size=module.voxel_size,
+            voxel_size=test_data.voxel_size,
             data=described,
             models=models,
             filters={f.name: (f.setting, setting) for f, setting in filters if f.name in evaluation.values},
             failed=failed,
-            notes=notes(models, module),
+            notes=notes(models, test_data),
         )
         comparison.examples = examples(comparison, methods, dataset, device)
         if sensitivity:
             yield f"sensitivity: {sensitivity} volumes at each point"
             usable = {name: methods[name] for name in models}
             try:
-                comparison.sweeps = sweeps(usable, module, sensitivity, device, bar("sensitivity"))
+                comparison.sweeps = sweeps(usable, test_data, sensitivity, device, bar("sensitivity"))
             except CryodenError as error:
                 comparison.notes.append(f"sensitivity: no curves: {error}")
                 yield comparison.notes[-1]
-        if matching and isinstance(module, SceneDataModule):
+        if matching and isinstance(test_data, SceneDataModule):
             yield f"template matching in {matching} test and {matching} validation scenes"
             shown = ["input", comparison.best(comparison.filters), *models]
             usable = {name: methods[name] for name in shown}
             comparison.matching = {
                 name: vars(found)
-                for name, found in match_scenes(usable, module, matching, device, bar("template matching")).items()
+                for name, found in match_scenes(usable, test_data, matching, device, bar("template matching")).items()
             }
     yield from verdict(comparison)
     figures = write_comparison(comparison, folder)
     yield f"wrote {folder}: report.html, tables.md, tables.csv, results.json, and in figures {', '.join(figures)}"
 
 
-def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
+def load_data(path: Path, *, shared: bool = False) -> tuple[VolumeDataModule, dict[str, Any]]:
     """Make the data module that a configuration describes, ready to use.
+
+    Args:
+        path: a YAML file.
+        shared: it may be anyone's: it imports no module that was not imported before, and names no folder to write to.
 
     Returns:
         The module, and what the file says of it.
@@ -149,11 +160,16 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CryodenError(f"data {path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     described = config.get("data") if isinstance(config, dict) else None
     if not isinstance(described, dict) or "class_path" not in described:
         raise CryodenError(f"data {path}: has no `data:` with a `class_path:`, such as experiments/quick.yaml has")
+    if shared:
+        _refuse_imports(described, path)
+        arguments = described.get("init_args")
+        if isinstance(arguments, dict):
+            described = {**described, "init_args": {k: v for k, v in arguments.items() if k != "cache"}}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(VolumeDataModule, "data", required=True)
     try:
@@ -166,6 +182,26 @@ def load_data(path: Path) -> tuple[VolumeDataModule, dict[str, Any]]:
     module.prepare_data()
     module.setup("test")
     return module, described
+
+
+def _refuse_imports(described: Any, path: Path) -> None:
+    """Refuse a description in which anything names a class of a module that was not imported by the user.
+
+    Raises:
+        CryodenError: something does.
+    """
+    if isinstance(described, dict):
+        described = list(described.values())
+    if isinstance(described, list):
+        for each in described:
+            _refuse_imports(each, path)
+    elif isinstance(described, str) and re.fullmatch(r"\w+(\.\w+)+", described):
+        home, first = described.rpartition(".")[0], described.partition(".")[0]
+        if first != "cryoden" and home not in sys.modules and find_spec(first) is not None:
+            raise CryodenError(
+                f"data {path}: {described} is not of cryoden, and this file may be anyone's: name the module with "
+                f"--module {home} if you trust it, or the file with --data"
+            )
 
 
 _Bar = Callable[[str], Callable[[int, int], None]]

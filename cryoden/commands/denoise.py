@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from cryoden.checkpoint import find_checkpoint, load_denoiser
+from cryoden.checkpoint import find_checkpoint, import_module_of_networks, load_denoiser
 from cryoden.console import quiet
 from cryoden.errors import CryodenError
 from cryoden.hardware import choose_device, keep_freed_memory
@@ -27,6 +27,7 @@ def denoise(
     *,
     model: str,
     output: str | None = None,
+    module: str | None = None,
     contrast: Literal["auto", "bright", "dark"] = "auto",
     voxel_size: float | None = None,
     rescale: bool = False,
@@ -52,6 +53,7 @@ def denoise(
         inputs: IN.mrc OUT.mrc; or, with --output, any number of files, folders, 'patterns*' or one tomograms.star.
         model: a run's folder, a checkpoint (.ckpt) or weights (.safetensors).
         output: the folder for the results.
+        module: a module of yours to import first, whose networks the model may be of, such as mine for mine.py.
         contrast: what protein looks like in the input, and will in the output; auto tells from the voxels.
         voxel_size: angstrom, where the header has none or a wrong one.
         rescale: resample to the voxel size the model was trained at, and the result back.
@@ -78,6 +80,7 @@ def denoise(
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size)
     device, reason = choose_device()
     kept = device.type == "cpu" and not dry_run and keep_freed_memory()
+    import_module_of_networks(module)
     engine = Engine.of(load_denoiser(model), device)
     jobs, star = _jobs(inputs, output, halves)
     check_jobs([*jobs, *([star.job] if star else [])], Path(output) if output else None)

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator
 
-from cryoden.checkpoint import export_weights, load_denoiser
+from cryoden.checkpoint import export_weights, import_module_of_networks, load_denoiser
 
 
-def export(output: str, *, model: str, overwrite: bool = False) -> Iterator[str]:
+def export(output: str, *, model: str, module: str | None = None, overwrite: bool = False) -> Iterator[str]:
     """Write a trained model's weights as safetensors, with all that is needed to build its network inside.
 
     Args:
         output: the file to write, ending in .safetensors.
         model: a run's folder or a checkpoint.
+        module: a module of yours to import first, whose networks the model may be of, such as mine for mine.py.
         overwrite: replace an existing output.
 
     Yields:
         What it wrote.
     """
+    import_module_of_networks(module)
     export_weights(load_denoiser(model), output, overwrite=overwrite)
     yield f"wrote {output}"

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cryoden.checkpoint import find_checkpoint, read_model
 from cryoden.data import VolumeDataModule
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError, one_line
-from cryoden.runs import beside, read_history
+from cryoden.runs import read_history, trained_on
 
 
 @dataclass(eq=False)
@@ -88,16 +86,11 @@ def notes(models: dict[str, Model], module: VolumeDataModule) -> list[str]:
         if model.voxel_size and abs(model.voxel_size - module.voxel_size) > 0.01 * module.voxel_size:
             said.append(f"{name} was trained at {model.voxel_size:g} Å per voxel and tested at {module.voxel_size:g} Å")
         if not model.history:
-            said.append(f"{name} has no metrics.csv beside its checkpoint: no training curve")
+            said.append(f"{name} has no metrics.csv beside its checkpoint that can be read: no training curve")
         elif "val/nrmse" not in model.history:
             said.append(f"the metrics.csv of {name} has no val/nrmse: no validation curve")
     for name, model in models.items():
-        config = beside(Path(model.checkpoint), "config.yaml")
-        if config and module.unseen:
-            trained = (yaml.safe_load(config.read_text()).get("data") or {}).get("init_args", {})
-            seen = module.unseen & (set(trained.get("entries", ())) - set(trained.get("holdout") or ()))
-            if seen:
-                said.append(
-                    f"{name} was trained on {', '.join(sorted(seen))}, which is held out here: not unseen to it"
-                )
+        seen = module.unseen & trained_on(Path(model.checkpoint))
+        if seen:
+            said.append(f"{name} was trained on {', '.join(sorted(seen))}, which is held out here: not unseen to it")
     return said

@@ -1,16 +1,19 @@
 """The two kinds of network, and what a caller may rely on for each."""
 
 import inspect
+import re
+import sys
 from abc import ABC, abstractmethod
-from importlib import import_module
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, one_line
 
 _PLAIN = (int, float, str, bool, type(None))
+_LARGEST = 4096  # of what a stored network is built with: channels, levels and so on are far below
 
 
 def constructor_arguments(module: nn.Module) -> dict[str, Any]:
@@ -177,21 +180,70 @@ def network_record(network: DenoisingNetwork) -> dict[str, Any]:
 def build_network(record: dict[str, Any]) -> DenoisingNetwork:
     """The network that `network_record` described, with fresh weights.
 
+    A record may come from anyone, so it imports nothing: networks are those of this package, and those of modules that
+    have been imported already.
+
     Args:
         record: {"class_path": ..., "init_args": {...}}.
 
     Raises:
-        CryodenError: The class is not installed here, or is not a denoising network.
+        CryodenError: The class is not at hand here, is not a denoising network, or does not take these arguments.
     """
-    module, _, name = record["class_path"].rpartition(".")
-    if module.startswith(f"{__package__}."):
-        module = __package__  # which names them all, whatever file they were in when the record was made
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    class_path, arguments = record.get("class_path"), record.get("init_args")
+    if not isinstance(class_path, str) or not re.fullmatch(r"[\w.]{1,200}", class_path):
+        raise CryodenError(f"network {str(class_path)[:200]!r}: is no name of a class")
+    if not isinstance(arguments, dict) or not all(map(_is_modest, arguments.values())):
         raise CryodenError(
-            f"network {record['class_path']}: not found here ({error}); install the package that defines it"
-        ) from error
+            f"network {class_path}: its arguments are {str(arguments)[:200]}; each has a name, and is a text, a number "
+            f"up to {_LARGEST}, True, False, None, or a list of these"
+        )
+    kind = _class_of(class_path)
+    try:
+        return kind(**arguments)
+    except Exception as error:  # whatever a constructor says of arguments that it was not made for
+        raise CryodenError(f"network {class_path}: cannot be built with {arguments}: {one_line(error)}") from error
+
+
+def check_network(record: dict[str, Any], weights: Mapping[str, Tensor], most: int) -> None:
+    """Refuse weights that are not those of the network that a record describes, before it takes any memory.
+
+    Args:
+        record: {"class_path": ..., "init_args": {...}}.
+        weights: As a state dict.
+        most: Bytes that the weights may take: those of the file that they came from.
+
+    Raises:
+        CryodenError: The network cannot be built, or names, shapes or sizes are others.
+    """
+    with torch.device("meta"):
+        expected = build_network(record).state_dict()
+    if sum(value.numel() * value.element_size() for value in weights.values()) > most:
+        raise CryodenError(f"its weights are larger than the file, which has {most} bytes")
+    for name in [*expected, *weights]:
+        there, here = (tuple(each[name].shape) if name in each else None for each in (weights, expected))
+        if there != here:
+            told = [f"of shape {shape}" if shape is not None else "missing" for shape in (there, here)]
+            raise CryodenError(
+                f"its weights do not fit its description: {name} is {told[0]} in the file and {told[1]} in "
+                f"{record['class_path']} with {record['init_args']}"
+            )
+
+
+def _class_of(class_path: str) -> type[DenoisingNetwork]:
+    home, _, name = class_path.rpartition(".")
+    # the package names all of its own, whatever file they were in when the record was made
+    module = sys.modules.get(__package__ if home.startswith(f"{__package__}.") else home)
+    kind = getattr(module, name, None)
+    if kind is None:
+        hint = f"import {home} first, or name it: --module {home}" if module is None else f"{home} has no {name}"
+        raise CryodenError(f"network {class_path}: not one of cryoden's, nor of a module that was imported; {hint}")
     if not (isinstance(kind, type) and issubclass(kind, DenoisingNetwork)):
-        raise CryodenError(f"network {record['class_path']}: not a subclass of cryoden's DenoisingNetwork")
-    return kind(**record["init_args"])
+        raise CryodenError(f"network {class_path}: not a subclass of cryoden's DenoisingNetwork")
+    return kind
+
+
+def _is_modest(value: Any) -> bool:
+    """Whether a value is plain, and no number that would make a constructor run for hours."""
+    if isinstance(value, list):
+        return len(value) <= _LARGEST and all(not isinstance(each, list) and _is_modest(each) for each in value)
+    return isinstance(value, _PLAIN) and (not isinstance(value, int | float) or abs(value) <= _LARGEST)

@@ -1,6 +1,7 @@
 """What holds for every network: a record that builds it again, how far it looks, and a linear end."""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -118,15 +119,38 @@ def test_a_record_of_ours_outlives_the_file_that_the_network_was_in(kind: type[D
 @pytest.mark.parametrize(
     ("class_path", "message"),
     [
-        ("no.such.Network", "not found here .*No module named 'no'.*; install the package that defines it"),
-        ("cryoden.networks.unet.Unett", "not found here"),
-        ("Unet", "not found here"),
+        ("no.such.Network", "not one of cryoden's, .*; import no.such first, or name it: --module no.such"),
+        ("this.s", "not one of cryoden's"),  # which would print, if it were imported
+        ("cryoden.networks.unet.Unett", "not one of cryoden's"),
+        ("Unet", "not one of cryoden's"),
         ("torch.nn.Identity", "not a subclass of cryoden's DenoisingNetwork"),
     ],
 )
 def test_a_record_of_another_s_network_is_refused(class_path: str, message: str) -> None:
     with pytest.raises(CryodenError, match=f"network {class_path}: {message}"):
         build_network({"class_path": class_path, "init_args": {}})
+    assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        None,
+        [],
+        {"channels": 10**6},
+        {"levels": 1e9},
+        {"channels": -1},
+        {"channels": {}},
+        {"norm": "x"},
+        {"a": 1},
+        {1: 1},
+    ],
+    ids=str,
+)
+def test_arguments_that_a_network_does_not_take_are_refused_in_one_line(arguments: object) -> None:
+    with pytest.raises(CryodenError, match=r"network cryoden\.networks\.CompactUnet: ") as refusal:
+        build_network({"class_path": "cryoden.networks.CompactUnet", "init_args": arguments})
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("kind", [UpsampleUnet, Unet, OriginalUnet])

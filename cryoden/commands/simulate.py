@@ -18,7 +18,14 @@ from cryoden.files import refuse_existing, write_text
 from cryoden.hardware import choose_device
 from cryoden.particles import Particle, load_particle
 from cryoden.pictures import save_figure, slice_figure
-from cryoden.simulation.degradation import Degradation, apply_all, default_degradation, sample_all
+from cryoden.simulation.degradation import (
+    Degradation,
+    MissingWedge,
+    Parameters,
+    apply_all,
+    default_degradation,
+    sample_all,
+)
 from cryoden.simulation.density import check_fits, clean_volume
 from cryoden.simulation.presets import PRESETS, PresetName
 from cryoden.simulation.rotation import random_rotation
@@ -28,12 +35,9 @@ from cryoden.simulation.tilt_series import TiltSeries, TiltSeriesDegradation
 from cryoden.volume import Volume, write_volume
 
 _SHAPE = (128, 256, 256)
-_ALWAYS = ("clean.mrc", "degraded.mrc", "slices.png")
+_ALWAYS = ("clean.mrc", "degraded.mrc", "degradation.json", "slices.png")
 _OF_SCENES = ("labels.mrc", "classes.mrc", "particles.star", "particle_locations.txt")
-_OF_TILT_SERIES = (
-    *("EVN.mrc", "ODD.mrc", "half1.mrc", "half2.mrc", "noisefree.mrc"),
-    *("tilts.st", "tilts.tlt", "degradation.json"),
-)
+_OF_TILT_SERIES = ("EVN.mrc", "ODD.mrc", "half1.mrc", "half2.mrc", "noisefree.mrc", "tilts.st", "tilts.tlt")
 
 
 def simulate(
@@ -53,14 +57,15 @@ def simulate(
 ) -> Iterator[str]:
     """Write clean and degraded volumes as MRC files: particles in random orientations, or crowded scenes.
 
-    Every volume gets NAME_clean.mrc, NAME_degraded.mrc and a picture, NAME_slices.png. With `shape` or `contents` it is
+    Every volume gets NAME_clean.mrc, NAME_degraded.mrc, what was drawn for it (NAME_degradation.json) and a picture,
+    NAME_slices.png. With `shape` or `contents` it is
     a scene of all entries, and there are also instance and class labels (NAME_labels.mrc, NAME_classes.mrc), and the
     particles as a RELION star file (NAME_particles.star) and in SHREC's layout (NAME_particle_locations.txt). Where the
     degradation is a TiltSeriesDegradation, tomograms are as a lab gets them, protein dark, and there are also half
     tomograms, of even and odd tilts (NAME_EVN.mrc, NAME_ODD.mrc) and of the first and second half of each exposure
-    (NAME_half1.mrc, NAME_half2.mrc), the tomogram of images without noise (NAME_noisefree.mrc), the tilt series with
-    its angles (NAME_tilts.st, NAME_tilts.tlt), and what was drawn for it (NAME_degradation.json). Train on the output
-    with PairDataModule; denoise its halves with `cryoden denoise --halves`.
+    (NAME_half1.mrc, NAME_half2.mrc), the tomogram of images without noise (NAME_noisefree.mrc), and the tilt series
+    with its angles (NAME_tilts.st, NAME_tilts.tlt). Train on the output with PairDataModule; denoise its halves with
+    `cryoden denoise --halves`.
 
     Args:
         entries: PDB entries ("1u6g"), structure or map files, or phantoms ("phantom:7").
@@ -130,7 +135,10 @@ def simulate(
         parameters = sample_all(steps, generator)
         if series:
             tomograms = series.tomograms(imaged, parameters[0])
-            yield from writer.series(tomograms.series, series.drawn(parameters[0]))
+            drawn, angles = series.drawn(parameters[0]), tomograms.series.angles
+            told = {"tilt_range": [angles[0], angles[-1]], "angles": angles, **asdict(drawn)}
+            yield _in_words(name, drawn, angles)
+            yield from writer.series(tomograms.series)
             halves = {
                 "EVN": tomograms.even,
                 "ODD": tomograms.odd,
@@ -142,9 +150,30 @@ def simulate(
             degraded, shown = tomograms.full, -tomograms.full
         else:
             degraded = shown = apply_all(steps, imaged[None, None], [parameters])[0, 0]
+            told = _told(steps, parameters)
+        yield writer.told(told)
         yield from writer.volumes({"degraded": degraded, "clean": clean})
         # gold would leave nothing else to see
         yield writer.picture({"degraded": shown, "clean": clean.clamp(max=1)}, title)
+
+
+def _in_words(name: str, drawn: TiltSeriesDegradation, angles: Sequence[float]) -> str:
+    """One line about a tilt series."""
+    return (
+        f"{name}: {len(angles)} images from {angles[0]:.1f} to {angles[-1]:.1f} degrees, "
+        f"{drawn.exposure.dose:.0f} electrons per Å², {drawn.optics.defocus:.1f} µm under focus, in "
+        f"{drawn.exposure.thickness:.0f} nm of ice"
+    )
+
+
+def _told(steps: Sequence[Degradation], parameters: Sequence[Parameters]) -> dict[str, Any]:
+    """What was drawn for each step, and between which tilts about y the volume was measured; None: all of it was."""
+    drawn = list(zip(steps, parameters, strict=True))
+    wedges = [p for step, p in drawn if isinstance(step, MissingWedge) and step.tilt_axis == "y"]
+    return {
+        "tilt_range": [wedges[0]["tilt_min"], wedges[0]["tilt_max"]] if wedges else None,
+        "steps": [{"step": type(step).__name__, **p} for step, p in drawn],
+    }
 
 
 def _file_names(particles: Sequence[Particle]) -> list[str]:
@@ -194,17 +223,12 @@ class _Writer:
         write_shrec_table(path, scene.placements, overwrite=self.overwrite)
         yield str(path)
 
-    def series(self, series: TiltSeries, drawn: TiltSeriesDegradation) -> Iterator[str]:
-        low, high = series.angles[0], series.angles[-1]
-        yield (
-            f"{self.name}: {len(series.angles)} images from {low:.1f} to {high:.1f} degrees, "
-            f"{drawn.exposure.dose:.0f} electrons per Å², {drawn.optics.defocus:.1f} µm under focus, in "
-            f"{drawn.exposure.thickness:.0f} nm of ice"
-        )
+    def told(self, drawn: dict[str, Any]) -> str:
         path = self._path("degradation.json")
-        told = {"tilt_range": [low, high], "angles": series.angles, **asdict(drawn)}
-        write_text(path, json.dumps(told, indent=1) + "\n", overwrite=self.overwrite)
-        yield str(path)
+        write_text(path, json.dumps(drawn, indent=1) + "\n", overwrite=self.overwrite)
+        return str(path)
+
+    def series(self, series: TiltSeries) -> Iterator[str]:
         yield self._write("tilts", series.counts.cpu().numpy(), suffix=".st", images=True)
         path = self._path("tilts.tlt")
         write_text(path, "".join(f"{angle:7.2f}\n" for angle in series.angles), overwrite=self.overwrite)

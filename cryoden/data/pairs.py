@@ -71,20 +71,23 @@ def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def told_tilt_range(degraded: Path) -> tuple[float, float] | None:
-    """The tilt range of a tomogram, as NAME_degradation.json beside NAME_degraded.mrc tells; None: there is none.
+    """The tilt range of a tomogram, as NAME_degradation.json beside NAME_degraded.mrc tells; None: all was measured.
 
     Raises:
         CryodenError: the file is there, and does not tell it.
     """
     path = degraded.with_name(degraded.name.removesuffix(_DEGRADED) + _DEGRADATION)
     try:
-        low, high = (float(angle) for angle in json.loads(path.read_text(encoding="utf-8"))["tilt_range"])
+        told = json.loads(path.read_text(encoding="utf-8"))["tilt_range"]
+        if told is None:
+            return None
+        low, high = map(float, told)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CryodenError(
-            f"{path}: tells no tilt_range, [lowest, highest] in degrees ({type(error).__name__}: {error}); mend or "
-            "delete it, or give a tilt_range"
+            f"{path}: tells no tilt_range, [lowest, highest] in degrees or null ({type(error).__name__}: {error}); "
+            "mend or delete it, or give a tilt_range"
         ) from error
     return low, high
 

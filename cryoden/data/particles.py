@@ -22,6 +22,7 @@ from cryoden.simulation.degradation import (
     without_margin,
 )
 from cryoden.simulation.density import check_fits, clean_volume
+from cryoden.simulation.presets import PRESETS, PresetName
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.surroundings import Neighbours, Surroundings
 from cryoden.simulation.tilt_series import TiltSeriesDegradation
@@ -109,7 +110,10 @@ class ParticleVolumes(VolumeDataModule):
         resolution: angstrom; a wave of this period keeps 1/e of its height.
         sampling: "band-limited", as voxels can hold it, or "thesis", as the thesis's experiments had it: with half of
             the detail aliased, and the maximum of each volume 1.
-        degradation: the steps from clean to degraded, in order; by default noise at snr 1.3, then a ±60° missing wedge.
+        degradation: the steps from clean to degraded, in order; null: that of the preset, or else noise at snr 1.3,
+            then a ±60° missing wedge.
+        preset: "realistic" gives what is not given: tilt series, of which each is another laboratory's, and crowded
+            specimens; see `cryoden.simulation.presets`.
         structure_dir: a folder searched for structure files before the archive; default: $CRYODEN_STRUCTURE_DIR.
         assembly: null for the deposited model, or the name of a biological assembly, such as "1".
         hydrogens: keep hydrogen atoms.
@@ -128,13 +132,16 @@ class ParticleVolumes(VolumeDataModule):
         resolution: float = 12.0,
         sampling: Sampling = "band-limited",
         degradation: list[Degradation] | None = None,
+        preset: PresetName | None = None,
         structure_dir: str | None = None,
         assembly: str | None = None,
         hydrogens: bool = False,
         ligands: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(default_degradation() if degradation is None else degradation, voxel_size, **kwargs)
+        if degradation is None:
+            degradation = [PRESETS[preset](voxel_size).degradation] if preset else default_degradation()
+        super().__init__(degradation, voxel_size, **kwargs)
         self.save_hyperparameters()
         check_above_zero(voxel_size=voxel_size, resolution=resolution)
         check_volumes(self.degradation, voxel_size, sampling)
@@ -216,7 +223,10 @@ class ParticleDataModule(ParticleVolumes):
 
     Args:
         copies: volumes per particle, training and validation together.
-        surroundings: what is around a box, where the degradation sees it.
+        surroundings: what is around a box, where the degradation sees it; null: that of the preset, or else particles
+            that fill up to a fifth of the ice.
+        voxel_size: angstrom.
+        preset: see ParticleVolumes; it gives surroundings, too.
         kwargs: see ParticleVolumes.
     """
 
@@ -224,12 +234,15 @@ class ParticleDataModule(ParticleVolumes):
         self,
         *,
         copies: int = 100,
-        surroundings: Surroundings = Surroundings(),  # noqa: B008 - frozen; shown in the CLI's help
+        surroundings: Surroundings | None = None,
+        voxel_size: float = 6.0,
+        preset: PresetName | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(voxel_size=voxel_size, preset=preset, **kwargs)
         self.copies = self._split(copies=copies)
-        self.surroundings = surroundings
+        given = PRESETS[preset](voxel_size).surroundings if preset else Surroundings()
+        self.surroundings = surroundings or given
 
     @property
     def experiment(self) -> str:

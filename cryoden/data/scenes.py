@@ -95,14 +95,14 @@ class SceneDataModule(ParticleVolumes):
 
     Args:
         scenes: how many, training and validation together; of a larger shape each trains, or validates, or tests.
-        contents: what is in a scene; `abundance` goes by entry; by default 4 to 8 particles.
-        preset: "realistic" gives contents, degradation and shape where they are not given: crowded tomograms, each of
-            another kind, see `cryoden.simulation.presets`.
-        shape: (z, y, x), voxels of a scene that is larger than the box. Then `fresh` is about boxes, which are cut anew
-            from the same scenes, and the cache keeps scenes; without a cache they are kept until the training ends.
+        contents: what is in a scene; `abundance` goes by entry; null: that of the preset, or else 4 to 8 particles.
+        shape: (z, y, x), voxels of a scene that is larger than the box; null: that of the preset, if there is one. Then
+            `fresh` is about boxes, which are cut anew from the same scenes, and the cache keeps scenes; without a cache
+            they are kept until the training ends.
         crops: boxes that are cut from each scene of that shape in an epoch.
         voxel_size: angstrom.
         resolution: angstrom; a wave of this period keeps 1/e of its height.
+        preset: see ParticleVolumes; it gives contents and shape, too.
         kwargs: see ParticleVolumes.
     """
 
@@ -111,20 +111,18 @@ class SceneDataModule(ParticleVolumes):
         *,
         scenes: int = 1000,
         contents: SceneContents | None = None,
-        preset: PresetName | None = None,
         shape: tuple[int, int, int] | None = None,
         crops: int = 100,
         voxel_size: float = 10.0,
         resolution: float = 20.0,
-        degradation: list[Degradation] | None = None,
+        preset: PresetName | None = None,
         **kwargs: Any,
     ) -> None:
+        super().__init__(voxel_size=voxel_size, resolution=resolution, preset=preset, **kwargs)
         if preset is not None:
             given = PRESETS[preset](voxel_size, shape)
             contents, shape = contents or given.contents, given.shape
-            degradation = [given.degradation] if degradation is None else degradation
         contents = contents or SceneContents()
-        super().__init__(voxel_size=voxel_size, resolution=resolution, degradation=degradation, **kwargs)
         check_above_zero(crops=crops)
         if shape is not None and min(shape) < self.box:
             raise CryodenError(

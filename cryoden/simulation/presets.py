@@ -1,10 +1,12 @@
 """Specimens and microscopes by name, so that a configuration needs one line for all of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from cryoden.simulation.background import Background
 from cryoden.simulation.scene import SceneContents
+from cryoden.simulation.surroundings import Surroundings
 from cryoden.simulation.tilt_series import (
     Detector,
     Exposure,
@@ -15,6 +17,7 @@ from cryoden.simulation.tilt_series import (
 )
 
 _SHAPE = (96, 192, 192)  # voxels of a scene: large enough for what is beside a box, and made in ten seconds
+_OCCUPANCY = (0.02, 0.2)  # of particles: from a dilute sample to a crowded one
 _AROUND = 250.0  # Å that a scene is larger than the largest thing in it
 _LEAST = 100.0  # Å across, of what would be a vesicle or a lump
 
@@ -25,11 +28,13 @@ class Preset(NamedTuple):
     Attributes:
         contents: of a scene.
         shape: (z, y, x), of a scene in voxels.
-        degradation: of it.
+        surroundings: of a single particle.
+        degradation: of both.
     """
 
     contents: SceneContents
     shape: tuple[int, int, int]
+    surroundings: Surroundings
     degradation: TiltSeriesDegradation
 
 
@@ -43,15 +48,18 @@ def realistic(voxel_size: float, shape: tuple[int, int, int] | None = None) -> P
     shape = shape or _SHAPE
     widest = min(600.0, min(shape) * voxel_size - _AROUND)
     large = widest >= _LEAST
+    background = Background(proteins=(0.0, 100.0), solutes=(0.0, 0.1))
     contents = SceneContents(
-        occupancy=(0.02, 0.2),
+        occupancy=_OCCUPANCY,
         vesicles=(0, 2) if large else 0,
         vesicle_diameter=(min(300.0, widest), widest) if large else _LEAST,
+        membrane_proteins=(0.0, 10.0),
         fiducials=(0, 4),
         fiducial_diameter=(60.0, 150.0) if large else 60.0,
-        background=Background(
-            proteins=(0.0, 100.0),
-            solutes=(0.0, 0.1),
+        microtubules=(0, 1) if large else 0,
+        actin=(0, 2) if large else 0,
+        background=replace(
+            background,
             lumps=(0, 2) if large else 0,
             lump_diameter=(min(200.0, widest), min(500.0, widest)) if large else _LEAST,
         ),
@@ -71,8 +79,8 @@ def realistic(voxel_size: float, shape: tuple[int, int, int] | None = None) -> P
         sirt_like=(0, 0, 0, 8, 14, 25),
         colour=(0.0, 0.3),
     )
-    return Preset(contents, shape, degradation)
+    return Preset(contents, shape, Surroundings(_OCCUPANCY, background), degradation)
 
 
 PresetName = Literal["realistic"]
-PRESETS: dict[PresetName, Callable[[float, tuple[int, int, int] | None], Preset]] = {"realistic": realistic}
+PRESETS: dict[PresetName, Callable[..., Preset]] = {"realistic": realistic}

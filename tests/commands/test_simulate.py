@@ -136,6 +136,8 @@ def test_a_file_of_settings(tmp_path, monkeypatch, capsys):
     assert len(read_shrec_table("file/scene_0_particle_locations.txt")) == 3
     assert len(read_shrec_table("changed/scene_0_particle_locations.txt")) == 2
     assert not Path("file/scene_0_tilts.st").exists()
+    told = json.loads(Path("file/scene_0_degradation.json").read_text())
+    assert told == {"tilt_range": [-40, 50], "steps": [{"step": "MissingWedge", "tilt_min": -40, "tilt_max": 50}]}
     spectrum = np.abs(np.fft.fftn(read_volume("file/scene_0_degraded.mrc").data))
     assert spectrum[8, 0, 0] < 1e-3 < spectrum[0, 0, 8]  # kz was not measured, kx was
 
@@ -203,7 +205,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_simulation_runs_small(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    main(["simulate", "phantom:1", "--config", str(path), "--shape=[24,32,32]", "--contents.vesicles=0"])
+    main(["simulate", "phantom:1", "--config", str(path), "--shape=[24,32,32]"])
     whole = read_volume("simulated/scene_0_degraded.mrc")
     assert whole.data.shape == (24, 32, 32)
     assert np.isfinite(whole.data).all()

@@ -171,6 +171,30 @@ def test_one_pair_is_enough_to_test_on(blobs, tmp_path: Path) -> None:
         pairs(tmp_path).setup("fit")
 
 
+def test_each_pair_has_the_wedge_that_is_told_beside_it(blobs, tmp_path: Path) -> None:
+    told = {"a": '{"tilt_range": [-30, 40]}', "b": '{"tilt_range": null}', "c": None}
+    for name, text in told.items():
+        put(tmp_path / f"{name}_clean.mrc", blobs[0])
+        put(tmp_path / f"{name}_degraded.mrc", blobs[0] + blobs[1])
+        if text:
+            (tmp_path / f"{name}_degradation.json").write_text(text)
+
+    def seen(**arguments) -> dict[str, float]:
+        module = pairs(tmp_path, holdout=["c"], boxes=1, **arguments)
+        module.setup("fit")
+        items = [dataset[0, i] for dataset in (module._dataset(0), module.test_volumes()) for i in range(len(dataset))]
+        return {item["entry"]: float(item["measured"].float().mean()) for item in items}
+
+    own = seen()
+    assert 0.3 < own["a"] < 0.5
+    assert own["b"] == own["c"] == 1
+    of_all = seen(tilt_range=(-60, 60))
+    assert 0.5 < of_all["a"] == of_all["b"] == of_all["c"] < 0.8
+    (tmp_path / "a_degradation.json").write_text('{"tilt_range": [30]}')
+    with pytest.raises(CryodenError, match=r"a_degradation.json: tells no tilt_range, .* or give a tilt_range"):
+        seen()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

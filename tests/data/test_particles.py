@@ -14,6 +14,7 @@ from cryoden import (
 from cryoden.data.dataset import EpochSampler, item_generator
 from cryoden.simulation import Background, SaltAndPepper, Surroundings, TiltScheme
 from cryoden.simulation.degradation import without_margin
+from cryoden.simulation.presets import PRESETS
 from tests.data.made import epochs, made
 
 SMALL = {"box": 32, "voxel_size": 10, "resolution": 20, "batch_size": 2}
@@ -100,6 +101,16 @@ def test_particles_that_train_are_degraded_in_their_surroundings_too(particles: 
     assert torch.equal(seen["degraded"], in_context)
     background = (without_margin(imaged, SERIES.context) - clean)[clean.abs() < 0.02]
     assert background.std() > 0.01
+
+
+def test_a_preset_gives_what_is_not_given(particles: dict) -> None:
+    given = PRESETS["realistic"](10.0)
+    data = module(particles, preset="realistic")
+    assert (data.degradation, data.surroundings) == ([given.degradation], given.surroundings)
+    stated = module(particles, preset="realistic", degradation=[SERIES], surroundings=Surroundings(0.1))
+    assert (stated.degradation, stated.surroundings) == ([SERIES], Surroundings(0.1))
+    plain = module(particles)
+    assert not any(isinstance(step, TiltSeriesDegradation) for step in plain.degradation)
 
 
 @pytest.mark.parametrize("kind", [ParticleDataModule, SceneDataModule])

@@ -1,4 +1,4 @@
-"""What a scene holds that is no particle: vesicles, beads of gold, and the surfaces of the ice.
+"""What a scene holds that is no particle: vesicles, beads of gold, and crystals.
 
 All are known as formulas, blurred like particles; they are sampled finely and then cut at Nyquist.
 """
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from cryoden.simulation.sampling import Points, cut, cut_along, fine_step, sample_points
-from cryoden.simulation.units import GOLD, VACUUM
+from cryoden.simulation.sampling import Points, cut, fine_step, sample_points
+from cryoden.simulation.units import GOLD
 
 # Densities of a bilayer: tails, and on top of them heads, half of whose layer is water. Their integral across the
 # membrane is 23.9 Å; from composition and volume it is 23.3 for POPC, 22.1 for DPPC, 29.2 with 40 % cholesterol.
@@ -160,26 +160,6 @@ def crystal(
     across = np.max([np.cos(a) * x + np.sin(a) * y for a in corners], axis=0)
     sides = _half_space(diameter * 3**0.5 / 4 - across, blur)
     return _cut(sides * _half_space(diameter / 4 - np.abs(z), blur), box, voxel_size)
-
-
-def vacuum(ice: float, depth: int, voxel_size: float, resolution: float) -> NDArray[np.float32]:
-    """Vacuum above and below a slab of ice, along z; beyond the volume it goes on.
-
-    Args:
-        ice: Å, the thickness of the slab, whose middle is that of the volume.
-        depth: voxels.
-        voxel_size: Å.
-        resolution: Å, at least two voxels.
-
-    Returns:
-        (depth,); 0 in the ice.
-    """
-    side, blur = depth * voxel_size, blur_of(resolution)
-    size = 2 * int(np.ceil(side / fine_step(voxel_size) / 2))
-    middle = ((depth - 1) / 2 - depth // 2) * voxel_size
-    z = (np.arange(size) - size // 2) * side / size - middle
-    slabs = [_half_space(ice / 2 - z - at, blur) - _half_space(-ice / 2 - z - at, blur) for at in (-side, 0, side)]
-    return cut_along((VACUUM * (1 - np.sum(slabs, axis=0))).astype(np.float32), side / size, depth, voxel_size)
 
 
 def _half_space(inside: _Floats, blur: float) -> _Floats:

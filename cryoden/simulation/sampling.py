@@ -153,12 +153,6 @@ def cut(
     return (matrix @ across.reshape(size, -1)).reshape(box, box, box)
 
 
-def cut_along(fine: NDArray[np.float32], step: float, box: int, voxel_size: float) -> NDArray[np.float32]:
-    """The same as `cut` along one axis, for samples (n,) that go all around the box."""
-    voxels: NDArray[np.float32] = _matrix(box, len(fine), step, voxel_size, box, spread=False) @ fine
-    return voxels
-
-
 @lru_cache(maxsize=256)
 def _matrix(box: int, size: int, step: float, voxel_size: float, period: int, spread: bool) -> NDArray[np.float32]:
     """(box, size): how much each fine sample counts in each voxel along an axis.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cryoden.errors import CryodenError
 from cryoden.particles import DensityMap, Particle
-from cryoden.simulation import bodies
+from cryoden.simulation import bodies, ice
 from cryoden.simulation.background import Background
 from cryoden.simulation.bodies import CENTRED, Offset, blur_of
 from cryoden.simulation.density import check_fits, smallest_box
@@ -159,8 +159,11 @@ class SceneContents:
         microtubules: of 13 protofilaments; they cross the scene in any direction, or along a slab of ice; a number or
             a range.
         actin: filaments of it, likewise; a number or a range.
-        ice: angstrom; the thickness of the ice, which lies in the middle of the scene, its surfaces perpendicular to z,
-            between vacuum on both sides; null: all ice.
+        ice: angstrom; the thickness of the ice, which lies in the middle of the scene, across z, between vacuum on both
+            sides; a number or a range; null: all ice.
+        ice_slope: degrees between its surfaces, along a random direction; a number or a range.
+        ice_waves: angstrom; the standard deviation of the height of each surface, in waves of 1000 to 4000; a number or
+            a range.
         background: what else is in the ice, imaged but no part of the truth; null: nothing.
     """
 
@@ -175,7 +178,9 @@ class SceneContents:
     fiducial_diameter: Range = 100.0
     microtubules: WholeRange = 0
     actin: WholeRange = 0
-    ice: float | None = None
+    ice: Range | None = None
+    ice_slope: Range = 0.0
+    ice_waves: Range = 0.0
     background: Background | None = None
 
     def __post_init__(self) -> None:
@@ -198,8 +203,10 @@ class SceneContents:
         check_range("membrane_proteins", self.membrane_proteins, lambda v: v >= 0, "from 0 up")
         check_whole_range("microtubules", self.microtubules, 0)
         check_whole_range("actin", self.actin, 0)
-        if self.ice is not None and not self.ice > 0:
-            raise CryodenError(f"ice: got {self.ice}; allowed is a number of angstrom above 0, or null for all ice")
+        if self.ice is not None:
+            check_range("ice", self.ice, lambda v: v > 0, "of angstrom above 0, null for all ice")
+        check_range("ice_slope", self.ice_slope, lambda v: 0 <= v <= 30, "of degrees from 0 to 30")
+        check_range("ice_waves", self.ice_waves, lambda v: v >= 0, "of angstrom from 0 up")
 
     @property
     def filaments(self) -> tuple[tuple[str, WholeRange], ...]:
@@ -259,12 +266,14 @@ class Scene:
             )
         depth, *sides = self.shape
         if self.contents.ice is not None:
-            if self.contents.ice > depth * self.voxel_size:
+            thinnest, thickest = bounds(self.contents.ice)
+            if thickest > depth * self.voxel_size:
                 raise CryodenError(
                     f"ice: got {self.contents.ice} Å; allowed is a thickness up to the volume's "
                     f"{depth * self.voxel_size:g} Å in z"
                 )
-            depth = self._ice[1] - self._ice[0]
+            half = np.array(thinnest / 2)
+            depth = int(ice.within(-half, half, depth, self.voxel_size).sum())
         room = min(depth, *sides)
         for particle in self.particles:
             check_fits(particle, room, self.voxel_size, self.resolution)
@@ -292,13 +301,19 @@ class Scene:
         density = np.zeros(self.shape, np.float32)
         background = np.zeros(self.shape, np.float32)
         labels = np.zeros(self.shape, np.int32)
-        top, bottom = self._ice
-        search = _Search((bottom - top, *self.shape[1:]), _ROOM[self.sampling].rim)
+        surfaces = self._surfaces(generator)
+        inside = np.ones(self.shape, np.bool_)
+        if surfaces is not None:
+            inside &= ice.within(*surfaces, self.shape[0], self.voxel_size)
+        room = int(inside.sum())
+        sections = np.flatnonzero(inside.any(axis=(1, 2)))
+        top, bottom = int(sections[0]), int(sections[-1]) + 1
+        search = _Search(~inside[top:bottom], _ROOM[self.sampling].rim)
         placements: list[Placement] = []
         filled = 0
         for name, number in self.contents.filaments:
             for _ in range(draw_whole(number, generator) if bounds(number)[1] else 0):
-                course = self._course(name, search, generator)
+                course = self._course(name, search, top, generator)
                 if course is None:
                     continue
                 filament = render(name, course, self.shape, self.voxel_size, self._resolution)
@@ -307,7 +322,7 @@ class Scene:
                 search.taken |= visible[top:bottom]
                 labels[visible] = len(placements) + 1
                 placements.append(Placement(name, course.middle[::-1] / self.voxel_size, course.rotation))
-        for thing in self._objects(generator):
+        for thing in self._objects(room, generator):
             visible = self._visible(thing.density, thing.height)
             corner = search.place(visible, generator)
             if corner is None:
@@ -332,9 +347,8 @@ class Scene:
         renamed[order + 1] = np.arange(1, len(placements) + 1)
         if self.sampling == "thesis":
             density /= density.max() or 1
-        if self.contents.ice is not None:
-            vacuum = bodies.vacuum(self.contents.ice, self.shape[0], self.voxel_size, self._resolution)
-            density += vacuum[:, None, None]
+        if surfaces is not None:
+            density += ice.vacuum(*surfaces, self.shape[0], self.voxel_size, self._resolution)
         if self.contents.background is not None:
             free = np.zeros(self.shape, np.bool_)
             free[top:bottom] = ~search.taken
@@ -346,19 +360,19 @@ class Scene:
             renamed[labels],
             [placements[i] for i in order],
             self.class_names,
-            filled / labels[top:bottom].size,
+            filled / room,
         )
 
-    def _course(self, name: str, search: "_Search", generator: torch.Generator) -> Course | None:
+    def _course(self, name: str, search: "_Search", top: int, generator: torch.Generator) -> Course | None:
         """Where a filament may cross the scene, in Å from its first voxel; None: no room was found."""
-        top, bottom = self._ice
-        side = np.array([*self.shape[:0:-1], bottom - top]) * self.voxel_size
+        depth = len(search.taken)
+        side = np.array([*self.shape[:0:-1], depth]) * self.voxel_size
         reach = outer_radius(name) + blur_of(self._resolution)
         for _ in range(_COURSES):
             course = draw_course(side, 1.0 if self.contents.ice is None else _ALONG, generator)
             z, y, x = np.floor(course.around(reach, 2 * self.voxel_size).T[::-1] / self.voxel_size).astype(int)
             beside = (y >= 0) & (y < self.shape[1]) & (x >= 0) & (x < self.shape[2])
-            out = (z < 0) | (z >= bottom - top)
+            out = (z < 0) | (z >= depth)
             if self.contents.ice is not None and out[beside].any():
                 continue
             there = beside & ~out
@@ -366,14 +380,15 @@ class Scene:
                 return replace(course, middle=course.middle + np.array([0, 0, top * self.voxel_size]))
         return None
 
-    @cached_property
-    def _ice(self) -> tuple[int, int]:
-        """The first section that is wholly in the ice, and the first one after."""
+    def _surfaces(self, generator: torch.Generator) -> ice.Surfaces | None:
+        """Of the ice, (H, W), or (1, 1) where they are flat."""
         if self.contents.ice is None:
-            return 0, self.shape[0]
-        half = self.contents.ice / self.voxel_size / 2
-        middle = self.shape[0] / 2
-        return int(np.ceil(middle - half - 1e-6)), int(np.floor(middle + half + 1e-6))
+            return None
+        thickness = draw(self.contents.ice, generator)
+        slope, waves = draw(self.contents.ice_slope, generator), draw(self.contents.ice_waves, generator)
+        rng = np.random.default_rng(draw_seed(generator))
+        shape = self.shape if slope or waves else (self.shape[0], 1, 1)
+        return ice.surfaces(thickness, slope, waves, shape, self.voxel_size, rng)
 
     @property
     def _resolution(self) -> float:
@@ -413,21 +428,20 @@ class Scene:
         points = points_of(particle, self.voxel_size, self._resolution)
         return sample_points(points, rotation, box + 2 * _BESIDE, self.voxel_size, offset=offset, endless=True)
 
-    def _draw(self, generator: torch.Generator) -> NDArray[np.int64]:
+    def _draw(self, room: int, generator: torch.Generator) -> NDArray[np.int64]:
         """Which particles to place: an index for each."""
         if self.contents.occupancy is None:
             number = draw_whole(_COUNT if self.contents.count is None else self.contents.count, generator)
         else:
-            top, bottom = self._ice
-            wanted = draw(self.contents.occupancy, generator) * (bottom - top) * self.shape[1] * self.shape[2]
+            wanted = draw(self.contents.occupancy, generator) * room
             mean = float(np.average(self._sizes, weights=self._weights.numpy()))
             # As many as fill it on average: stopping where it is full would favour what comes last, the large.
             number = max(1, round(wanted / mean))
         drawn: NDArray[np.int64] = torch.multinomial(self._weights, number, True, generator=generator).numpy()
         return drawn
 
-    def _objects(self, generator: torch.Generator) -> Iterator[_Object]:
-        """What is to be placed, the large first, each made when its turn comes."""
+    def _objects(self, room: int, generator: torch.Generator) -> Iterator[_Object]:
+        """What is to be placed in so many voxels, the large first, each made when its turn comes."""
         if self.contents.background is not None:
             for _ in range(draw_whole(self.contents.background.lumps, generator)):
                 diameter = draw(self.contents.background.lump_diameter, generator)
@@ -464,7 +478,7 @@ class Scene:
             offset = self._offset(generator)
             density = bodies.fiducial(diameter, box, self.voxel_size, self._resolution, offset)
             yield _Object(FIDUCIAL, offset, np.eye(3), density, float(density.max()))
-        drawn = self._draw(generator)
+        drawn = self._draw(room, generator)
         for index in drawn[np.argsort(-self._sizes[drawn], kind="stable")]:
             particle = self.particles[index]
             rotation = random_rotation(generator).numpy()
@@ -489,17 +503,14 @@ class _Search:
     """Finds room in a volume that fills up.
 
     Args:
-        shape: (D, H, W) in voxels.
+        taken: (D, H, W), where something is; it grows.
         rim: voxels at the border that stay empty.
-
-    Attributes:
-        taken: (D, H, W) bool, where something is.
     """
 
-    def __init__(self, shape: tuple[int, ...], rim: int) -> None:
-        self.shape = shape
+    def __init__(self, taken: NDArray[np.bool_], rim: int) -> None:
+        self.shape = taken.shape
         self.rim = rim
-        self.taken = np.zeros(shape, np.bool_)
+        self.taken = np.ascontiguousarray(taken)
 
     def place(self, visible: NDArray[np.bool_], generator: torch.Generator) -> NDArray[np.int64] | None:
         """Put something where it overlaps nothing.

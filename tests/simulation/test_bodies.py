@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from cryoden.simulation import bodies, sampling
+from cryoden.simulation import bodies, ice, sampling
 from cryoden.simulation.membranes import proteins_in
 from cryoden.simulation.units import GOLD, ICE, UNIT, VACUUM, VOLTS
 from tests.simulation.cutting import cut_in_fourier_space, difference, even
@@ -14,6 +14,10 @@ from tests.simulation.cutting import cut_in_fourier_space, difference, even
 RESOLUTIONS = [(6.0, 12.0), (6.0, 18.0), (10.0, 20.0), (10.0, 30.0)]
 AXES = np.array([110.0, 90.0, 80.0])
 TURNED = Rotation.random(random_state=0).as_matrix()
+
+
+def slab(thickness: float, depth: int, voxel_size: float, resolution: float) -> NDArray[np.float32]:
+    return ice.vacuum(np.array(-thickness / 2), np.array(thickness / 2), depth, voxel_size, resolution)
 
 
 def limit(voxel_size: float, resolution: float) -> float:
@@ -53,13 +57,13 @@ def test_a_vesicle_holds_nothing_beyond_nyquist(voxel_size: float, resolution: f
 @pytest.mark.parametrize("depth", [64, 63])
 @pytest.mark.parametrize(("voxel_size", "resolution"), RESOLUTIONS)
 def test_the_surfaces_of_the_ice_hold_nothing_beyond_nyquist(voxel_size: float, resolution: float, depth: int) -> None:
-    levels = bodies.vacuum(32.3 * voxel_size, depth, voxel_size, resolution)
+    levels = slab(32.3 * voxel_size, depth, voxel_size, resolution)
     np.testing.assert_allclose(levels, levels[::-1], atol=2e-3)  # the ice lies in the middle
     assert levels[0] == pytest.approx(VACUUM, rel=2e-3)
     assert levels[depth // 2] == pytest.approx(0, abs=0.01)  # the cut leaves ripples
     assert levels.sum() == pytest.approx(VACUUM * (depth - 32.3), rel=1e-3)
     # Fine voxels do not lie on the others, so they are compared wave by wave.
-    fine = bodies.vacuum(32.3 * voxel_size, 4 * depth, voxel_size / 4, resolution)
+    fine = slab(32.3 * voxel_size, 4 * depth, voxel_size / 4, resolution)
     place = (np.arange(4 * depth) + 0.5) / 4 - 0.5
     waves = np.arange(1, (depth - 1) // 2 + 1) * 2 * np.pi / depth
     expected = np.exp(-1j * np.outer(waves, place)) @ fine / 4
@@ -69,7 +73,7 @@ def test_the_surfaces_of_the_ice_hold_nothing_beyond_nyquist(voxel_size: float, 
 
 
 def test_ice_that_fills_the_volume_leaves_no_vacuum() -> None:
-    assert np.abs(bodies.vacuum(640.0, 64, 10.0, 20.0)).max() < 1e-6
+    assert np.abs(slab(640.0, 64, 10.0, 20.0)).max() < 1e-6
 
 
 def test_what_a_bilayer_is_in_sum_does_not_hang_on_the_resolution() -> None:
@@ -144,3 +148,27 @@ def test_volts_above_ice_by_hand() -> None:
     assert round(VOLTS, 2) == 3.42
     assert -ice == pytest.approx(VACUUM * VOLTS, rel=1e-3)
     assert gold - ice == pytest.approx(GOLD * VOLTS, rel=1e-3)
+
+
+def test_ice_slopes_and_waves_as_much_as_it_is_told() -> None:
+    rng = np.random.default_rng(0)
+    top, bottom = ice.surfaces(700.0, 4.0, 0.0, (96, 64, 80), 10.0, rng)
+    thickness = bottom - top
+    assert thickness.mean() == pytest.approx(700)
+    slopes = np.hypot(*np.gradient(thickness, 10.0))
+    np.testing.assert_allclose(slopes, np.tan(np.radians(4.0)), rtol=1e-6)
+    heights = [ice.surfaces(700.0, 0.0, 30.0, (200, 256, 256), 30.0, rng) for _ in range(6)]
+    assert np.std([[h.top + 350, h.bottom - 350] for h in heights]) == pytest.approx(30.0, rel=0.1)
+    assert np.abs(np.gradient(heights[0].top, 30.0)).max() < 0.6  # smooth
+
+
+@pytest.mark.parametrize("waves", [0.0, 60.0])
+def test_vacuum_is_what_is_not_between_the_surfaces(waves: float) -> None:
+    top, bottom = ice.surfaces(400.0, 3.0, waves, (64, 48, 56), 10.0, np.random.default_rng(1))
+    volume = ice.vacuum(top, bottom, 64, 10.0, 20.0)
+    assert volume.shape == (64, 48, 56)
+    np.testing.assert_allclose(volume.sum(axis=0) * 10, VACUUM * (640 - (bottom - top)), rtol=2e-3)
+    inside = ice.within(top, bottom, 64, 10.0)
+    np.testing.assert_allclose(inside.sum(axis=0) * 10, bottom - top, atol=20)
+    deep = ndimage.binary_erosion(inside, np.ones((7, 1, 1)), border_value=0)
+    assert np.abs(volume[deep]).max() < 0.06

@@ -6,6 +6,7 @@ from scipy import ndimage
 from cryoden.errors import CryodenError
 from cryoden.particles import DensityMap, Particle, load_particle
 from cryoden.simulation.points import points_of
+from cryoden.simulation.ranges import draw_seed
 from cryoden.simulation.sampling import sample_points
 from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
 from cryoden.simulation.units import GOLD, VACUUM
@@ -121,6 +122,8 @@ def test_a_full_scene_holds_fewer_than_were_asked_for(particles: list[Particle])
         ({"ice": 80.0}, "phantom:1: its diameter of .* do not fit into a box of 8 voxels"),
         ({"ice": 300.0}, r"ice: got 300.0 Å; allowed is a thickness up to the volume's 240 Å in z"),
         ({"ice": 0.0}, "ice: got 0.0; allowed is a number of angstrom above 0"),
+        ({"ice_slope": 40.0}, "ice_slope: got 40.0; allowed is a number of degrees from 0 to 30"),
+        ({"ice_waves": -1.0}, "ice_waves: got -1.0"),
         ({"occupancy": 0.1}, "count: got 6, and occupancy: got 0.1; give one of them"),
         ({"count": None, "occupancy": 1.5}, "occupancy: got 1.5; allowed is a number between 0 and 1"),
         ({"abundance": {"1bxn": 1}}, "abundance: no particle 1bxn; there are phantom:1, phantom:2"),
@@ -224,7 +227,9 @@ def test_gold_is_round_and_far_denser_than_protein(particles: list[Particle]) ->
 
 def test_particles_lie_in_the_ice_and_vacuum_around_it(particles: list[Particle]) -> None:
     scene = made(particles, shape=(40, 32, 32), ice=225.0)
-    ice = made(particles, shape=(22, 32, 32))
+    generator = torch.Generator().manual_seed(0)
+    torch.rand(3, generator=generator, dtype=torch.float64), draw_seed(generator)  # of the surfaces
+    ice = Scene((22, 32, 32), 10.0, 20.0, particles, SceneContents(count=6)).make(generator)
     assert np.array_equal(scene.labels[9:31], ice.labels)  # 22 whole sections of 10 Å
     assert not scene.labels[:9].any()
     assert not scene.labels[31:].any()
@@ -281,3 +286,19 @@ def test_filaments_lie_in_a_slab_of_ice(particles: list[Particle]) -> None:
         assert "microtubule" in names
         assert not scene.labels[:9].any()
         assert not scene.labels[51:].any()
+
+
+def test_particles_lie_between_uneven_surfaces(particles: list[Particle]) -> None:
+    scenes = [
+        made(particles, seed, shape=(48, 40, 40), count=30, ice=(260.0, 340.0), ice_slope=10.0, ice_waves=20.0)
+        for seed in range(4)
+    ]
+    for scene in scenes:
+        there = scene.labels > 0
+        assert there.sum() > 500
+        assert scene.density[there].min() > -0.1  # not in vacuum
+        assert not there[scene.density < -0.5].any()
+    thickness = [(scene.density.clip(max=0).sum(axis=0) / -VACUUM).mean() for scene in scenes]
+    assert np.ptp(thickness) > 0.5  # drawn for each
+    within = [np.ptp(np.median(scene.density.clip(max=0).sum(axis=0), axis=0)) for scene in scenes]
+    assert max(within) > 2  # and uneven within each

@@ -6,6 +6,7 @@ Only the file of the verb that was asked for is imported, so that `cryoden --hel
 import ast
 import difflib
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -36,9 +37,15 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.path.append("")  # a class in a file of the working folder has a class path, as with `python -m`
     try:
         _run(words[0], words[1:])
-    except (ValueError, ModuleNotFoundError) as error:
+    except BrokenPipeError:  # whoever read what was told has heard enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        told: str | None
         if isinstance(error, CryodenError):
-            told: str | None = str(error)
+            told = str(error)
+        elif isinstance(error, OSError) and error.strerror:
+            told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         else:
             from cryoden.commands.parser import in_one_line
 

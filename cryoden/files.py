@@ -1,13 +1,21 @@
 """Files written so that a reader finds a whole one or none, and so that nothing is replaced unasked."""
 
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import escape
 from pathlib import Path
 
 from cryoden.errors import CryodenError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing of this kind spans processes
+    fcntl = None  # type: ignore[assignment]
+
+_MACHINE = re.sub(r"\W", "_", platform.node())[:30] or "machine"
 
 
 def refuse_existing(path: Path | str, *, overwrite: bool) -> None:
@@ -47,6 +55,19 @@ def check_output(path: Path | str, *, overwrite: bool, size: int = 0) -> None:
     if not os.access(path.parent, os.W_OK):
         raise CryodenError(f"cannot write {path}: the folder {path.parent} is not writable")
     refuse_existing(path, overwrite=overwrite)
+    require_room(path, size)
+
+
+def require_room(path: Path, size: int) -> None:
+    """Refuse to begin a file that the disk has no room for.
+
+    Args:
+        path: The file, in a folder that exists.
+        size: Bytes.
+
+    Raises:
+        CryodenError: There is less.
+    """
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise CryodenError(
@@ -71,8 +92,8 @@ def tell_size(size: int) -> str:
 def whole_file(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
     """A name beside a file's own, to write to; when that is done, it is moved, so that a file is whole or not there.
 
-    Whatever ends the writing, the temporary file is gone and what was there before is untouched. What processes that
-    were killed had begun of this very file is removed.
+    Whatever ends the writing, the temporary file is gone and what was there before is untouched. What processes of this
+    machine that were killed had begun in this folder is removed.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -86,10 +107,10 @@ def whole_file(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
     """
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(path)
+        _clear_leftovers(path.parent)
         yield partial
         partial.replace(path)
     except OSError as error:
@@ -114,13 +135,62 @@ def write_text(path: Path | str, text: str, *, overwrite: bool) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _clear_leftovers(path: Path) -> None:
-    """Remove what processes that were killed had written of this file."""
-    for partial in path.parent.glob(f".{escape(path.name)}.*.part"):
-        number = partial.suffixes[-2][1:]
+@contextmanager
+def claimed(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """The sole right to make a file, among all processes that ask for it; it ends with the process, however that ends.
+
+    Args:
+        path: What is going to be made, in a folder that exists.
+        wait: Until it is nobody else's.
+
+    Yields:
+        Whether the right was had; always, where it was waited for.
+
+    Raises:
+        CryodenError: The disk refuses it.
+    """
+    if fcntl is None:
+        yield True
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        number = _lock(lock, wait=wait)
+    except OSError as error:
+        raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        yield number is not None
+    finally:
+        if number is not None:
+            lock.unlink(missing_ok=True)
+            os.close(number)
+
+
+def _lock(lock: Path, *, wait: bool) -> int | None:
+    """A descriptor of a file that is locked by it; None where another process has locked it."""
+    while True:
+        number = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
         try:
-            os.kill(int(number), 0)
+            fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if lock.exists() and os.path.samestat(os.fstat(number), lock.stat()):
+                return number  # and not what another process has just let go and removed
+        except BlockingIOError:
+            os.close(number)
+            return None
+        except BaseException:
+            os.close(number)
+            raise
+        os.close(number)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that were killed had begun to write in a folder."""
+    for partial in folder.glob(".*.part"):
+        found = re.fullmatch(r"\..+\.(.+)\.(\d+)\.part", partial.name)
+        if found is None or not found[1].endswith(_MACHINE):
+            continue  # not ours, or of another machine, of whose processes nothing is known here
+        try:
+            os.kill(int(found[2]), 0)
         except ProcessLookupError:
             partial.unlink(missing_ok=True)
-        except (ValueError, OSError):  # not ours
+        except (OverflowError, OSError):
             continue

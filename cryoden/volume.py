@@ -201,8 +201,24 @@ def labels(volume: Volume) -> list[str]:
 def sections(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """The sections (H, W) of a volume from z = 0 on; of a mapped one no more than one is in memory."""
     for section in data:
+        require_whole(data)
         yield section
         release(data)
+
+
+def require_whole(data: NDArray[Any]) -> None:
+    """Refuses to read on in a mapped file that was cut short since: the system would end the process without a word.
+
+    Raises:
+        CryodenError: It was.
+    """
+    mapped = getattr(data, "_mmap", None)
+    if isinstance(data, np.memmap) and mapped is not None:
+        begin = data.offset - data.offset % mmap.ALLOCATIONGRANULARITY
+        if mapped.size() < begin + len(mapped):
+            raise CryodenError(
+                f"{data.filename} was cut short while it was read; run it again when the file is complete"
+            )
 
 
 def release(data: NDArray[Any]) -> None:

@@ -1,5 +1,6 @@
 """Files are written whole or not at all, and nothing is replaced unasked."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cryoden.errors import CryodenError
-from cryoden.files import refuse_existing, whole_file, write_text
+from cryoden.files import claimed, refuse_existing, tell_size, whole_file, write_text
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -58,15 +59,49 @@ def test_a_disk_that_refuses_is_told_in_one_line(tmp_path: Path) -> None:
         write_text(tmp_path / "file" / "a.txt", "", overwrite=False)
 
 
-def test_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_go_and_those_of_living_ones_and_other_machines_stay(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    leftover, other = tmp_path / f".a.txt.{dead.pid}.part", tmp_path / f".b.txt.{dead.pid}.part"
-    leftover.touch()
-    other.touch()
+    with whole_file(tmp_path / "x", overwrite=False) as partial:
+        partial.touch()
+        pattern = partial.name.replace(str(os.getpid()), "{}").replace(".x.", ".{}.")
+    (tmp_path / "x").unlink()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / pattern.format(name, dead.pid)).touch()
+    elsewhere = [f".a.txt.othermachine.{dead.pid}.part", ".a.part", f".a.{'9' * 30}.part", ".rsync.part"]
+    for name in elsewhere:
+        (tmp_path / name).touch()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:
-        theirs = tmp_path / f".a.txt.{alive.pid}.part"
-        theirs.touch()
+        theirs = pattern.format("a.txt", alive.pid)
+        (tmp_path / theirs).touch()
         write_text(tmp_path / "a.txt", "", overwrite=False)
-        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", theirs.name, other.name}
+        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", theirs, *elsewhere}
         alive.communicate(b"\n")
+
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from cryoden.files import claimed
+with claimed(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_makes_a_file_and_a_killed_one_hinders_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with subprocess.Popen([sys.executable, "-c", CLAIM, str(path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with claimed(path, wait=False) as free:
+            assert not free
+        other.kill()
+        with claimed(path) as free:
+            assert free
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_in_words() -> None:
+    told = [tell_size(size) for size in (0, 999, 161280, 3_000_000_000, 10**15)]
+    assert told == ["0 bytes", "999 bytes", "161.28 kB", "3 GB", "1000 TB"]

@@ -154,7 +154,11 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list
 
 def _one_by_one(runner: Runner, jobs: Sequence[Job], *, dry_run: bool = False) -> Generator[str, None, int]:
     failed = 0
-    for job in jobs:
+    remaining = list(jobs)
+    while remaining:
+        # what another run is at comes last, when it is done
+        free = (number for number, job in enumerate(remaining) if dry_run or not runner.is_taken(job))
+        job = remaining.pop(next(free, 0))
         try:
             yield from runner.dry_run(job) if dry_run else runner.run(job)
         except CryodenError as error:

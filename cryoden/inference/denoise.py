@@ -5,6 +5,8 @@ A plan refuses what cannot be done; then an engine carries it out.
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from cryoden.denoiser import denoiser_of
 from cryoden.errors import CryodenError
-from cryoden.files import check_output
+from cryoden.files import check_output, tell_size
 from cryoden.inference.engine import Engine, Precision, Progress
 from cryoden.inference.jobs import Job, check_jobs
 from cryoden.inference.origin import Origin
@@ -190,6 +192,22 @@ def write_denoised(
 
 @contextmanager
 def scratch(folder: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float64]]:
-    """A mapped array of zeros in a file without a name, of which nothing is left whatever happens."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        yield np.memmap(file, _SCRATCH, mode="w+", shape=shape)
+    """A mapped array of zeros in a file without a name, of which nothing is left whatever happens.
+
+    Its room on the disk is taken at once: where a mapped file cannot grow, the system ends the process without a word.
+
+    Raises:
+        CryodenError: The disk has no room.
+    """
+    size = math.prod(shape) * _SCRATCH.itemsize
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            array = np.memmap(file, _SCRATCH, mode="w+", shape=shape)
+    except OSError as error:
+        raise CryodenError(
+            f"cannot take {tell_size(size)} in {folder} while the result is made: {error.strerror or error}; "
+            "make room, or choose another disk"
+        ) from error
+    yield array  # which lives on when the file is closed

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from cryoden.errors import CryodenError
-from cryoden.files import check_output
+from cryoden.files import check_output, claimed
 from cryoden.inference.denoise import plan_file, scratch, write_denoised
 from cryoden.inference.engine import Engine
 from cryoden.inference.engine import Progress as TileProgress
@@ -50,7 +50,7 @@ class Runner:
     make_folders: bool = False
 
     def run(self, job: Job) -> Iterator[str]:
-        """Denoises one tomogram, or its two halves and their average.
+        """Denoises one tomogram, or its two halves and their average, when no other process is at it any more.
 
         Yields:
             Lines that tell what was done.
@@ -58,6 +58,21 @@ class Runner:
         Raises:
             CryodenError: It cannot be done; what exists is as it was.
         """
+        place = job.results[-1]
+        if self.make_folders:
+            _make_folder(place.parent)
+        with claimed(place):
+            yield from self._make(job)
+
+    def is_taken(self, job: Job) -> bool:
+        """Whether another process is at a job right now."""
+        place = job.results[-1]
+        if not place.parent.is_dir():
+            return False
+        with claimed(place, wait=False) as free:
+            return not free
+
+    def _make(self, job: Job) -> Iterator[str]:
         if not self.overwrite and self.is_done(job):
             yield f"{job.name}: done already, {job.results[-1]}"
             return
@@ -67,7 +82,7 @@ class Runner:
                 continue
             yield f"{path}: {plan.describe()}"
             if self.make_folders:
-                output.parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(output.parent)
             with _progress(path.name) as progress:
                 removed = write_denoised(
                     self.engine,
@@ -162,6 +177,13 @@ class Runner:
             return origin is not None and origin.key in keys and origin.is_of(sources)
         except CryodenError:
             return False
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryodenError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 class _Speed(ProgressColumn):

@@ -25,7 +25,7 @@ from torch import Tensor
 from cryoden.denoiser import mirrored
 from cryoden.errors import CryodenError
 from cryoden.scaling import RUN, filled
-from cryoden.volume import native, release, sections
+from cryoden.volume import native, release, require_whole, sections
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ class TileGrid:
         around = np.s_[top : y.max() + RUN, left : x.max() + RUN]
         inside = np.ix_(y - top, x - left)
         for place, section in enumerate(z):
+            require_whole(volume)
             near = native(volume[section][around])
             box[place], same[place] = near[inside], filled_section(near)[inside]
             release(volume)  # around each row of a tile, the system maps much that belongs to others

@@ -192,6 +192,48 @@ class TestMany:
         assert denoise("a.mrc", "--output", "out", "--contrast=bright") == 0
         assert "done already" in capfd.readouterr().out
 
+    def test_a_source_that_is_cut_short_while_it_is_read_gives_one_line_and_no_result(
+        self, denoise, capfd, monkeypatch
+    ):
+        """A bus error would end the process."""
+        path = write("a.mrc")
+        run = Engine.run
+
+        def cut(*words: object) -> None:
+            os.truncate(path, 5000)
+            run(*words)
+
+        monkeypatch.setattr(Engine, "run", cut)
+        assert denoise("a.mrc", "out.mrc") == 2
+        assert "a.mrc was cut short while it was read" in capfd.readouterr().err
+        assert listing() == {"a.mrc"}
+
+    def test_a_disk_that_has_no_room_for_the_scratch_file_gives_one_line_and_leaves_nothing(self, denoise, capfd):
+        """By the largest file that the system allows: a mapped file that could not grow would end in a bus error."""
+        import resource
+
+        write("a.mrc")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+        try:
+            assert denoise("a.mrc", "out.mrc") == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        told = capfd.readouterr().err
+        assert re.fullmatch(r"cryoden: error: cannot take 107\.52 kB in .*: .*\n", told)
+        assert listing() == {"a.mrc"}
+
+    def test_two_runs_on_one_folder_make_each_tomogram_once(self, model, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for number in range(4):
+            write(f"data/{number}.mrc", tomogram(number))
+        both = [spawn("data", "--output", "out", "--model", model, "--tile=16") for _ in range(2)]
+        told = [process.communicate(timeout=120) for process in both]
+        assert [process.returncode for process in both] == [0, 0], told
+        assert sum(out.count("wrote out/") for out, _ in told) == 4
+        assert sum(out.count("done already") for out, _ in told) == 4
+        assert listing("out") == {f"{number}.mrc" for number in range(4)}
+
     def test_a_source_that_changes_while_it_is_read_gives_no_result(self, denoise, capfd, monkeypatch):
         write("a.mrc")
         run = Engine.run

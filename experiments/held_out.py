@@ -1,7 +1,7 @@
 """How near models come to the truth of simulated tomograms, beside the input, zeros and classical filters.
 
     cryoden simulate --config experiments/simulations/tomogram.yaml --output simulated
-    python experiments/held_out.py simulated --model NAME=MODEL ... --output experiments/results/NAME.json
+    python experiments/held_out.py simulated --model NAME=MODEL --output experiments/results/NAME.json
 
 Every tomogram NAME_degraded.mrc of the folders is denoised as `cryoden denoise` does it; each filter has the setting
 that is best on that very tomogram, which nobody has in a laboratory. All are compared with NAME_clean.mrc after an
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from scipy.ndimage import binary_dilation
 
 from cryoden import denoise, load_denoiser, read_volume
 from cryoden.evaluation.baselines import FILTERS
-from cryoden.evaluation.results import plain_numbers, provenance
+from cryoden.evaluation.results import plain_numbers, provenance, spread
 from cryoden.inference.removed import structure_removed
 from cryoden.simulation.units import BRIGHTEST
 
@@ -120,7 +121,7 @@ def methods(truth: Truth, models: dict[str, Path]) -> Iterator[tuple[str, NDArra
     yield "zeros", np.zeros_like(bright), 0.0
     clean = truth.clean.astype(np.float32)
     yield "the truth", clean, 0.0
-    yield "half of the truth", clean / 2, 0.0
+    yield "half of the truth", np.float32(0.5) * clean, 0.0
     batch = torch.from_numpy(bright)[None, None]
     for each in FILTERS:
         tried = [(truth.scores(each(batch, it)[0, 0].numpy())["nrmse"], it) for it in each.candidates]
@@ -131,7 +132,7 @@ def methods(truth: Truth, models: dict[str, Path]) -> Iterator[tuple[str, NDArra
         model = load_denoiser(path)
         began = time.perf_counter()
         denoised = -denoise(truth.degraded, model, contrast="dark", voxel_size=truth.voxel_size)
-        yield name, denoised, time.perf_counter() - began
+        yield name, np.asarray(denoised, np.float32), time.perf_counter() - began
 
 
 def main() -> None:
@@ -143,25 +144,41 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     models = {name: Path(path) for name, _, path in (each.partition("=") for each in arguments.model)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in arguments.folders:
         for path in sorted(folder.glob("*_degraded.mrc")):
             truth = Truth.read(path, arguments.tilt)
             for name, volume, seconds in methods(truth, models):
                 scores = {**truth.scores(volume), "seconds": seconds}
-                rows.append({"folder": folder.name, "tomogram": path.stem, "method": name, **scores})
+                rows.append({"tomogram": f"{folder.name}/{path.stem}", "method": name, **scores})
                 told = ", ".join(f"{measure} {value:.3f}" for measure, value in scores.items())
                 print(f"{folder.name}/{path.stem} {name}: {told}", flush=True)
-    names = list(dict.fromkeys(row["method"] for row in rows))
-    measures = list(rows[0])[3:]
-    for folder in arguments.folders:
-        print(f"\n| {folder.name} | {' | '.join(measures)} |\n|{' --- |' * (len(measures) + 1)}")
-        for name in names:
-            mine = [row for row in rows if row["method"] == name and row["folder"] == folder.name]
-            print(f"| {name} | {' | '.join(f'{np.median([row[m] for row in mine]):.3f}' for m in measures)} |")
-    shown = [{key: round(it, 4) if isinstance(it, float) else it for key, it in row.items()} for row in rows]
-    found = {**provenance(), "command": f"python {shlex.join(sys.argv)}", "rows": shown}
+    measures = list(rows[0])[2:]
+    percentiles = {
+        name: {key: spread(np.array([row[key] for row in rows if row["method"] == name])) for key in measures}
+        for name in dict.fromkeys(row["method"] for row in rows)
+    }
+    found = {
+        "title": arguments.output.stem.replace("_", " "),
+        "commands": [f"python {shlex.join(sys.argv)}"],
+        **{key: value for key, value in provenance().items() if key != "command"},
+        "experiment": None,
+        "data": {"volumes": len({row["tomogram"] for row in rows}), "tilt": arguments.tilt},
+        "percentiles": rounded(percentiles),
+        "tomograms": rounded(rows),
+    }
     arguments.output.write_text(json.dumps(plain_numbers(found), indent=1) + "\n", encoding="utf-8")
+    for name, of_all in percentiles.items():
+        print(f"{name}: " + ", ".join(f"{measure} {values['p50']:.3f}" for measure, values in of_all.items()))
+
+
+def rounded(value: Any) -> Any:
+    """The same with four decimals."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

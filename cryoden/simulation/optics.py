@@ -42,29 +42,56 @@ def interaction_constant(voltage: float) -> float:
     return 1e-9 * 2 * math.pi * mass * _CHARGE * wavelength(voltage) * 1e-10 / _PLANCK**2
 
 
-def contrast_transfer(
-    frequency: Tensor, defocus: Tensor, voltage: float, spherical_aberration: float, amplitude_contrast: float
-) -> Tensor:
-    """Contrast transfer function sin(χ + a), with which a phase shift φ becomes an intensity of 1 - 2 CTF φ.
+def aberration(frequency: Tensor, defocus: Tensor, voltage: float, spherical_aberration: float) -> Tensor:
+    """By how much the lens shifts the phase of each wave: χ = π λ Δz k² - π/2 Cs λ³ k⁴ (Wade 1992).
 
-    χ = π λ Δz k² - π/2 Cs λ³ k⁴ and sin a is the amplitude contrast (Wade 1992, "A brief look at imaging and contrast
-    transfer"). Protein is dark under focus, as in the images of a microscope.
+    "A brief look at imaging and contrast transfer".
 
     Args:
-        frequency: 1/Å, any shape.
-        defocus: µm, positive under focus; broadcastable to `frequency`.
+        frequency: k, 1/Å, any shape.
+        defocus: Δz, µm, positive under focus; broadcastable to `frequency`.
         voltage: kV.
-        spherical_aberration: mm.
-        amplitude_contrast: fraction, 0 to 1.
+        spherical_aberration: Cs, mm.
 
     Returns:
-        Of the shape of both together, between -1 and 1.
+        Of the shape of both together, rad.
     """
     length = wavelength(voltage)
     squared = frequency.square()
     phase = math.pi * length * (defocus * 1e4) * squared
-    phase = phase - math.pi / 2 * spherical_aberration * 1e7 * length**3 * squared.square()
-    return torch.sin(phase + math.asin(amplitude_contrast))
+    return phase - math.pi / 2 * spherical_aberration * 1e7 * length**3 * squared.square()
+
+
+def exit_wave(phase_shift: Tensor, amplitude_contrast: float) -> Tensor:
+    """The electron wave behind a specimen, exp(i φ e^{ia}), where sin a is the amplitude contrast.
+
+    Of a weak φ the lens makes an intensity of 1 - 2 sin(χ + a) φ, see `contrast_transfer`; of a strong one, such as
+    gold's, never less than 0.
+
+    Args:
+        phase_shift: φ, rad, any shape.
+        amplitude_contrast: fraction, 0 to 1.
+
+    Returns:
+        Of the same shape, complex.
+    """
+    angle = math.asin(amplitude_contrast)
+    return torch.polar(torch.exp(-math.sin(angle) * phase_shift), math.cos(angle) * phase_shift)
+
+
+def contrast_transfer(aberration: Tensor, amplitude_contrast: float) -> Tensor:
+    """Contrast transfer function sin(χ + a), with which a weak phase shift φ becomes an intensity of 1 - 2 CTF φ.
+
+    Protein is dark under focus, as in the images of a microscope.
+
+    Args:
+        aberration: χ, rad, any shape.
+        amplitude_contrast: sin a, fraction, 0 to 1.
+
+    Returns:
+        Of the same shape, between -1 and 1.
+    """
+    return torch.sin(aberration + math.asin(amplitude_contrast))
 
 
 def mean_free_path(voltage: float) -> float:

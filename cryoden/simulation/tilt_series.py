@@ -1,7 +1,7 @@
 """From a volume to a tilt series as a microscope would record it, and to the tomogram that a lab makes of it.
 
-The chain, tilt by tilt: projected potential → phase shift → what radiation left of it → contrast transfer → detector →
-electrons counted, with their Poisson noise → weighted back-projection. All of it is linear but for the counting.
+The chain, tilt by tilt: projected potential → phase shift → what radiation, coherence and the camera leave of it → wave
+behind the specimen → lens → electrons counted, with their Poisson noise → weighted back-projection.
 """
 
 import math
@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation, Margin, MissingWedge, Parameters, without_margin
 from cryoden.simulation.optics import (
+    aberration,
     contrast_transfer,
     damage,
     deconvolution,
+    exit_wave,
     interaction_constant,
     mean_free_path,
     wavelength,
@@ -290,9 +292,10 @@ class TiltSeriesDegradation(Degradation):
     """A tilt series and its weighted back-projection, instead of noise and a wedge.
 
     Grey values match the clean volume's: background 0, protein bright, and the signal that was measured as strong as it
-    is in the clean volume (its variance; contrast transfer and damage change its spectrum). Images are of weak phase
-    objects: 1 - 2 CTF φ of the electrons of empty ice are expected, φ = interaction constant * projected potential; of
-    gold, where that is below 0, none. Beside a volume the specimen goes on as its mirror image.
+    is in the clean volume (its variance; contrast transfer and damage change its spectrum). Images are of phase
+    objects, weak or strong: of the electrons of empty ice, |L(exp(i φ e^{ia}))|² are expected, where φ = interaction
+    constant * projected potential, L is the lens, and sin a the amplitude contrast. Beside a volume the specimen goes
+    on as its mirror image.
 
     Args:
         voxel_size: Å. It must be that of the data; with a (low, high) range around it, to draw from for each tilt
@@ -531,10 +534,13 @@ class TiltSeriesDegradation(Degradation):
         exposures = [per_tilt * scheme.recorded.index(angle) for angle in angles]
         scatter = torch.randn(len(angles), generator=random, dtype=torch.float64)
         defocus = parameters["defocus"] + parameters["defocus_scatter"] * scatter
-        transfer = self._transfer((tall, wide), angles, defocus, parameters).to(density)
+        lens = self._aberration((tall, wide), angles, defocus, parameters).to(density)
         envelope = self._envelope((tall, wide), exposures, per_tilt, parameters).to(density)
         spectrum = torch.fft.rfft2(density)
-        images = self._unite([spectrum * (strip * envelope) for strip in transfer], density.shape)
+        left_of_it = torch.fft.irfft2(spectrum * envelope, s=density.shape[-2:])
+        amplitude = self.optics.amplitude_contrast
+        wave = torch.fft.fft2(exit_wave(self._contrast(parameters) / 2 * left_of_it, amplitude))
+        images = _united([_seen(wave, strip) for strip in lens])
         top, left = tall // 2 - height // 2, wide // 2 - columns // 2
         images = images[..., top : top + height, left : left + columns]
 
@@ -543,21 +549,21 @@ class TiltSeriesDegradation(Degradation):
         transmitted = torch.exp(-parameters["thickness"] / (free_path * tilts.cos()))
         blank = per_tilt * parameters["voxel_size"] ** 2 * self.detector.dqe * transmitted
         blank = blank.to(density)[:, None, None]
-        expected = blank * (1 - self._contrast(parameters) * images).clamp(min=0)
+        expected = blank * images
         on_device = torch.Generator(volume.device).manual_seed(draw_seed(random))
         counts = torch.poisson(expected, generator=on_device)
 
         # The gain is that of protein: gold, of other frequencies, would change its scale.
         protein = torch.where(volume <= BRIGHTEST, volume, 0.0)
         seen = spectrum if torch.equal(protein, volume) else torch.fft.rfft2(projected(protein))
-        middle = transfer[len(transfer) // 2]
+        middle = contrast_transfer(lens[len(lens) // 2], amplitude)
         kept = middle * envelope * self._filter(wide, parameters).to(density)
         corrected = self._corrected((tall, wide), middle[None], exposures, per_tilt, parameters)
         if corrected is not None:
             kept = kept * corrected[0]
-        of_series = self._transfer((height, columns), angles, defocus, parameters).to(density)
         gain = _gain(seen, kept)
-        return TiltSeries(counts, expected, blank, angles, exposures, of_series, gain, draw_seed(random))
+        transfer = contrast_transfer(self._aberration((height, columns), angles, defocus, parameters), amplitude)
+        return TiltSeries(counts, expected, blank, angles, exposures, transfer.to(density), gain, draw_seed(random))
 
     def _contrast(self, parameters: Parameters) -> float:
         """Twice the phase shift of one voxel of density 1."""
@@ -588,7 +594,7 @@ class TiltSeriesDegradation(Degradation):
         corrected = self._corrected(size, series.transfer, series.exposures, per_tilt, parameters)
         if corrected is not None:
             spectrum = torch.fft.rfft2(bright)
-            bright = self._unite([spectrum * strip for strip in corrected], bright.shape)
+            bright = _united([torch.fft.irfft2(spectrum * strip, s=size) for strip in corrected])
         thickness = parameters["thickness"] * 10 / parameters["voxel_size"]
         made = back_project(
             bright[part.tilts],
@@ -679,33 +685,22 @@ class TiltSeriesDegradation(Degradation):
         seen = torch.tensor(exposures, dtype=torch.float32)[:, None, None] + per_tilt / 2
         return envelope * damage(frequency, parameters["radiation_damage"] * seen, self.optics.voltage)
 
-    def _transfer(
+    def _aberration(
         self, size: tuple[int, int], angles: Sequence[float], defocus: Tensor, parameters: Parameters
     ) -> Tensor:
-        """(S, T, H, F): contrast transfer in strips across the image, one where defocus (T,) is the same in all."""
+        """(S, T, H, F): of the lens, in strips across the image, one where defocus (T,) is the same in all."""
         tilts = torch.tensor(angles, dtype=torch.float64).deg2rad()
         strips = torch.zeros(1, dtype=torch.float64)
         if self.optics.defocus_gradient:
             strips = torch.linspace(-0.5, 0.5, _STRIPS, dtype=torch.float64) * size[1]
         # a point at u across the image lies -u tan(tilt) along the beam, and what lies higher is less under focus
         values = defocus + strips[:, None] * parameters["voxel_size"] * tilts.tan() / 1e4
-        return contrast_transfer(
+        return aberration(
             _frequency(size, parameters["voxel_size"]),
             values.float()[..., None, None],
             self.optics.voltage,
             self.optics.spherical_aberration,
-            self.optics.amplitude_contrast,
-        )
-
-    def _unite(self, strips: Sequence[Tensor], shape: torch.Size) -> Tensor:
-        """(T, H, columns) from the spectra of each strip, interpolated linearly between the strips' middles."""
-        images: list[Tensor] = [torch.fft.irfft2(strip, s=shape[-2:]) for strip in strips]
-        if len(images) == 1:
-            return images[0]
-        place = torch.linspace(0, len(images) - 1, shape[-1] + 1)[:-1].to(images[0])
-        shares = [(1 - (place - i).abs()).clamp(min=0) for i in range(len(images))]
-        united: Tensor = sum(image * share for image, share in zip(images, shares, strict=True))  # type: ignore[assignment]
-        return united
+        ).expand(-1, len(tilts), -1, -1)
 
 
 class _Part(NamedTuple):
@@ -728,6 +723,24 @@ _FIRST = _Part(lambda series: series.frames[0], 0.5)
 _SECOND = _Part(lambda series: series.frames[1], 0.5)
 _EVEN = _ALL._replace(tilts=slice(0, None, 2))
 _ODD = _ALL._replace(tilts=slice(1, None, 2))
+
+
+def _seen(wave: Tensor, lens: Tensor) -> Tensor:
+    """(T, H, W) intensities of the spectra (T, H, W) of waves behind a lens of this aberration, (T, H, W // 2 + 1)."""
+    half = torch.polar(torch.ones_like(lens), lens)
+    image = torch.fft.ifft2(wave * torch.cat([half, half[..., 1 : wave.shape[-1] - half.shape[-1] + 1].flip(-1)], -1))
+    seen: Tensor = image.real.square() + image.imag.square()
+    return seen
+
+
+def _united(strips: Sequence[Tensor]) -> Tensor:
+    """(T, H, columns) images of each strip, interpolated linearly between the strips' middles."""
+    if len(strips) == 1:
+        return strips[0]
+    place = torch.linspace(0, len(strips) - 1, strips[0].shape[-1] + 1)[:-1].to(strips[0])
+    shares = [(1 - (place - i).abs()).clamp(min=0) for i in range(len(strips))]
+    united: Tensor = sum(image * share for image, share in zip(strips, shares, strict=True))  # type: ignore[assignment]
+    return united
 
 
 def _frequency(size: tuple[int, int], voxel_size: float) -> Tensor:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cryoden.simulation.optics import contrast_transfer, damage, interaction_constant, wavelength
+from cryoden.simulation.optics import aberration, contrast_transfer, damage, interaction_constant, wavelength
 
 K = torch.linspace(0, 0.25, 200, dtype=torch.float64)
 
@@ -25,16 +25,16 @@ def test_contrast_transfer_is_zero_where_it_should_be(n: int) -> None:
     a, b = cs * 1e7 * length**3 / 2, length * defocus * 1e4
     zero = math.sqrt((b - math.sqrt(b**2 - 4 * a * n)) / (2 * a))
     around = torch.tensor([zero - 1e-4, zero, zero + 1e-4], dtype=torch.float64)
-    values = contrast_transfer(around, torch.tensor(defocus), 300, cs, 0.0)
+    values = contrast_transfer(aberration(around, torch.tensor(defocus), 300, cs), 0.0)
     assert values[1].abs() < 1e-5
     assert values[0] * values[2] < 0
 
 
 def test_contrast_transfer_starts_at_the_amplitude_contrast() -> None:
-    values = contrast_transfer(K, torch.tensor(2.5), 300, 2.7, 0.07)
+    values = contrast_transfer(aberration(K, torch.tensor(2.5), 300, 2.7), 0.07)
     assert values[0].item() == pytest.approx(0.07)
     assert values[1] > values[0]  # under focus adds to it
-    assert contrast_transfer(K, torch.tensor(-2.5), 300, 2.7, 0.07)[20] < 0
+    assert contrast_transfer(aberration(K, torch.tensor(-2.5), 300, 2.7), 0.07)[20] < 0
     assert values.abs().max() <= 1
 
 
@@ -44,7 +44,7 @@ def test_contrast_transfer_is_torch_ctfs() -> None:
         defocus=2.5, voltage=300, spherical_aberration=2.7, amplitude_contrast=0.1, phase_shift=0, pixel_size=2.0,
         n_samples=200, oversampling_factor=1,
     )  # fmt: skip
-    ours = contrast_transfer(K, torch.tensor(2.5), 300, 2.7, 0.1)
+    ours = contrast_transfer(aberration(K, torch.tensor(2.5), 300, 2.7), 0.1)
     torch.testing.assert_close(ours.float(), theirs, atol=2e-3, rtol=0)
 
 

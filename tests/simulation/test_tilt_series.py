@@ -9,7 +9,7 @@ import cryoden
 from cryoden.errors import CryodenError
 from cryoden.simulation.bodies import vacuum
 from cryoden.simulation.degradation import MissingWedge, sample_all
-from cryoden.simulation.optics import contrast_transfer, damage
+from cryoden.simulation.optics import aberration, contrast_transfer, damage
 from cryoden.simulation.tilt_series import (
     Detector,
     Exposure,
@@ -87,9 +87,35 @@ def test_ice_stops_more_electrons_at_high_tilt() -> None:
 
 def test_a_phase_shift_becomes_the_contrast_that_theory_gives() -> None:
     series = PLAIN.record(blob(shift=0), parameters(PLAIN)[0])
-    # 1 V over the blob's height of sqrt(2π) sigma = 6.27 nm; 0.00653 rad / (V nm); twice, for an intensity
+    # 1 V over the blob's height of sqrt(2π) sigma = 6.27 nm; 0.00653 rad / (V nm); twice, for an intensity, which an
+    # object of nothing but amplitude contrast takes away as an absorber does
     middle = series.expected[10, 12, 12] / series.blank[10, 0, 0]
-    assert middle.item() == pytest.approx(1 - 2 * 0.00653 * 6.267, abs=1e-4)
+    assert middle.item() == pytest.approx(np.exp(-2 * 0.00653 * 6.267), abs=1e-4)
+
+
+def test_gold_bends_electrons_and_makes_none() -> None:
+    """A strong phase object sends electrons elsewhere: no pixel has less than none, and their sum stays."""
+    bead = GOLD * (blob(64, 3.0, 0) > 0.5).float()
+    optics = Optics(defocus=3.0, amplitude_contrast=0.0)
+    step = replace(PLAIN, optics=optics, potential=None)
+    series = step.record(bead, parameters(step)[0])
+    image = (series.expected / series.blank)[10]
+    assert step._contrast(parameters(step)[0]) / 2 * bead.sum(0).max() > 0.8  # rad
+    assert image.min() >= 0
+    assert image.max() > 1.2
+    assert image.mean().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_what_a_strong_object_lacks_of_the_contrast_of_a_weak_one_grows_with_its_strength() -> None:
+    def deepest(potential: float) -> float:
+        step = replace(PLAIN, optics=Optics(defocus=2.0), potential=potential)
+        series = step.record(blob(32), parameters(step)[0])
+        return float((1 - series.expected / series.blank).max()) / potential
+
+    weak = deepest(0.05)
+    lacking = [1 - deepest(potential) / weak for potential in (1.7, 3.4)]
+    assert lacking[0] > 0.005
+    assert lacking[1] == pytest.approx(2 * lacking[0], rel=0.1)
 
 
 def test_images_are_transferred_as_the_parts_say() -> None:
@@ -105,7 +131,7 @@ def test_images_are_transferred_as_the_parts_say() -> None:
     tilt, ky, kx = 13, 3, 5  # +18°, where the sixth or so image is taken
     k = torch.tensor(((ky / 160) ** 2 + (kx / 160) ** 2) ** 0.5)
     dose = torch.tensor(series.exposures[tilt] + 120 / 21 / 2)
-    expected = contrast_transfer(k, torch.tensor(3.0), 300, 2.7, 0.07) * torch.exp(-200 * k**2 / 4)
+    expected = contrast_transfer(aberration(k, torch.tensor(3.0), 300, 2.7), 0.07) * torch.exp(-200 * k**2 / 4)
     expected = expected * damage(k, dose, 300) * np.sinc(ky / 32) * np.sinc(kx / 32)
     # the projection of a delta is the sinc of where it falls: 1 at all frequencies, as it lies on the axis
     assert transferred[tilt, ky, kx].item() == pytest.approx(expected.item(), abs=2e-3)
@@ -113,7 +139,7 @@ def test_images_are_transferred_as_the_parts_say() -> None:
 
 def test_grey_values_are_those_of_the_clean_volume() -> None:
     volume = blob(32, 1.5)[None, None]
-    step = replace(PLAIN, exposure=replace(PLAIN.exposure, dose=1e8))
+    step = replace(PLAIN, exposure=replace(PLAIN.exposure, dose=1e10), potential=0.1)  # weak: images are linear
     measured = MissingWedge().apply(volume, sample_all([MissingWedge()], torch.Generator())[:1])
     out = step.apply(volume, parameters(step))
     assert correlation(out, measured) > 0.97
@@ -235,14 +261,15 @@ def test_a_shift_moves_images_by_what_was_asked() -> None:
 def test_the_defocus_gradient_runs_across_the_tilted_plane() -> None:
     step = replace(PLAIN, optics=Optics(defocus=2.0, defocus_gradient=True))
     drawn, defocus = parameters(step)[0], torch.full((21,), 2.0, dtype=torch.float64)
-    transfer = step._transfer((16, 64), SCHEME.angles, defocus, drawn)
+    transfer = contrast_transfer(step._aberration((16, 64), SCHEME.angles, defocus, drawn), 0.07)
     assert transfer.shape == (9, 21, 16, 33)
-    flat = replace(step, optics=Optics(defocus=2.0))._transfer((16, 64), SCHEME.angles, defocus, drawn)
+    without = replace(step, optics=Optics(defocus=2.0))
+    flat = contrast_transfer(without._aberration((16, 64), SCHEME.angles, defocus, drawn), 0.07)
     torch.testing.assert_close(transfer[4], flat[0])  # the middle
     torch.testing.assert_close(transfer[0, 10], flat[0, 10])  # no tilt
     # the left edge at +60°: u = -320 Å, which has risen by 554 Å and is less under focus
     k = _frequency((16, 64), 10.0)
-    expected = contrast_transfer(k, torch.tensor(2.0 - 0.0554), 300, 2.7, 0.07)
+    expected = contrast_transfer(aberration(k, torch.tensor(2.0 - 0.0554), 300, 2.7), 0.07)
     torch.testing.assert_close(transfer[0, 20], expected, atol=1e-3, rtol=0)
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 import cryoden
 from cryoden.errors import CryodenError
-from cryoden.simulation.bodies import vacuum
 from cryoden.simulation.degradation import MissingWedge, sample_all
+from cryoden.simulation.ice import vacuum
 from cryoden.simulation.optics import aberration, contrast_transfer, damage
 from cryoden.simulation.tilt_series import (
     Detector,
@@ -368,7 +368,7 @@ def test_vacuum_around_the_ice_makes_no_edges() -> None:
     """The slab goes on beyond the volume, so that its sides are not to be seen in the tomogram."""
     protein = blob(32)
     slab = protein.clone()
-    slab += vacuum(200.0, 32, 10.0, 20.0)[:, None, None]
+    slab += torch.from_numpy(vacuum(np.array(-100.0), np.array(100.0), 32, 10.0, 20.0))[:, None, None]
     (drawn,) = parameters(PLAIN)
     alone, within = (-PLAIN.tomograms(volume, drawn).noise_free for volume in (protein, slab))
     torch.testing.assert_close(within, alone, atol=1e-3 * float(alone.abs().max()) + 1e-4, rtol=0)

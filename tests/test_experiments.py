@@ -21,6 +21,7 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 # Each benchmark at its smallest.
 SMALLEST = {
     "aliasing": "phantom:2 --voxels 10 --runs 1 --output aliasing.json",
+    "context": "phantom:1 --shape 48 64 96 --boxes 16 --places 1 --runs 1",
     "convolutions": "--channels 2 --box 8 --batch 1 --runs 1",
     "degradation": "--batch 2 --box 16 --runs 1",
     "denoise": "speed 16 24 32",

@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 _MODES = "0 (int8), 1 (int16), 2 (float32), 6 (uint16) and 12 (float16)"
 _KNOWN_MODES = {0, 1, 2, 4, 6, 12}
+_SKEW = 0.1  # degrees; what comes of rounding is far below
 _ANISOTROPY = 0.01  # rounding of the cell in the header stays far below; wrong axes are far above
 _CARRIED = ("cella", "cellb", "mapc", "mapr", "maps", "extra1", "extra2")
 _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
@@ -47,13 +48,13 @@ class Volume:
     """A volume and where it lies.
 
     Attributes:
-        data: (D, H, W), axes z, y, x as the file has them: float32 from `read_volume`, mapped and in the file's
-            own type from `open_volume`.
+        data: (D, H, W), axes z, y, x, in whichever order the file has them: float32 from `read_volume`, mapped and in
+            the file's own type from `open_volume`.
         voxel_size: Å per voxel, the same on all axes; 0 where the file does not say.
         origin: Position of the first voxel, x, y, z in Å.
         nstart: Grid index of the first voxel along columns, rows, sections.
-        header: The MRC header the volume was read with: what else it says (axis mapping, cell, labels) is
-            written back.
+        header: The MRC header the volume was read with: what else it says (order of the axes, cell, labels) is
+            written back, and the voxels in that order.
         extended_header: The bytes between header and voxels, in the byte order of the header.
     """
 
@@ -90,34 +91,42 @@ class Statistics:
             )
 
 
-def open_volume(path: Path | str) -> Volume:
+def open_volume(path: Path | str, voxel_size: float | None = None) -> Volume:
     """Maps an MRC file of mode 0, 1, 2, 6 or 12, plain or compressed by gzip or bzip2, without reading its voxels.
 
     A compressed file is unpacked into a temporary file first (TMPDIR says where).
 
     Args:
         path: The file; its content decides, not its suffix.
+        voxel_size: Å, whatever the header says of it.
 
     Returns:
         The volume, its voxels mapped, read-only, in the file's type and byte order; some may be NaN. The
-        statistics in the header are ignored.
+        statistics in the header are ignored. Sections, rows and columns that are stored in another order than z, y, x
+        are put in that order.
 
     Raises:
         CryodenError: The file cannot be read, is no MRC file, is truncated, holds images instead of a volume,
-            complex values, or voxels that are not cubes.
+            complex values, a cell that is no box, or voxels that are not cubes.
     """
     path = Path(path)
     header, extended_header, data = _map_mrc(path)
-    voxel_size = _voxel_size(header)
-    if max(voxel_size) - min(voxel_size) > _ANISOTROPY * max(voxel_size):
-        sizes = " × ".join(f"{size:.4g}" for size in voxel_size)
+    angles = [float(angle) for angle in header.cellb.item()]
+    if any(abs(angle - 90) > _SKEW for angle in angles):
         raise CryodenError(
-            f"{path} has voxels of {sizes} Å (x, y, z); they must be cubes within {_ANISOTROPY:.0%}: "
-            "resample the volume, or correct its header if that is wrong"
+            f"{path} has a cell with angles of {', '.join(f'{angle:g}' for angle in angles)}°; a volume is a box, with "
+            "three of 90°: resample it, or correct its header if that is wrong"
+        )
+    sizes = _voxel_size(header)
+    if voxel_size is None and max(sizes) - min(sizes) > _ANISOTROPY * max(sizes):
+        told = " × ".join(f"{size:.4g}" for size in sizes)
+        raise CryodenError(
+            f"{path} has voxels of {told} Å (x, y, z); they must be cubes within {_ANISOTROPY:.0%}: "
+            "resample the volume, or, if its header is wrong, correct that or state the voxel size"
         )
     return Volume(
-        data=data,
-        voxel_size=float(np.mean(voxel_size)),
+        data=data.transpose(_order(header)),
+        voxel_size=float(np.mean(sizes)) if voxel_size is None else voxel_size,
         origin=(float(header.origin.x), float(header.origin.y), float(header.origin.z)),
         nstart=(int(header.nxstart), int(header.nystart), int(header.nzstart)),
         header=header,
@@ -153,7 +162,7 @@ def write_volume(
 ) -> None:
     """Writes a volume as an MRC file with fresh statistics, a section at a time.
 
-    Axis mapping, cell, labels, byte order and, where the shape is still that of the header, the extended
+    Order of the axes, cell, labels, byte order and, where the shape is still that of the header, the extended
     header are those of `volume.header`. The file appears under its name only when it is complete.
 
     Args:
@@ -173,13 +182,16 @@ def write_volume(
     # the byte order of the file is kept, because nobody knows what the extended header is made of
     swapped = volume.header is not None and not volume.header.mode.dtype.isnative
     voxels = np.dtype(dtype).newbyteorder("S" if swapped else "=")
+    stored = volume.data
+    if volume.header is not None:
+        stored = stored.transpose(np.argsort(_order(volume.header)))
     with np.errstate(over="ignore"):
-        statistics = measure(volume.data, voxels)
+        statistics = measure(stored, voxels)
         if statistics.bad and dtype is np.float16:
             raise CryodenError(f"cannot write {path} as float16: it has voxels beyond ±65504, or NaN; use float32")
         statistics.require_finite(f"cannot write {path}: it")
         added = [label or "Written by cryoden"] if isinstance(label, str) else label
-        header = _new_header(volume, voxels, statistics, added)
+        header = _new_header(volume, stored.shape, voxels, statistics, added)
         if images:
             header.ispg, header.mz, header.cella.z = 0, 1, volume.voxel_size
         with (
@@ -188,7 +200,7 @@ def write_volume(
         ):
             stream.write(header.tobytes())
             stream.write(volume.extended_header[: int(header.nsymbt)])
-            for section in sections(volume.data):
+            for section in sections(stored):
                 stream.write(section.astype(voxels).tobytes())
 
 
@@ -283,24 +295,32 @@ def _map_mrc(path: Path) -> tuple[np.recarray[Any, Any], bytes, NDArray[Any]]:
             warnings.simplefilter("always")
             try:
                 with mrcfile.open(plain, permissive=True, header_only=True) as mrc:
-                    header, extended_header = mrc.header, mrc.extended_header
+                    header = mrc.header.copy().view(np.recarray)
+                    extended_header = b"" if mrc.extended_header is None else mrc.extended_header.tobytes()
             except (OSError, ValueError, OverflowError, MemoryError) as error:
                 raise CryodenError(f"{path} is not an MRC file: {error}") from error
+        told = _mend(header)
         shape, dtype = _layout(path, header)
-        offset = HEADER_DTYPE.itemsize + int(header.nsymbt)
-        expected = offset + math.prod(shape) * dtype.itemsize
-        if extended_header is None or plain.stat().st_size < expected:
+        voxels, announced = math.prod(shape) * dtype.itemsize, max(0, int(header.nsymbt))
+        size = plain.stat().st_size
+        if announced and size == HEADER_DTYPE.itemsize + voxels:
+            told.append(f"an extended header of {announced} bytes is announced, and exactly that is missing")
+            announced, extended_header = 0, b""
+        offset = HEADER_DTYPE.itemsize + announced
+        expected = offset + voxels
+        if size < expected:
             nx_ny_nz = " × ".join(map(str, reversed(shape)))
             unpacked = "" if plain == path else " when unpacked"
             raise CryodenError(
                 f"{path} is truncated: {nx_ny_nz} voxels of mode {header.mode} make a file of {expected} bytes, and "
-                f"it has {plain.stat().st_size}{unpacked}; copy it again"
+                f"it has {size}{unpacked}; copy it again"
             )
         data = np.memmap(plain, dtype, mode="r", offset=offset, shape=shape)
-    if mended:
-        what = "; ".join(str(warning.message) for warning in mended)
+    told += [str(warning.message) for warning in mended]
+    if told:
+        what = "; ".join(told)
         _log.warning("%s is read although its header is not quite right (%s); what is written is mended", path, what)
-    return header, extended_header.tobytes(), data
+    return header, extended_header, data
 
 
 @contextmanager
@@ -373,6 +393,35 @@ def _layout(path: Path, header: np.recarray[Any, Any]) -> tuple[tuple[int, int, 
     return shape, dtype
 
 
+def _order(header: np.recarray[Any, Any]) -> tuple[int, ...]:
+    """The places of z, y and x among sections, rows and columns: what a stored volume is transposed by."""
+    stored = [int(header.maps), int(header.mapr), int(header.mapc)]
+    return tuple(stored.index(axis) for axis in (3, 2, 1))
+
+
+def _mend(header: np.recarray[Any, Any]) -> list[str]:
+    """Puts what is undefined in a header in order; tells what that was."""
+    told = []
+    axes = (int(header.mapc), int(header.mapr), int(header.maps))
+    if sorted(axes) != [1, 2, 3]:
+        header.mapc, header.mapr, header.maps = 1, 2, 3
+        told += [f"axes {axes} are no order of 1, 2, 3"] if any(axes) else []
+    angles = header.cellb.item()
+    if not all(np.isfinite(angles)) or min(angles) <= 0:
+        header.cellb = (90.0, 90.0, 90.0)
+        told += [f"cell angles {angles}"] if any(angles) else []
+    if not all(np.isfinite(header.origin.item())):
+        told.append(f"origin {header.origin.item()}")
+        header.origin = (0.0, 0.0, 0.0)
+    if not (0 <= header.ispg <= 230 or 401 <= header.ispg <= 630):
+        told.append(f"space group {header.ispg}")
+        header.ispg = 1
+    if not bytes(header.exttyp).strip(b"\0 ").isalnum():
+        told += [f"type of extended header {bytes(header.exttyp)!r}"] if bytes(header.exttyp).strip(b"\0 ") else []
+        header.exttyp = b""
+    return told
+
+
 def _voxel_size(header: np.recarray[Any, Any]) -> tuple[float, float, float]:
     """Voxel size along x, y, z in Å; all zero where the header does not give one."""
     lengths = (float(header.cella.x), float(header.cella.y), float(header.cella.z))
@@ -404,29 +453,28 @@ def _compressing(path: Path, suffix: str) -> Iterator[IO[bytes]]:
 
 
 def _new_header(
-    volume: Volume, voxels: np.dtype[Any], statistics: Statistics, added: Sequence[str]
+    volume: Volume, stored: tuple[int, ...], voxels: np.dtype[Any], statistics: Statistics, added: Sequence[str]
 ) -> np.recarray[Any, Any]:
-    """The header of what is written: the old one's place and cell, with nothing left that is wrong."""
+    """The header of what is written in a shape: the old one's place and cell, with nothing left that is wrong."""
     header = np.zeros((), HEADER_DTYPE.newbyteorder(voxels.byteorder)).view(np.recarray)
     old = volume.header
     header.map, header.nversion = MAP_ID, 20141  # MRC2014, with mode 12
     header.machst = list(mrcfile.utils.machine_stamp_from_byte_order(voxels.byteorder))
     header.mode = mrcfile.utils.mode_from_dtype(voxels)
     header.ispg = 1  # 0, images, is what many programs leave there
-    shape = volume.data.shape[::-1]
-    header.nx, header.ny, header.nz = header.mx, header.my, header.mz = shape
+    shape = stored[::-1]
+    header.nx, header.ny, header.nz = shape
+    header.mx, header.my, header.mz = volume.data.shape[::-1]
+    header.mapc, header.mapr, header.maps = 1, 2, 3
+    header.cellb = (90.0, 90.0, 90.0)
     if old is not None:
         for name in _CARRIED:
             header[name] = old[name]
-        header.ispg = old.ispg or 1
+        header.ispg = int(old.ispg) or 1
         if shape == (old.nx, old.ny, old.nz):
             if min(old.mx, old.my, old.mz) > 0:
                 header.mx, header.my, header.mz = old.mx, old.my, old.mz
             header.nsymbt, header.exttyp = len(volume.extended_header), old.exttyp
-    if {int(header.mapc), int(header.mapr), int(header.maps)} != {1, 2, 3}:
-        header.mapc, header.mapr, header.maps = 1, 2, 3
-    if min(header.cellb.item()) <= 0:
-        header.cellb = (90.0, 90.0, 90.0)
     if float(np.mean(_voxel_size(header))) != volume.voxel_size:
         header.cella = tuple(volume.voxel_size * int(header[name]) for name in ("mx", "my", "mz"))
     header.origin = volume.origin

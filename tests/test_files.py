@@ -66,7 +66,7 @@ def test_leftovers_of_killed_processes_go_and_those_of_living_ones_and_other_mac
         partial.touch()
         pattern = partial.name.replace(str(os.getpid()), "{}").replace(".x.", ".{}.")
     (tmp_path / "x").unlink()
-    for name in ("a.txt", "b.txt"):
+    for name in ("a.txt", "b[1].txt"):
         (tmp_path / pattern.format(name, dead.pid)).touch()
     elsewhere = [f".a.txt.othermachine.{dead.pid}.part", ".a.part", f".a.{'9' * 30}.part", ".rsync.part"]
     for name in elsewhere:

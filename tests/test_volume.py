@@ -5,8 +5,7 @@ import gzip
 import mmap
 import os
 import re
-import subprocess
-import sys
+from itertools import permutations
 from pathlib import Path
 
 import gemmi
@@ -238,7 +237,12 @@ class TestRefuse:
 
     def test_extended_header_longer_than_the_file(self, tmp_path):
         path = edit(make_mrc(tmp_path / "a.mrc", values()), 92, np.int32(10**6).tobytes())
+        path.write_bytes(path.read_bytes()[:-1])
         self.refused(path, "truncated")
+
+    def test_a_cell_that_is_no_box(self, tmp_path):
+        path = edit(make_mrc(tmp_path / "a.mrc", values()), 60, np.float32(120).tobytes())
+        self.refused(path, "a cell with angles of 90, 90, 120°")
 
     def test_negative_size(self, tmp_path):
         path = edit(make_mrc(tmp_path / "a.mrc", values()), 0, np.int32(-7).tobytes())
@@ -276,7 +280,89 @@ class TestRefuse:
         self.refused(make_mrc(tmp_path / "a.mrc", data), "2 NaN or infinite voxels, the first at z 2, y 3, x 4")
 
 
+ORDERS = list(permutations((1, 2, 3)))
+
+
+class TestAxes:
+    def stored(self, path: Path, order: tuple[int, ...]) -> Path:
+        """The same density with columns, rows and sections along other axes, as crystallographers have them."""
+        data = values().transpose([3 - axis for axis in reversed(order)])
+        path = make_mrc(path, np.ascontiguousarray(data), 6.0)
+        edit(path, 28, np.array(SHAPE[::-1], np.int32).tobytes())  # intervals and lengths of the cell: x, y, z always
+        edit(path, 40, (6 * np.array(SHAPE[::-1], np.float32)).tobytes())
+        return edit(path, 64, np.array(order, np.int32).tobytes())
+
+    @pytest.mark.parametrize("order", ORDERS, ids=str)
+    def test_they_are_put_in_order_as_gemmi_does(self, tmp_path, order):
+        path = self.stored(tmp_path / "a.mrc", order)
+        ccp4 = gemmi.read_ccp4_map(str(path))
+        ccp4.setup(0.0)
+        found = read_volume(path)
+        np.testing.assert_array_equal(found.data, values())
+        np.testing.assert_array_equal(found.data, np.array(ccp4.grid).transpose(2, 1, 0))
+
+    @pytest.mark.parametrize("order", ORDERS, ids=str)
+    def test_they_are_written_as_they_were_read(self, tmp_path, order):
+        path = self.stored(tmp_path / "a.mrc", order)
+        write_volume(tmp_path / "b.mrc", open_volume(path))
+        with mrcfile.open(path) as before, mrcfile.open(tmp_path / "b.mrc") as after:
+            np.testing.assert_array_equal(before.data, after.data)
+            assert (after.header.mapc, after.header.mapr, after.header.maps) == order
+        np.testing.assert_array_equal(read_volume(tmp_path / "b.mrc").data, values())
+        write_volume(
+            tmp_path / "c.mrc", dataclasses.replace(open_volume(path), data=values()[:3])
+        )  # and of another shape
+        np.testing.assert_array_equal(read_volume(tmp_path / "c.mrc").data, values()[:3])
+
+
+class TestMended:
+    @pytest.mark.parametrize(
+        ("place", "content", "told"),
+        [
+            (64, np.array([1, 1, 3], np.int32), r"axes \(1, 1, 3\) are no order of 1, 2, 3"),
+            (52, np.array([np.nan, 90, 90], np.float32), "cell angles"),
+            (196, np.array([np.nan, 0, 0], np.float32), "origin"),
+            (88, np.array([-7], np.int32), "space group -7"),
+            (104, np.frombuffer(b"\xff\x01a\n", np.int32), "type of extended header"),
+            (
+                92,
+                np.array([512], np.int32),
+                "an extended header of 512 bytes is announced, and exactly that is missing",
+            ),
+        ],
+        ids=["axes", "angles", "origin", "space group", "type", "extended header"],
+    )
+    def test_what_is_undefined_is_told_and_not_written_on(self, tmp_path, caplog, place, content, told):
+        path = edit(make_mrc(tmp_path / "a.mrc", values()), place, content.tobytes())
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.data, values())
+        assert re.search(rf"is read although its header is not quite right \(.*{told}.*\)", caplog.text)
+        write_volume(tmp_path / "b.mrc", volume)
+        caplog.clear()
+        np.testing.assert_array_equal(read_volume(tmp_path / "b.mrc").data, values())
+        assert caplog.text == ""
+
+    def test_a_stated_voxel_size_is_believed_before_the_header(self, tmp_path):
+        path = make_mrc(tmp_path / "a.mrc", values(), (10.0, 10.0, 12.0))
+        assert open_volume(path, 8.0).voxel_size == 8.0
+
+
 class TestWrite:
+    def test_nan_is_not_written(self, tmp_path):
+        data = values()
+        data[1, 2, 3] = np.nan
+        with pytest.raises(CryodenError, match=r"cannot write .*a\.mrc: it has 1 NaN or infinite voxels, .* z 1, y 2"):
+            write_volume(tmp_path / "a.mrc", Volume(data, 1.0))
+        with pytest.raises(CryodenError, match="NaN or infinite"):
+            write_volume(tmp_path / "a.mrc", Volume(values().astype(np.float64) * 1e300, 1.0))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_that_was_cut_short_is_read_no_further(self, tmp_path):
+        volume = open_volume(make_mrc(tmp_path / "a.mrc", values()))
+        os.truncate(tmp_path / "a.mrc", 1100)
+        with pytest.raises(CryodenError, match=r"a\.mrc was cut short while it was read"):
+            list(sections(volume.data))
+
     def test_read_by_mrcfile(self, tmp_path):
         volume = Volume(values(), 6.0, origin=(1.5, -2.0, 3.0), nstart=(1, -2, 3))
         write_volume(tmp_path / "a.mrc", volume, label="by a test")
@@ -311,7 +397,7 @@ class TestWrite:
             header.exttyp, header.extra1 = b"CCP4", b"12345678"
             header.mapc, header.mapr, header.maps = 3, 1, 2
             header.mx, header.my, header.mz = 40, 12, 72
-            header.cella, header.cellb = (400.0, 120.0, 720.0), (90.0, 90.0, 91.0)
+            header.cella, header.cellb = (400.0, 120.0, 720.0), (90.0, 90.0, 90.05)
             header.dmin, header.dmax, header.dmean, header.rms = 0, 0, 0, 0
             mrc.add_label("from a microscope")
         write_volume(tmp_path / "out.mrc", read_volume(tmp_path / "in.mrc"), label="by a test")
@@ -413,15 +499,6 @@ class TestWrite:
         with pytest.raises(CryodenError, match=r"cannot write .*a\.mrc: No space left"):
             write_volume(path, Volume(values(), 1.0), overwrite=True)
         assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("a.mrc", b"precious")]
-
-    def test_leftovers_of_killed_processes_are_cleared(self, tmp_path):
-        gone = subprocess.Popen([sys.executable, "-c", ""])
-        gone.wait()
-        dead, alive, other = (tmp_path / f".a[1].mrc.{number}.part" for number in (gone.pid, os.getppid(), "x"))
-        for partial in (dead, alive, other):
-            partial.touch()
-        write_volume(tmp_path / "a[1].mrc", Volume(values(), 1.0))
-        assert set(tmp_path.iterdir()) == {tmp_path / "a[1].mrc", alive, other}
 
     def test_places_that_cannot_be_written(self, tmp_path, monkeypatch):
         with pytest.raises(CryodenError, match=r"no folder .*missing; create it"):

@@ -148,7 +148,7 @@ def plan_file(
     if Path(path_out).suffix.lower() in _FOREIGN:
         raise CryodenError(f"cannot write {path_out}: the result is an MRC file; give a name that ends in .mrc")
     check_output(path_out, overwrite=overwrite)
-    volume = open_volume(path_in)
+    volume = open_volume(path_in, settings.voxel_size)
     size = volume.data.size * (_SCRATCH.itemsize + (2 if float16 else 4))
     check_output(path_out, overwrite=overwrite, size=size)
     plan = engine.plan(volume, settings, str(path_in))

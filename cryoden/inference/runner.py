@@ -118,7 +118,8 @@ class Runner:
     def _plan(self, job: Job) -> list[Plan]:
         """A plan for each input; two halves must suit each other."""
         if len(job.inputs) == 2:
-            check_halves(open_volume(job.inputs[0]), open_volume(job.inputs[1]), job.inputs)
+            first, second = (open_volume(path, self.settings.voxel_size) for path in job.inputs)
+            check_halves(first, second, job.inputs)
         plans = []
         for path, output in zip(job.inputs, job.outputs, strict=True):
             place, overwrite = output, self.overwrite or self._is_done(output, [path])

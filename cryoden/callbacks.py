@@ -1,6 +1,8 @@
 """What a run tells a person: a table and a picture at each validation, and what goes wrong while it trains."""
 
 import json
+from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 from typing import Any, Literal
 
 import torch
@@ -25,7 +27,9 @@ from cryoden.modules.adversarial import Adversarial
 from cryoden.modules.training import Training
 from cryoden.pictures import save_figure, slice_figure
 from cryoden.runs import run_directory
+from cryoden.signals import Stopped, listen
 
+_PATIENCE = 5.0  # seconds for other processes to end by themselves
 _IN_WEDGE = "in the missing wedge, where nothing was measured"
 
 
@@ -43,6 +47,57 @@ def best_precision(accelerator: object) -> Literal["bf16-mixed", "32-true"]:
     devices = {"auto": best, "gpu": best, "cuda": torch.device("cuda"), "cpu": torch.device("cpu")}
     device = devices.get(accelerator) if isinstance(accelerator, str) else None
     return "bf16-mixed" if device is not None and choose_precision(device) == torch.bfloat16 else "32-true"
+
+
+class Stop(Callback):
+    """Ends a training that is told to stop, by SIGTERM or Ctrl-C, with a word on what was kept and how to go on.
+
+    Lightning's own handler waits for the other processes, which wait for this one, and then ends as if all were done.
+    """
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals back from Lightning, which has just taken them."""
+        listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take them back where there is no such check."""
+        listen()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take them back where there is no training."""
+        listen()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take them back where there is no training."""
+        listen()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say what was kept, and hand it on to the processes that this one has started."""
+        if not isinstance(exception, Stopped):
+            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            names = ("last_model_path", "best_model_path")
+            paths = [getattr(each, name, "") for name in names for each in trainer.checkpoint_callbacks]
+            kept = next((path for path in paths if path and Path(path).is_file()), None)
+            exception.told = f"in epoch {trainer.current_epoch + 1} of {_number(trainer.max_epochs)}; " + (
+                f"go on where the last checkpoint was kept with --ckpt_path {kept}"
+                if kept
+                else "nothing was kept, since no checkpoint had been written"
+            )
+        started: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
+        processes = list(started)
+        started.clear()  # for Lightning kills this process as soon as it sees one of them end
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(_PATIENCE)
+            except TimeoutExpired:  # it waits for this one
+                process.kill()
+
+
+def _number(epochs: int | None) -> str:
+    return "any number" if epochs in (None, -1) else str(epochs)
 
 
 class Report(Callback):

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cryoden.errors import CryodenError
+from cryoden.signals import Stopped, stoppable
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -22,7 +23,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: its name and arguments; default: the process's own.
 
     Raises:
-        SystemExit: with code 2 after bad input, of which one line on stderr tells.
+        SystemExit: with code 2 after bad input, of which one line on stderr tells; 143 after SIGTERM, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help"):
@@ -36,7 +37,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if "" not in sys.path and not sys.flags.safe_path:
         sys.path.append("")  # a class in a file of the working folder has a class path, as with `python -m`
     try:
-        _run(words[0], words[1:])
+        with stoppable():
+            _run(words[0], words[1:])
     except BrokenPipeError:  # whoever read what was told has heard enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
@@ -54,6 +56,10 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"cryoden: error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Stopped as stop:
+        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # of several processes the first tells
+            print(f"cryoden: {stop}", file=sys.stderr)
+        raise SystemExit(stop.code) from None
     except KeyboardInterrupt:
         print("cryoden: stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from cryoden.errors import CryodenError
+
 # mallopt's names for them, from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -21,6 +23,27 @@ def choose_device() -> tuple[torch.device, str]:
     if torch.version.cuda is None:
         return torch.device("cpu"), f"the CPU, because torch {torch.__version__} is built without CUDA"
     return torch.device("cpu"), "the CPU, because torch sees no GPU: check the driver with nvidia-smi"
+
+
+def require_devices(count: int, device: torch.device) -> None:
+    """Refuse to share work among more devices than this machine has, or processes than it has cores.
+
+    Args:
+        count: How many.
+        device: One of them; where it is the CPU, processes are counted.
+
+    Raises:
+        CryodenError: There are fewer.
+    """
+    there, what = (
+        (torch.cuda.device_count(), "GPUs")
+        if device.type == "cuda"
+        else (os.cpu_count() or 1, "cores")
+        if device.type == "cpu"
+        else (1, "GPU")
+    )
+    if count > there:
+        raise CryodenError(f"devices {count}: this machine has {there} {what}; ask for at most as many")
 
 
 def choose_precision(device: torch.device) -> torch.dtype:

@@ -19,8 +19,8 @@ PACKAGE = Path(cryoden.__file__).parent
 # The house, bottom to top. A room, a file or a folder, imports what stands on floors below it; the rooms of one floor
 # do not know each other. The door, `__init__`, is the room named cryoden.
 FLOORS = (
-    ("console", "errors", "hardware", "version"),
-    ("files",),
+    ("console", "errors", "signals", "version"),
+    ("files", "hardware"),
     ("pictures", "scaling", "volume"),
     ("metrics", "networks", "particles"),
     ("losses", "simulation"),

@@ -14,7 +14,7 @@ import torch
 from cryoden.checkpoint import find_checkpoint, import_module_of_networks, load_denoiser
 from cryoden.console import quiet
 from cryoden.errors import CryodenError
-from cryoden.hardware import choose_device, keep_freed_memory
+from cryoden.hardware import choose_device, keep_freed_memory, require_devices
 from cryoden.inference.engine import Engine
 from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, single_jobs
 from cryoden.inference.plan import Settings
@@ -79,6 +79,7 @@ def denoise(
         raise CryodenError(f"devices {devices}, nodes {nodes}: each must be at least 1")
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size)
     device, reason = choose_device()
+    require_devices(devices, device)
     kept = device.type == "cpu" and not dry_run and keep_freed_memory()
     import_module_of_networks(module)
     engine = Engine.of(load_denoiser(model), device)

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule
+import torch
+from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -13,11 +14,12 @@ import cryoden.data
 import cryoden.modules
 import cryoden.networks
 import cryoden.simulation  # noqa: F401 - importing a room makes its classes known by their names
-from cryoden.callbacks import Balance, KeepMemory, Report, best_precision
+from cryoden.callbacks import Balance, KeepMemory, Report, Stop, best_precision
 from cryoden.checkpoint import read_checkpoint
 from cryoden.commands.parser import OneLine
 from cryoden.console import quiet
 from cryoden.errors import CryodenError
+from cryoden.hardware import choose_device, require_devices
 from cryoden.modules.training import Training
 from cryoden.runs import SaveConfig
 
@@ -86,8 +88,18 @@ class _CLI(LightningCLI):
             }
         )
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer: Any = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(Stop())  # no argument of the command line's: nobody wants to be without
+        made: Trainer = trainer
+        return made
+
     def before_instantiate_classes(self) -> None:
         trainer = self.config[self.config.subcommand].trainer
+        if isinstance(trainer.devices, int) and trainer.accelerator in ("auto", "cpu"):
+            require_devices(
+                trainer.devices, choose_device()[0] if trainer.accelerator == "auto" else torch.device("cpu")
+            )
         plugins = [each.get("class_path", "") for each in trainer.plugins or [] if hasattr(each, "get")]
         if trainer.precision is None and not any(path.endswith("Precision") for path in plugins):
             trainer.precision = best_precision(trainer.accelerator)

@@ -1,5 +1,8 @@
-"""A training that is killed, and resumed, ends where it would have ended."""
+"""A training that is killed, and resumed, ends where it would have ended; one that is told to stop says so."""
 
+import contextlib
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,3 +86,54 @@ def test_kill_and_resume_end_at_the_same_weights(system: str, tmp_path: Path) ->
     assert expected["global_step"] == found["global_step"] > 0
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_equal(expected[part], found[part], part)
+
+
+def alive(group: int) -> list[str]:
+    """The processes of a group, but for those that have ended and that nobody has asked about."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+            found += [path.read_text()] if its_group == str(group) and state != "Z" else []
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "processes", "code"),
+    [(signal.SIGINT, 1, 130), (signal.SIGTERM, 2, 143)],
+    ids=["Ctrl-C", "SIGTERM of two"],
+)
+def test_a_training_that_is_told_to_stop_says_how_to_go_on_and_leaves_nobody_behind(
+    number: signal.Signals, processes: int, code: int, tmp_path: Path
+) -> None:
+    words = ["--trainer.max_epochs=400", f"--trainer.devices={processes}", "--model.channels=2", "--data.num_workers=0"]
+    command = [sys.executable, "-m", "cryoden", "fit", "--config", str(EXPERIMENTS / "simple_ae.yaml"), *DATA, *words]
+    with (tmp_path / "told").open("w") as told:
+        victim = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    kept = last(tmp_path, "simple_ae", 0)
+    try:
+        deadline = time.monotonic() + 200
+        while not kept.exists():
+            assert victim.poll() is None, (tmp_path / "told").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        victim.send_signal(number)
+        assert victim.wait(60) == code, (tmp_path / "told").read_text()
+        line = (tmp_path / "told").read_text().splitlines()[-1]
+        assert re.fullmatch(
+            rf"cryoden: stopped by {number.name} in epoch \d+ of 400; go on where the last checkpoint was kept with "
+            rf"--ckpt_path \S+last\.ckpt",
+            line,
+        )
+        time.sleep(1)
+        assert alive(victim.pid) == []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(victim.pid, signal.SIGKILL)

@@ -11,8 +11,9 @@ import argparse
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ from cryoden.volume import Volume
 WALL, OUTSIDE, ALONG = (90.0, 125.0), (190.0, 320.0), 450.0  # Å from the axis, and from a point on it
 SMOOTH = 2.0  # voxels, standard deviation
 PERCENTILES = (5, 50, 95)
-SHAPE = (96, 192, 192)  # voxels of a scene
+SHAPE = (72, 144, 144)  # voxels of a scene
+PLAIN = 10  # draws are enough where little is drawn
 
 Array = NDArray[np.float64]
 
@@ -129,18 +131,18 @@ def main() -> None:
 
     particles: list[Particle] = [load_particle(entry) for entry in arguments.particles]
     preset = PRESETS["realistic"](size, SHAPE)
-    flat = {"microtubules": 1, "ice": SHAPE[0] * size}  # along the section
+    flat: dict[str, Any] = {"microtubules": 1, "ice": SHAPE[0] * size}  # along the section
     empty = SceneContents(count=1, **flat)
     plain = TiltSeriesDegradation(
         voxel_size=size, sirt_like=10, optics=Optics(defocus=3.0), exposure=Exposure(dose=100.0, thickness=150.0)
     )
     found = {}
-    for name, contents, step in (
-        ("plain", empty, plain),
-        ("preset", SceneContents(**{**vars(preset.contents), **flat}), preset.degradation),
+    for name, contents, step, draws in (
+        ("plain", empty, plain, min(PLAIN, arguments.draws)),
+        ("preset", replace(preset.contents, **flat), preset.degradation, arguments.draws),
     ):
         scene = Scene(SHAPE, size, 2 * size, particles, contents)
-        found[name] = spread([drawn(scene, step, seed, data.shape, real) for seed in range(arguments.draws)])
+        found[name] = spread([drawn(scene, step, seed, data.shape, real) for seed in range(draws)])
     print(f"{'':16s} {'real':>6s}   plain: 5, 50, 95 %      preset: 5, 50, 95 %")
     for name, value in theirs._asdict().items():
         if name != "power":

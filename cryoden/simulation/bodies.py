@@ -15,10 +15,10 @@ from cryoden.simulation.units import GOLD
 
 # Densities of a bilayer: tails, and on top of them heads, half of whose layer is water. Their integral across the
 # membrane is 23.9 Å; from composition and volume it is 23.3 for POPC, 22.1 for DPPC, 29.2 with 40 % cholesterol.
-HEADS, _TAILS = 0.45, 0.35
-_BILAYER = 40.0  # Å from the middle of one layer of head groups to that of the other (phosphatidylcholine: 37 to 40)
-_HEAD_WIDTH = 5.0  # Å, standard deviation
-_TAIL = 18.0  # Å, from the middle to where tails end
+HEADS, TAILS = 0.45, 0.35
+BILAYER = 40.0  # Å from the middle of one layer of head groups to that of the other (phosphatidylcholine: 37 to 40)
+HEAD_WIDTH = 5.0  # Å, standard deviation
+TAIL = 18.0  # Å, from the middle to where tails end
 
 Offset = tuple[float, float, float]
 CENTRED: Offset = (0.0, 0.0, 0.0)
@@ -72,7 +72,7 @@ def vesicle(
         (box, box, box), axes z, y, x.
     """
     blur = blur_of(resolution)
-    width = np.hypot(_HEAD_WIDTH, blur)
+    width = np.hypot(HEAD_WIDTH, blur)
     reach = max([float(np.linalg.norm(p.position)) + p.points.radius for p in proteins], default=0.0)
     grid = _grid(max(reach, axes.max() + vesicle_rim(resolution)), voxel_size, offset)
     halves = axes.astype(np.float32)[:, None, None, None]
@@ -81,9 +81,9 @@ def vesicle(
     slope = np.maximum(np.linalg.norm(scaled / halves, axis=0), 1e-9)
     # To first order the distance from the surface, negative inside.
     distance = np.where(radius > 0, radius * (radius - 1) / slope, -axes.min())
-    heads = np.exp(-0.5 * ((np.abs(distance) - _BILAYER / 2) / width) ** 2) * _HEAD_WIDTH / width
-    tails = _half_space(_TAIL - distance, width) - _half_space(-_TAIL - distance, width)
-    lipids: NDArray[np.float32] = density * (HEADS * heads + _TAILS * tails)
+    heads = np.exp(-0.5 * ((np.abs(distance) - BILAYER / 2) / width) ** 2) * HEAD_WIDTH / width
+    tails = _half_space(TAIL - distance, width) - _half_space(-TAIL - distance, width)
+    lipids: NDArray[np.float32] = density * (HEADS * heads + TAILS * tails)
     if not proteins:
         return _cut(lipids, box, voxel_size)
     embedded = np.zeros(lipids.shape, np.float32)
@@ -102,7 +102,7 @@ def vesicle(
 
 def vesicle_rim(resolution: float) -> float:
     """Å from the middle of a membrane to where nothing of it is left."""
-    return _BILAYER / 2 + 4 * float(np.hypot(_HEAD_WIDTH, blur_of(resolution)))
+    return BILAYER / 2 + 4 * float(np.hypot(HEAD_WIDTH, blur_of(resolution)))
 
 
 def fiducial(

@@ -11,12 +11,11 @@ from cryoden.particles import Structure
 from cryoden.simulation.points import points_of
 from cryoden.simulation.ranges import draw
 from cryoden.simulation.rotation import random_rotation
-from cryoden.simulation.sampling import Points, sample_points
+from cryoden.simulation.sampling import Points, add_points
 
 MICROTUBULE, ACTIN = "microtubule", "actin"
 
 _BENDING = (2e4, 2e5)  # Å, the radius of the arc that a filament lies on
-_RIPPLES = 10  # voxels on each side of a repeat to which what the cut at Nyquist leaves there is followed
 
 
 @dataclass(frozen=True)
@@ -152,20 +151,11 @@ def render(
         (D, H, W), above ice.
     """
     lattice, points = LATTICES[kind], repeat_of(kind, voxel_size, resolution)
-    half = int(points.radius / voxel_size) + 1 + _RIPPLES
     volume = np.zeros(shape, np.float32)
     most = int(course.length / lattice.rise)
     for number in range(-most, most + 1):
         place, rotation = course.at(number * lattice.rise)
-        position = place[::-1] / voxel_size
-        nearest = np.rint(position).astype(int)
-        corner = nearest - half
-        into = tuple(slice(max(c, 0), max(c + 2 * half, 0)) for c in corner)
-        part = tuple(slice(max(-c, 0), max(size - c, 0)) for c, size in zip(corner, shape, strict=True))
-        if volume[into].size:
-            turned = rotation @ about_z(number * lattice.twist)
-            offset = position - nearest
-            volume[into] += sample_points(points, turned, 2 * half, voxel_size, offset=offset, endless=True)[part]
+        add_points(volume, points, rotation @ about_z(number * lattice.twist), place[::-1] / voxel_size, voxel_size)
     return volume
 
 

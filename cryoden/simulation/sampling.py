@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
+_RIPPLES = 10  # voxels beside an object to which what the cut at Nyquist leaves there is followed
 _ENDLESS = 4  # boxes, after which what is endless repeats itself
 
 
@@ -70,6 +71,28 @@ def sample_points(
     turned: NDArray[np.float32] = (np.asarray(rotation, np.float32) @ points.positions)[::-1] + moved[:, None]
     fine = _spread(turned / np.float32(step) + np.float32(size // 2), points.weights, (size,) * 3)
     return cut(fine, step, box, voxel_size, endless=endless, spread=True)
+
+
+def add_points(
+    volume: NDArray[np.float32], points: Points, rotation: ArrayLike, position: NDArray[np.float64], voxel_size: float
+) -> None:
+    """Add what points stand for to a volume, whose borders cut it.
+
+    Args:
+        volume: (D, H, W).
+        points: the density.
+        rotation: (3, 3), acts on xyz column vectors: x' = R x.
+        position: (3,) z, y, x in voxels, of the points' centre.
+        voxel_size: Å.
+    """
+    half = int(points.radius / voxel_size) + 1 + _RIPPLES
+    nearest = np.rint(position).astype(int)
+    corner = nearest - half
+    into = tuple(slice(max(c, 0), max(c + 2 * half, 0)) for c in corner)
+    part = tuple(slice(max(-c, 0), max(size - c, 0)) for c, size in zip(corner, volume.shape, strict=True))
+    if volume[into].size:
+        offset = position - nearest
+        volume[into] += sample_points(points, rotation, 2 * half, voxel_size, offset=offset, endless=True)[part]
 
 
 def sample_everywhere(

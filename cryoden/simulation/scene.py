@@ -19,7 +19,7 @@ from cryoden.simulation.background import Background
 from cryoden.simulation.bodies import CENTRED, Offset, blur_of
 from cryoden.simulation.density import check_fits, smallest_box
 from cryoden.simulation.filaments import ACTIN, MICROTUBULE, Course, draw_course, outer_radius, render
-from cryoden.simulation.membranes import proteins_in
+from cryoden.simulation.membranes import distance_from, proteins_in, sheet
 from cryoden.simulation.points import points_of
 from cryoden.simulation.ranges import (
     Range,
@@ -34,16 +34,17 @@ from cryoden.simulation.ranges import (
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.sampling import sample_points
 from cryoden.simulation.thesis import thesis_density
-from cryoden.simulation.units import Sampling
+from cryoden.simulation.units import VACUUM, Sampling
 
-BACKGROUND, VESICLE, FIDUCIAL, LUMP = "background", "vesicle", "fiducial", "lump"
+BACKGROUND, VESICLE, FIDUCIAL, LUMP, MEMBRANE = "background", "vesicle", "fiducial", "lump", "membrane"
 
 _COUNT = (4, 8)  # particles, where neither their number nor their occupancy is given
 _BESIDE = 10  # voxels on each side of an object to which what the cut at Nyquist leaves there is followed
 _TRIES = (256, 4096, 16384)  # positions that are tried, in turns, before an object is left out
 _PROBES = (8, 64)  # voxels of an object by which most positions are ruled out, before all of them are looked at
 
-_COURSES = 100  # that are tried, before a filament is left out
+_COURSES = 100  # that are tried, before what crosses a scene is left out
+_LARGE = (7.3, 9.2)  # logarithm of the radius of a large membrane in Å: 1500 to 10,000
 _ALONG = 0.35  # the largest part along z of the direction of a filament in a slab of ice
 
 _ROUND = 0.7  # the shortest axis of a vesicle is at least this times the longest
@@ -138,6 +139,15 @@ class _Object(NamedTuple):
     height: float
 
 
+class _Crossing(NamedTuple):
+    """Something that crosses a scene: its density there, of what height, and what the table tells of it."""
+
+    density: NDArray[np.float32]
+    height: float
+    position: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class SceneContents:
     """What a crowded scene is made of.
@@ -152,6 +162,8 @@ class SceneContents:
         vesicles: closed lipid bilayers, spheres and ellipsoids, with two layers of head groups 40 Å apart; a number or
             a range.
         vesicle_diameter: angstrom; the longest one, between the middles of the membrane; a number or a range.
+        membranes: pieces of large ones, nearly flat, which cross the scene and end at its borders and at surfaces of
+            the ice; a number or a range.
         membrane_density: of lipids, as a multiple of phosphatidylcholine's; a number or a range.
         membrane_proteins: in 1000 nm² of a membrane, phantoms of 46 to 159 kDa that stand in it; a number or a range.
         fiducials: beads of gold; a number or a range.
@@ -172,6 +184,7 @@ class SceneContents:
     abundance: dict[str, float] | None = None
     vesicles: WholeRange = 0
     vesicle_diameter: Range = (400.0, 1000.0)
+    membranes: WholeRange = 0
     membrane_density: Range = (0.8, 1.5)
     membrane_proteins: Range = 0.0
     fiducials: WholeRange = 0
@@ -201,6 +214,7 @@ class SceneContents:
             check_range(f"{name}_diameter", diameter, lambda v: v > 0, "of angstrom above 0")
         check_range("membrane_density", self.membrane_density, lambda v: v > 0, "above 0")
         check_range("membrane_proteins", self.membrane_proteins, lambda v: v >= 0, "from 0 up")
+        check_whole_range("membranes", self.membranes, 0)
         check_whole_range("microtubules", self.microtubules, 0)
         check_whole_range("actin", self.actin, 0)
         if self.ice is not None:
@@ -209,9 +223,9 @@ class SceneContents:
         check_range("ice_waves", self.ice_waves, lambda v: v >= 0, "of angstrom from 0 up")
 
     @property
-    def filaments(self) -> tuple[tuple[str, WholeRange], ...]:
+    def crossing(self) -> tuple[tuple[str, WholeRange], ...]:
         """What crosses the scene: its name, and how many."""
-        return (MICROTUBULE, self.microtubules), (ACTIN, self.actin)
+        return (MEMBRANE, self.membranes), (MICROTUBULE, self.microtubules), (ACTIN, self.actin)
 
     @property
     def bodies(self) -> tuple[tuple[str, WholeRange, Range], ...]:
@@ -255,7 +269,7 @@ class Scene:
             raise CryodenError("particles: got none; a scene needs at least one to draw from")
         if self.sampling == "thesis" and (
             any(bounds(number)[1] for _, number, _ in self.contents.bodies)
-            or any(bounds(number)[1] for _, number in self.contents.filaments)
+            or any(bounds(number)[1] for _, number in self.contents.crossing)
             or self.contents.ice is not None
             or self.contents.background is not None
             or any(isinstance(particle, DensityMap) for particle in self.particles)
@@ -290,7 +304,7 @@ class Scene:
     def class_names(self) -> tuple[str, ...]:
         """What class labels stand for: index → name."""
         names = dict.fromkeys(particle.name for particle in self.particles)
-        return BACKGROUND, *names, VESICLE, FIDUCIAL, MICROTUBULE, ACTIN
+        return BACKGROUND, *names, VESICLE, FIDUCIAL, MEMBRANE, MICROTUBULE, ACTIN
 
     def make(self, generator: torch.Generator) -> SceneVolume:
         """Make a scene, the same for the same state of the generator.
@@ -305,23 +319,30 @@ class Scene:
         inside = np.ones(self.shape, np.bool_)
         if surfaces is not None:
             inside &= ice.within(*surfaces, self.shape[0], self.voxel_size)
+            vacuum = ice.vacuum(*surfaces, self.shape[0], self.voxel_size, self._resolution)
         room = int(inside.sum())
         sections = np.flatnonzero(inside.any(axis=(1, 2)))
         top, bottom = int(sections[0]), int(sections[-1]) + 1
         search = _Search(~inside[top:bottom], _ROOM[self.sampling].rim)
         placements: list[Placement] = []
         filled = 0
-        for name, number in self.contents.filaments:
+        for name, number in self.contents.crossing:
             for _ in range(draw_whole(number, generator) if bounds(number)[1] else 0):
-                course = self._course(name, search, top, generator)
-                if course is None:
+                made = (
+                    self._membrane(labels, generator)
+                    if name == MEMBRANE
+                    else self._filament(name, search, top, generator)
+                )
+                if made is None:
                     continue
-                filament = render(name, course, self.shape, self.voxel_size, self._resolution)
-                visible = self._visible(filament, float(filament.max())) & (labels == 0)
-                density += filament
+                volume, height, position, rotation = made
+                if surfaces is not None:
+                    volume *= 1 - vacuum / np.float32(VACUUM)
+                visible = self._visible(volume, height) & inside & (labels == 0)
+                density += volume
                 search.taken |= visible[top:bottom]
                 labels[visible] = len(placements) + 1
-                placements.append(Placement(name, course.middle[::-1] / self.voxel_size, course.rotation))
+                placements.append(Placement(name, position, rotation))
         for thing in self._objects(room, generator):
             visible = self._visible(thing.density, thing.height)
             corner = search.place(visible, generator)
@@ -348,7 +369,7 @@ class Scene:
         if self.sampling == "thesis":
             density /= density.max() or 1
         if surfaces is not None:
-            density += ice.vacuum(*surfaces, self.shape[0], self.voxel_size, self._resolution)
+            density += vacuum
         if self.contents.background is not None:
             free = np.zeros(self.shape, np.bool_)
             free[top:bottom] = ~search.taken
@@ -362,6 +383,38 @@ class Scene:
             self.class_names,
             filled / room,
         )
+
+    def _membrane(self, labels: NDArray[np.int32], generator: torch.Generator) -> _Crossing | None:
+        """A piece of a large membrane that crosses no other; None: no room was found."""
+        few = (slice(None, None, 3),) * 3
+        taken = labels[few] > 0
+        side = np.array(self.shape[::-1]) * self.voxel_size
+        for _ in range(_COURSES):
+            rotation = random_rotation(generator).numpy()
+            middle = side * torch.rand(3, generator=generator, dtype=torch.float64).numpy()
+            radius = float(np.exp(draw(_LARGE, generator)))
+            centre = middle - radius * rotation[:, 2]
+            if taken.any():
+                distance, _ = distance_from(centre, radius, taken.shape, 3 * self.voxel_size)
+                if taken[np.abs(distance) < bodies.vesicle_rim(self._resolution)].any():
+                    continue
+            lipids, number = (
+                draw(r, generator) for r in (self.contents.membrane_density, self.contents.membrane_proteins)
+            )
+            rng = np.random.default_rng(draw_seed(generator))
+            volume = sheet(
+                centre, radius, self.shape, self.voxel_size, self._resolution, density=lipids, number=number, rng=rng
+            )
+            return _Crossing(volume, lipids * bodies.HEADS, middle[::-1] / self.voxel_size, rotation)
+        return None
+
+    def _filament(self, name: str, search: "_Search", top: int, generator: torch.Generator) -> _Crossing | None:
+        """A microtubule or actin; None: no room was found."""
+        course = self._course(name, search, top, generator)
+        if course is None:
+            return None
+        volume = render(name, course, self.shape, self.voxel_size, self._resolution)
+        return _Crossing(volume, float(volume.max()), course.middle[::-1] / self.voxel_size, course.rotation)
 
     def _course(self, name: str, search: "_Search", top: int, generator: torch.Generator) -> Course | None:
         """Where a filament may cross the scene, in Å from its first voxel; None: no room was found."""

@@ -20,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from timing import hardware
 
 from cryoden.particles import Particle, Structure, load_particle
-from cryoden.simulation import bodies
+from cryoden.simulation import bodies, ice
 from cryoden.simulation.density import scattering_density, smallest_box
 from cryoden.simulation.thesis import thesis_density
 from cryoden.simulation.units import GOLD, VACUUM, VOLTS
@@ -116,7 +116,7 @@ def main() -> None:
     shell = bodies.vesicle(np.full(3, 300.0), np.eye(3), 140, 6.0, 12.0)[70, 70, 70:]
     potentials = {p.name: volts(p) for p in particles if isinstance(p, Structure)} | {
         "gold": round(float(bead.sum()) * 6.0**3 / (np.pi / 6 * 100**3) * VOLTS, 2),
-        "vacuum": round(float(bodies.vacuum(200.0, 64, 6.0, 12.0)[0]) * VOLTS, 2),
+        "vacuum": round(float(ice.vacuum(np.array(-100.0), np.array(100.0), 64, 6.0, 12.0)[0]) * VOLTS, 2),
         "membrane, V Å across": round(float(shell.sum()) * 6.0 * VOLTS, 1),
     }
     print(

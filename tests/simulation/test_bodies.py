@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from cryoden.simulation import bodies, ice, sampling
-from cryoden.simulation.membranes import proteins_in
+from cryoden.simulation.membranes import proteins_in, sheet
 from cryoden.simulation.units import GOLD, ICE, UNIT, VACUUM, VOLTS
 from tests.simulation.cutting import cut_in_fourier_space, difference, even
 
@@ -172,3 +172,33 @@ def test_vacuum_is_what_is_not_between_the_surfaces(waves: float) -> None:
     np.testing.assert_allclose(inside.sum(axis=0) * 10, bottom - top, atol=20)
     deep = ndimage.binary_erosion(inside, np.ones((7, 1, 1)), border_value=0)
     assert np.abs(volume[deep]).max() < 0.06
+
+
+@pytest.mark.parametrize(("voxel_size", "resolution"), RESOLUTIONS[1:])
+def test_a_large_membrane_holds_nothing_beyond_nyquist(voxel_size: float, resolution: float) -> None:
+    """Against one on a four times finer grid; nothing is compared near the borders, which a discrete transform sees."""
+    n, rng = 32, np.random.default_rng(0)
+    centre = np.array([300.0, -1400.0, -1300.0])
+    radius = float(np.linalg.norm(centre - n * voxel_size / 2))
+    volumes = [
+        sheet(centre, radius, (f * n,) * 3, voxel_size / f, resolution, density=1.0, number=0.0, rng=rng)
+        for f in (1, 4)
+    ]
+    window = np.exp(-np.square(np.indices((n, n, n)) - n / 2).sum(0) / (n / 5) ** 2)
+    expected = cut_in_fourier_space(volumes[1], 4)
+    assert difference(volumes[0] * window, expected * window) < limit(voxel_size, resolution)
+
+
+def test_a_large_membrane_is_as_dense_as_that_of_a_vesicle_and_holds_proteins() -> None:
+    centre, shape = np.array([200.0, 200.0, -3800.0]), (40, 40, 40)
+    bare, full = (
+        sheet(centre, 4000.0, shape, 10.0, 20.0, density=1.2, number=number, rng=np.random.default_rng(0))
+        for number in (0.0, 10.0)
+    )
+    across = bare[:, 20, 20]
+    assert across.sum() * 10 == pytest.approx(1.2 * 23.9, rel=0.02)
+    assert 18 <= np.average(np.arange(40), weights=across) <= 22  # at 200 Å
+    assert bare.max() < 0.8
+    assert 0.9 < full.max() < 1.7
+    per_area = float((full - bare).sum()) * 1000 / (400**2 / 1e5)
+    assert 5 * 30e3 < per_area < 11 * 159e3 * 1.23  # some of ten, of 46 to 159 kDa, in place of lipids

@@ -130,6 +130,7 @@ def test_a_full_scene_holds_fewer_than_were_asked_for(particles: list[Particle])
         ({"abundance": {"phantom:1": -1}}, "abundance: got .*; allowed are numbers from 0 up"),
         ({"abundance": {"phantom:1": 0, "phantom:2": 0}}, "at least one particle must have a number above 0"),
         ({"vesicles": -1}, "vesicles: got -1"),
+        ({"membranes": -1}, "membranes: got -1"),
         ({"microtubules": -1}, "microtubules: got -1"),
         ({"actin": (2, 1)}, r"actin: got \(2, 1\)"),
         ({"membrane_density": 0.0}, "membrane_density: got 0.0; allowed is a number above 0"),
@@ -168,7 +169,16 @@ def test_labels_do_not_tell_that_large_objects_come_first(particles: list[Partic
 
 def test_class_labels_and_names_agree_with_the_table(particles: list[Particle]) -> None:
     scene = made(particles, shape=(40, 40, 40), fiducials=2, fiducial_diameter=60.0, **SMALL_VESICLES)
-    assert scene.class_names == ("background", "phantom:1", "phantom:2", "vesicle", "fiducial", "microtubule", "actin")
+    assert scene.class_names == (
+        "background",
+        "phantom:1",
+        "phantom:2",
+        "vesicle",
+        "fiducial",
+        "membrane",
+        "microtubule",
+        "actin",
+    )
     classes = scene.classes
     assert classes.dtype == scene.labels.dtype == np.int32
     assert not classes[scene.labels == 0].any()
@@ -302,3 +312,20 @@ def test_particles_lie_between_uneven_surfaces(particles: list[Particle]) -> Non
     assert np.ptp(thickness) > 0.5  # drawn for each
     within = [np.ptp(np.median(scene.density.clip(max=0).sum(axis=0), axis=0)) for scene in scenes]
     assert max(within) > 2  # and uneven within each
+
+
+def test_large_membranes_cross_a_scene_and_end_where_ice_does(particles: list[Particle]) -> None:
+    scene = made(particles, shape=(56, 60, 60), count=20, membranes=2, ice=460.0)
+    names = [p.particle for p in scene.placements]
+    assert names.count("membrane") == 2
+    assert "phantom:1" in names
+    for label, placement in enumerate(scene.placements, start=1):
+        if placement.particle == "membrane":
+            there = scene.labels == label
+            assert not there[:5].any()
+            assert not there[51:].any()
+            assert there[[5, 50]].any() or there[:, [0, -1]].any() or there[:, :, [0, -1]].any()
+            middle = np.rint(placement.position).astype(int)
+            if 8 < middle[0] < 48:
+                assert there[tuple(middle.clip(0, np.array(there.shape) - 1))]
+    assert np.abs(scene.density[0] - VACUUM).max() < 0.02  # no lipids in vacuum

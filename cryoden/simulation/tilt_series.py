@@ -46,7 +46,7 @@ Correction = Literal["none", "phase_flip", "deconvolution"]
 Binning = Literal["cropping", "averaging"]
 
 _SURFACE = 4  # sections beyond which a surface of the ice is no longer seen
-_STRIPS = 9  # nodes across the image between which contrast transfer is interpolated where defocus changes
+_APART = 0.5  # rad at Nyquist, the most between nodes across an image where defocus changes: between them it is linear
 _FAST = 16  # sizes of images are multiples of it, so that their transforms are fast
 _AROUND = (160.0, 320.0)  # Å along z and x beyond a box that are imaged with it; docs/tilt-series.md has what it costs
 _COLOUR = 6  # nodes from 0 to Nyquist of a random gain
@@ -692,7 +692,9 @@ class TiltSeriesDegradation(Degradation):
         tilts = torch.tensor(angles, dtype=torch.float64).deg2rad()
         strips = torch.zeros(1, dtype=torch.float64)
         if self.optics.defocus_gradient:
-            strips = torch.linspace(-0.5, 0.5, _STRIPS, dtype=torch.float64) * size[1]
+            rise = size[1] * parameters["voxel_size"] * tilts.tan().abs().max()  # Å, from one side to the other
+            turn = torch.pi * wavelength(self.optics.voltage) * rise * (0.5 / parameters["voxel_size"]) ** 2
+            strips = torch.linspace(-0.5, 0.5, 2 * math.ceil(turn / 2 / _APART) + 1, dtype=torch.float64) * size[1]
         # a point at u across the image lies -u tan(tilt) along the beam, and what lies higher is less under focus
         values = defocus + strips[:, None] * parameters["voxel_size"] * tilts.tan() / 1e4
         return aberration(

@@ -491,7 +491,7 @@ class TiltSeriesDegradation(Degradation):
         """Tilt series and tomograms of a volume, as a lab would get them: protein is dark.
 
         Args:
-            volume: (D, H, W), density. The camera is as wide as the volume; a slab of 180 × 512 × 512 takes 2 GB.
+            volume: (D, H, W), density. The camera is as wide as the volume; a slab of 180 × 512 × 512 takes 2.2 GB.
             parameters: what `sample` gave.
 
         Returns:

@@ -107,10 +107,10 @@ def whole_file(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
     """
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
-    partial = path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}.part")
+    partial = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(path.parent)
+        clear_leftovers(path.parent)
         yield partial
         partial.replace(path)
     except OSError as error:
@@ -182,8 +182,13 @@ def _lock(lock: Path, *, wait: bool) -> int | None:
         os.close(number)
 
 
-def _clear_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that were killed had begun to write in a folder."""
+def unfinished(path: Path) -> Path:
+    """A name beside a file's or folder's own that says who is at it, so that `clear_leftovers` knows what is dead."""
+    return path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}.part")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what processes of this machine that were killed had begun in a folder, under names of `unfinished`."""
     for partial in folder.glob(".*.part"):
         found = re.fullmatch(r"\..+\.(.+)\.(\d+)\.part", partial.name)
         if found is None or not found[1].endswith(_MACHINE):
@@ -191,6 +196,9 @@ def _clear_leftovers(folder: Path) -> None:
         try:
             os.kill(int(found[2]), 0)
         except ProcessLookupError:
-            partial.unlink(missing_ok=True)
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
         except (OverflowError, OSError):
             continue

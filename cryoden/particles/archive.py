@@ -5,24 +5,30 @@ can be trusted, whatever was interrupted, truncated or wrong, and with other pro
 """
 
 import gzip
+import io
 import os
 import re
+import shutil
 import sys
 import threading
+import time
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from secrets import token_hex
 from urllib.parse import urlsplit
 
 import gemmi
 import pooch
+import requests
+import urllib3
 from rich.console import Console
 from rich.progress import Progress
 
 from cryoden.errors import CryodenError
+from cryoden.files import clear_leftovers, unfinished
 
 MIRRORS = (
     "https://files.rcsb.org/download/{id}.cif.gz",
@@ -34,7 +40,10 @@ TIMEOUT = 20.0
 """Seconds without an answer, or without a byte of it, after which the next mirror is tried."""
 
 _WORKERS = 4
-_CHUNK = 2**16  # bytes; an interrupt takes effect at the next chunk
+_CHUNK = 2**16  # bytes at most; an interrupt takes effect at the next chunk
+_SLOWEST = 1000  # bytes a second, on average since the first TIMEOUT
+_LARGEST = 10**9  # bytes, as sent; the largest entries are a tenth of it
+_LARGEST_TEXT = 4 * 10**9  # bytes, unpacked
 _NOT_FOUND = "HTTP 404"
 _MISPRINTS = {"3qml": "3qm1"}
 
@@ -159,7 +168,9 @@ def _download_all(pdb_ids: Sequence[str], cache: Path, progress: bool) -> dict[s
         return {}
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        incoming = TemporaryDirectory(prefix=".incoming-", dir=cache)
+        clear_leftovers(cache)
+        folder = unfinished(cache / f"incoming-{token_hex(4)}")
+        folder.mkdir()
     except OSError as error:
         raise CryodenError(
             f"cannot write to the cache {cache} ({error.strerror}): set CRYODEN_CACHE to a folder you can write to"
@@ -168,18 +179,21 @@ def _download_all(pdb_ids: Sequence[str], cache: Path, progress: bool) -> dict[s
     stop = threading.Event()
     visible = progress and sys.stderr.isatty()
     display = Progress(console=Console(stderr=True), transient=True, disable=not visible)
-    with incoming as folder, display, ThreadPoolExecutor(_WORKERS) as pool:
-        overall = display.add_task("PDB entries", total=len(pdb_ids))
-        futures = {pool.submit(_download, i, Path(folder) / i, cache, display, stop): i for i in pdb_ids}
-        try:
-            for future in as_completed(futures):
-                try:
-                    results[futures[future]] = future.result()
-                except CryodenError as error:
-                    results[futures[future]] = error
-                display.advance(overall)
-        finally:  # after Ctrl-C the running downloads end at their next chunk or timeout, no other starts
-            stop.set()
+    try:
+        with display, ThreadPoolExecutor(_WORKERS) as pool:
+            overall = display.add_task("PDB entries", total=len(pdb_ids))
+            futures = {pool.submit(_download, i, folder / i, cache, display, stop): i for i in pdb_ids}
+            try:
+                for future in as_completed(futures):
+                    try:
+                        results[futures[future]] = future.result()
+                    except CryodenError as error:
+                        results[futures[future]] = error
+                    display.advance(overall)
+            finally:  # after Ctrl-C the running downloads end at their next chunk or timeout, no other starts
+                stop.set()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return results
 
 
@@ -190,63 +204,76 @@ def _download(pdb_id: str, temporary: Path, cache: Path, display: Progress, stop
         if stop.is_set():
             raise KeyboardInterrupt
         url = mirror.format(id=pdb_id)
-        transfer = _Transfer(display, pdb_id, stop)
-        download = pooch.HTTPDownloader(progressbar=transfer, chunk_size=_CHUNK, timeout=TIMEOUT)
+        task = display.add_task(pdb_id, total=None)
         try:
-            download(url, temporary, None)
-            path = cache / f"{pdb_id}{_verify(temporary)}"
+            for size, total in _transfer(url, temporary):
+                if stop.is_set():
+                    raise KeyboardInterrupt
+                display.update(task, total=total, advance=size)
+            path = cache / f"{pdb_id}{_verify(temporary, pdb_id)}"
             temporary.replace(path)
             return path
-        except (OSError, CryodenError) as error:  # all errors of the transfer are OSErrors
+        except (OSError, urllib3.exceptions.HTTPError, CryodenError) as error:
             problems.append((urlsplit(url).netloc, _reason(error)))
         finally:
-            display.remove_task(transfer.task)
+            display.remove_task(task)
     if all(problem == _NOT_FOUND for _, problem in problems):
         raise CryodenError("the PDB has no entry of this ID: check the ID")
     answers = ", ".join(f"{host}: {problem}" for host, problem in problems)
     raise _UnreachableError(f"not in the cache {cache}, and not to be downloaded ({answers})")
 
 
-class _Transfer:
-    """A line of the display, driven by pooch as its progress bar; a running download is stopped here."""
+def _transfer(url: str, path: Path) -> Iterator[tuple[int, int | None]]:
+    """Writes to a file what a server sends, as it comes; yields the bytes of each piece, and of all if it says so.
 
-    def __init__(self, display: Progress, label: str, stop: threading.Event) -> None:
-        self.total = 0  # bytes, set by pooch; 0 where the server does not say
-        self.task = display.add_task(label, total=None)
-        self._display = display
-        self._stop = stop
+    Raises:
+        CryodenError: It sends too slowly, or too much.
+        OSError: It sends nothing.
+        urllib3.exceptions.HTTPError: It stops before the end.
+    """
+    begun, received = time.monotonic(), 0
+    with requests.get(url, stream=True, timeout=TIMEOUT) as response, path.open("wb") as file:
+        response.raise_for_status()
+        length = response.headers.get("Content-Length", "")
+        while piece := response.raw.read1(_CHUNK):  # what is there: one that waits for more would wait for ever
+            file.write(piece)
+            received += len(piece)
+            if received > _LARGEST:
+                raise CryodenError(f"more than {_LARGEST / 1e9:g} GB")
+            late = time.monotonic() - begun - TIMEOUT
+            if late > 0 and received < _SLOWEST * late:
+                raise CryodenError(f"slower than {_SLOWEST} bytes a second")
+            yield len(piece), int(length) if length.isdecimal() else None
 
-    def update(self, n_bytes: int) -> None:
-        """Counts the bytes of one chunk."""
-        if self._stop.is_set():
-            raise KeyboardInterrupt
-        self._display.update(self.task, total=self.total or None, advance=n_bytes)
 
-    def reset(self) -> None:
-        """Counts from zero again."""
-        self._display.reset(self.task)
-
-    def close(self) -> None:
-        """Does nothing: the line goes when the file is verified."""
-
-
-def _verify(path: Path) -> str:
+def _verify(path: Path, pdb_id: str) -> str:
     """Parses a download; returns its suffix by its content, since servers may unpack what they send."""
     content = path.read_bytes()
     gzipped = content.startswith(b"\x1f\x8b")
     try:
-        text = gzip.decompress(content) if gzipped else content
-        structure = gemmi.read_structure_string(text, format=gemmi.CoorFormat.Mmcif)
+        text = gzip.GzipFile(fileobj=io.BytesIO(content)).read(_LARGEST_TEXT + 1) if gzipped else content
+        if len(text) > _LARGEST_TEXT:
+            raise CryodenError(f"more than {_LARGEST_TEXT / 1e9:g} GB when unpacked")
+        block = gemmi.cif.read_string(text).sole_block()
+        structure = gemmi.make_structure_from_block(block)
+    except CryodenError:
+        raise
     except (EOFError, OSError, zlib.error):
         raise CryodenError("damaged gzip file") from None
     except (ValueError, IndexError, RuntimeError):
         raise CryodenError("not an mmCIF file") from None
     if not any(model.count_atom_sites() for model in structure):
         raise CryodenError("an mmCIF file without atoms")
+    # half a file parses where it ends between two rows; the archive's own end each table by a line with a mark
+    if not text.rstrip().endswith(b"#") and block[-1].loop is not None and "_atom_site" in block[-1].loop.tags[0]:
+        raise CryodenError("an mmCIF file that ends among its atoms")
+    its_own = _pdb_id(gemmi.cif.as_string(block.find_value("_entry.id") or ""))
+    if its_own not in (None, pdb_id):
+        raise CryodenError(f"another entry, {its_own}")
     return ".cif.gz" if gzipped else ".cif"
 
 
-def _reason(error: OSError | CryodenError) -> str:
+def _reason(error: OSError | urllib3.exceptions.HTTPError | CryodenError) -> str:
     """What went wrong with a download, in a few words."""
     if isinstance(error, CryodenError):
         return str(error)
@@ -255,6 +282,6 @@ def _reason(error: OSError | CryodenError) -> str:
         return f"HTTP {response.status_code}"
     if "timed out" in str(error).lower():
         return f"no answer in {TIMEOUT:g} s"
-    return error.strerror or {"ConnectionError": "no connection", "ChunkedEncodingError": "broken off"}.get(
-        type(error).__name__, type(error).__name__
-    )
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        return "broken off"
+    return error.strerror or {"ConnectionError": "no connection"}.get(type(error).__name__, type(error).__name__)

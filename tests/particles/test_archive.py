@@ -31,7 +31,7 @@ def mmcif(n_atoms: int = 40) -> bytes:
         structure[0][0].add_residue(residue)
     structure.setup_entities()
     text: str = structure.make_mmcif_document().as_string()
-    return text.encode()
+    return f"{text}#\n".encode()  # as the archive's files end
 
 
 CIF = mmcif()
@@ -51,6 +51,33 @@ def sends(body: bytes, *, status: int = 200, length: int | None = None) -> Answe
         request.send_header("Content-Length", str(length or len(body)))
         request.end_headers()
         request.wfile.write(body)
+
+    return answer
+
+
+def ends(body: bytes) -> Answer:
+    """An answer that does not say how long it is, and ends."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(body)
+
+    return answer
+
+
+def drips(pause: float) -> Answer:
+    """An answer of one byte at a time, for ever."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        server: Server = request.server  # type: ignore[assignment]
+        while not server.closing.wait(pause):
+            try:
+                request.wfile.write(b"d")
+            except OSError:
+                return
 
     return answer
 
@@ -109,6 +136,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread.start()
     monkeypatch.setattr(archive, "MIRRORS", server.mirrors)
     monkeypatch.setattr(archive, "TIMEOUT", 0.3)
+    monkeypatch.setattr(archive, "_LARGEST", 20_000)
+    monkeypatch.setattr(archive, "_LARGEST_TEXT", 200_000)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield server
     server.closing.set()
@@ -127,7 +156,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any download fails the test."""
-    monkeypatch.setattr("pooch.HTTPDownloader", lambda **_: pytest.fail("went to the network"))
+    monkeypatch.setattr("requests.get", lambda *_, **__: pytest.fail("went to the network"))
 
 
 def names(folder: Path) -> list[str]:
@@ -172,6 +201,11 @@ class TestDownload:
             (sends(gzip.compress(HTML)), "not an mmCIF file"),
             (sends(b""), "not an mmCIF file"),
             (sends(NO_ATOMS), "an mmCIF file without atoms"),
+            (ends(BETWEEN_ROWS), "an mmCIF file that ends among its atoms"),
+            (sends(CIF.replace(b"_entry.id", b"_entry.id 2abc\n_entry.no")), "another entry, 2abc"),
+            (drips(0.1), "slower than 1000 bytes a second"),
+            (sends(bytes(30_000)), "more than 2e-05 GB"),
+            (sends(gzip.compress(bytes(300_000))), "more than 0.0002 GB when unpacked"),
             (stalls(), "no answer in 0.3 s"),
             (stalls(CIF_GZ[:100]), "no answer in 0.3 s"),
         ],
@@ -311,6 +345,19 @@ class TestProcesses:
         assert process.returncode != 0
         assert names(cache) == []
         assert len(server.requests) <= 4  # those that ran; none went on to the other mirror
+
+    def test_leftovers_of_a_kill_go_with_the_next_download(self, server: Server, cache: Path) -> None:
+        server.answers = {"/first/1bxn.cif.gz": stalls(CIF_GZ[:100]), "/first/3cf3.cif.gz": sends(CIF_GZ)}
+        process = self.start(server, "1bxn")
+        deadline = time.monotonic() + 30
+        while not any(cache.glob(".*/1bxn")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        assert len(names(cache)) == 1
+        find_or_fetch("3cf3")
+        assert names(cache) == ["3cf3.cif.gz"]
 
     def test_quiet_unless_stderr_is_a_terminal(self, server: Server) -> None:
         server.answers = {f"/first/{entry}.cif.gz": sends(CIF_GZ) for entry in ("1bxn", "3cf3")}

@@ -18,6 +18,13 @@ logger = logging.getLogger("cryoden")
 
 _ZINC, _HALOGENS = 30, ("F", "Cl", "Br", "I")
 
+_MARKERS = "DUM"  # residues that mark where a membrane lies, as those of OPM do
+_NOWHERE = 9999.0  # Å; what programs write for an atom whose place is unknown
+
+# A serial number of six digits that pushes all columns behind it one to the right, where gemmi would read other values:
+# the point of x, which stands in column 35, is then in column 36.
+_SIX_DIGITS = re.compile(r"^(ATOM  |HETATM)\d(\d{5}.{23}\.\d{3}.{4}\.)", re.MULTILINE)
+
 # A list of chains that runs on without the words that gemmi looks for.
 _WRAPPED_CHAINS = re.compile(r"^REMARK 350 +(\w(?:, *\w)*,?) *\r?$", re.MULTILINE)
 
@@ -63,6 +70,7 @@ class Structure:
         structure.setup_entities()
         if assembly is not None:
             _build_assembly(structure, assembly, name)
+        _remove_what_is_none(structure[0], name)  # not before: an assembly names its waters
         if ligands:
             structure.remove_waters()
             _remove_ions(structure)
@@ -146,7 +154,8 @@ def _read_text(path: Path) -> str:
         raise CryodenError(f"{path}: the gzip file is damaged or cut short: {error}; get it again") from error
     except OSError as error:
         raise CryodenError(f"{path}: cannot be read: {error.strerror}") from error
-    return content.decode("utf-8", errors="replace")
+    text = content.decode("utf-8-sig", errors="replace")
+    return _SIX_DIGITS.sub(r"\1\2", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _unwrap_chains(match: re.Match[str]) -> str:
@@ -174,6 +183,35 @@ def _build_assembly(structure: gemmi.Structure, assembly: str, name: str) -> Non
             "holds several copies, wrong if the file's list of chains is cut short; assembly null keeps all",
             name, assembly, built, deposited,
         )  # fmt: skip
+
+
+def _remove_what_is_none(model: gemmi.Model, name: str) -> None:
+    """Take away what is no part of a specimen: water under any name, marker atoms, and atoms that are nowhere.
+
+    Raises:
+        CryodenError: An atom has coordinates that are no numbers.
+    """
+    markers = nowhere = 0
+    for chain in model:
+        for number in reversed(range(len(chain))):
+            residue = chain[number]
+            for atom in reversed(residue):
+                place = atom.pos.tolist()
+                if not np.isfinite(place).all():
+                    where = f"{atom.name} of {residue.name} {residue.seqid} in chain {chain.name}"
+                    raise CryodenError(
+                        f"{name}: atom {where} is at {place}, which are no numbers; correct its line or delete it"
+                    )
+                if min(map(abs, place)) >= _NOWHERE - 1e-3:
+                    residue.remove_atom(atom.name, atom.altloc, atom.element)
+                    nowhere += 1
+            heavy = [atom.element.name for atom in residue if not atom.is_hydrogen() and atom.element.name != "X"]
+            markers += len(residue) if residue.name == _MARKERS else 0
+            if not heavy or heavy == ["O"] or residue.name == _MARKERS:  # an oxygen alone is water's
+                del chain[number]
+    for count, what in ((markers, "marker atoms (DUM)"), (nowhere, f"atoms at {_NOWHERE:g} Å, where nothing is,")):
+        if count:
+            logger.warning("%s: %d %s left out", name, count, what)
 
 
 def _remove_ions(structure: gemmi.Structure) -> None:

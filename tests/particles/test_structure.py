@@ -237,3 +237,59 @@ def test_real_structures(file, assembly, n_atoms, kilodalton):
     structure = read_structure(Path(STRUCTURES) / file, assembly=assembly)
     assert structure.model.count_atom_sites() == n_atoms
     assert structure.mass == pytest.approx(kilodalton, abs=1)
+
+
+def pdb_line(serial: int, name: str, residue: str, number: int, xyz: tuple[float, float, float], element: str) -> str:
+    place = "".join(f"{each:8.3f}" for each in xyz)
+    return f"ATOM  {serial:5d} {name:<4} {residue:<4}A{number:4d}    {place}  1.00  0.00          {element:>2}"
+
+
+PROTEIN = [pdb_line(i + 1, " CA", "ALA", i + 1, (3.8 * i, 1.0, -12.5), "C") for i in range(20)]
+
+
+def read_lines(folder: Path, lines: list[str], *, end: str = "\n", mark: bytes = b"") -> Structure:
+    path = folder / "a.pdb"
+    path.write_bytes(mark + "".join(line + end for line in lines).encode())
+    return read_structure(path)
+
+
+class TestWhatOtherProgramsWrite:
+    """Each is the same 20 atoms."""
+
+    def same(self, found: Structure, folder: Path) -> None:
+        expected = read_lines(folder, PROTEIN)
+        assert found.model.count_atom_sites() == 20
+        assert found.mass == expected.mass
+        assert found.diameter == pytest.approx(expected.diameter)
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+    def test_line_ends_and_byte_order_marks(self, tmp_path, end, mark):
+        self.same(read_lines(tmp_path, PROTEIN, end=end, mark=mark), tmp_path)
+
+    @pytest.mark.parametrize("pushed", [True, False])
+    def test_serial_numbers_of_six_digits(self, tmp_path, pushed):
+        """Which push all that follows to the right, or take the blank behind them."""
+        lines = [f"{line[:6]}{100_000 + i}{line[11 if pushed else 12 :]}" for i, line in enumerate(PROTEIN)]
+        self.same(read_lines(tmp_path, lines), tmp_path)
+
+    @pytest.mark.parametrize("water", ["HOH", "TIP3", "SOL", "WAT", "SPC", "T4P"])
+    def test_water_is_known_by_what_it_is(self, tmp_path, water):
+        lines = [
+            pdb_line(30 + j, name, water, 100 + i, (9.0 * i, 9.0, j), name.strip()[0])
+            for i in range(5)
+            for j, name in enumerate((" OW", " HW1", " HW2"))
+        ]
+        self.same(read_lines(tmp_path, PROTEIN + lines), tmp_path)
+
+    def test_markers_of_a_membrane_and_unknown_places_go_and_are_told(self, tmp_path, caplog):
+        markers = [pdb_line(30 + i, " N", "DUM", 100 + i, (50.0 * i, 0, 15), "N") for i in range(7)]
+        unknown = [pdb_line(40, " CB", "ALA", 20, (9999.0, 9999.0, 9999.0), "C")]
+        self.same(read_lines(tmp_path, [*PROTEIN, *unknown, *markers]), tmp_path)
+        assert "a: 7 marker atoms (DUM) left out" in caplog.text
+        assert "a: 1 atoms at 9999 Å, where nothing is, left out" in caplog.text
+
+    def test_coordinates_that_are_no_numbers(self, tmp_path):
+        line = PROTEIN[3].replace(f"{11.4:8.3f}", "     nan")
+        with pytest.raises(CryodenError, match=r"a: atom CA of ALA 4 in chain A is at \[nan, .* correct its line or"):
+            read_lines(tmp_path, [*PROTEIN[:3], line, *PROTEIN[4:]])

@@ -14,13 +14,20 @@ from torch import Tensor, nn
 from cryoden.denoiser import Denoiser, denoiser_of
 from cryoden.errors import CryodenError, one_line
 from cryoden.files import whole_file
+from cryoden.models import shipped_models
 
 _KEY = "cryoden"
-_HINT = "give a run's folder, a .ckpt that `cryoden fit` wrote, or a .safetensors that `cryoden export` wrote"
+_HINT = (
+    "give a run's folder, a .ckpt that `cryoden fit` wrote, a .safetensors that `cryoden export` wrote, or a name of "
+    "`cryoden models`"
+)
 
 
 def find_checkpoint(run: Path | str) -> Path:
-    """The checkpoint that a run, or a path to a checkpoint, stands for: a run's best, else its last.
+    """The checkpoint that a name, a run, or a path to a checkpoint stands for: a run's best, else its last.
+
+    Args:
+        run: a path, or the name of a model that comes with cryoden.
 
     Raises:
         CryodenError: there is no such file, or no checkpoint in the folder.
@@ -29,6 +36,8 @@ def find_checkpoint(run: Path | str) -> Path:
     if run.is_file():
         return run
     if not run.exists():
+        if str(run) in shipped_models():
+            return shipped_models()[str(run)].weights
         raise CryodenError(f"model {run}: no such file or folder; {_HINT}")
     for folder in (run, run / "checkpoints"):
         for pattern in ("best*.ckpt", "last*.ckpt", "*.safetensors"):

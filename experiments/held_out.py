@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
 from cryoden import denoise, load_denoiser, read_volume
+from cryoden.data.pairs import told_tilt_range
 from cryoden.evaluation.baselines import FILTERS
 from cryoden.evaluation.results import plain_numbers, provenance, spread
 from cryoden.inference.removed import structure_removed
@@ -49,23 +50,24 @@ class Truth:
         degraded: (D, H, W), as from `cryoden simulate`, protein dark.
         clean: (D, H, W), the truth: protein bright on a background of 0.
         gold: (D, H, W), where there is gold, and near it.
-        tilt: the largest tilt in degrees.
+        tilt_range: (min, max) in degrees.
         voxel_size: Å.
     """
 
     degraded: NDArray[np.float32]
     clean: Array
     gold: Mask
-    tilt: float
+    tilt_range: tuple[float, float]
     voxel_size: float
 
     @classmethod
-    def read(cls, path: Path, tilt: float) -> "Truth":
+    def read(cls, path: Path) -> "Truth":
         """From NAME_degraded.mrc and what lies beside it."""
+        tilt_range = told_tilt_range(path) or (-60.0, 60.0)  # older ones do not tell
         degraded = read_volume(path)
         clean = read_volume(path.with_name(path.name.replace("_degraded", "_clean"))).data.astype(np.float64)
         gold = binary_dilation(clean > BRIGHTEST, iterations=AROUND)
-        return cls(degraded.data, clean, gold, tilt, degraded.voxel_size)
+        return cls(degraded.data, clean, gold, tilt_range, degraded.voxel_size)
 
     def scores(self, denoised: NDArray[np.float32]) -> dict[str, float]:
         """What is told of a volume (D, H, W) of any grey scale, protein bright."""
@@ -100,7 +102,9 @@ class Truth:
         """Fourier shell correlations, where there are images and where there are none."""
         kz, ky, kx = np.meshgrid(*(np.fft.fftfreq(size) for size in truth.shape), indexing="ij", sparse=True)
         shell = (np.sqrt(kz**2 + ky**2 + kx**2) * 2 * (SHELLS + 1)).astype(int)
-        measured = np.broadcast_to(np.degrees(np.arctan2(abs(kz), abs(kx))) <= self.tilt, truth.shape)
+        angle = np.degrees(np.arctan2(np.where(kx < 0, -kz, kz), abs(kx)))  # of a plane that a tilt measures
+        low, high = self.tilt_range
+        measured = np.broadcast_to((angle >= low) & (angle <= high), truth.shape)
         one, other = np.fft.fftn(volume), np.fft.fftn(truth)
         products = (one * other.conj()).real, np.abs(one) ** 2, np.abs(other) ** 2
 
@@ -140,14 +144,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL")
-    parser.add_argument("--tilt", type=float, default=60.0, help="the largest tilt in degrees")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     models = {name: Path(path) for name, _, path in (each.partition("=") for each in arguments.model)}
     rows: list[dict[str, Any]] = []
     for folder in arguments.folders:
         for path in sorted(folder.glob("*_degraded.mrc")):
-            truth = Truth.read(path, arguments.tilt)
+            truth = Truth.read(path)
             for name, volume, seconds in methods(truth, models):
                 scores = {**truth.scores(volume), "seconds": seconds}
                 rows.append({"tomogram": f"{folder.name}/{path.stem}", "method": name, **scores})
@@ -163,7 +166,7 @@ def main() -> None:
         "commands": [f"python {shlex.join(sys.argv)}"],
         **{key: value for key, value in provenance().items() if key != "command"},
         "experiment": None,
-        "data": {"volumes": len({row["tomogram"] for row in rows}), "tilt": arguments.tilt},
+        "data": {"volumes": len({row["tomogram"] for row in rows})},
         "percentiles": rounded(percentiles),
         "tomograms": rounded(rows),
     }

@@ -20,7 +20,7 @@ PACKAGE = Path(cryoden.__file__).parent
 # do not know each other. The door, `__init__`, is the room named cryoden.
 FLOORS = (
     ("console", "errors", "signals", "version"),
-    ("files", "hardware"),
+    ("files", "hardware", "models"),
     ("pictures", "scaling", "volume"),
     ("metrics", "networks", "particles"),
     ("losses", "simulation"),

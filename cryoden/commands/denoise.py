@@ -20,12 +20,14 @@ from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, singl
 from cryoden.inference.plan import Settings
 from cryoden.inference.runner import Runner
 from cryoden.inference.star import star_jobs, write_star
+from cryoden.models import nearest_model
+from cryoden.volume import open_volume
 
 
 def denoise(
     inputs: list[str],
     *,
-    model: str,
+    model: str | None = None,
     output: str | None = None,
     module: str | None = None,
     contrast: Literal["auto", "bright", "dark"] = "auto",
@@ -45,13 +47,14 @@ def denoise(
 ) -> Iterator[str]:
     """Denoise tomograms of any size; place, voxel size, grey scale and sign are kept.
 
-    One tomogram: cryoden denoise IN.mrc OUT.mrc --model RUN.
-    Many: cryoden denoise FILES --output FOLDER --model RUN, where FILES are files, folders, patterns in quotes, or a
-    RELION 5 tomograms.star. Results that this model made before are skipped.
+    One tomogram: cryoden denoise IN.mrc OUT.mrc.
+    Many: cryoden denoise FILES --output FOLDER, where FILES are files, folders, patterns in quotes, or a RELION 5
+    tomograms.star. Results that this model made before are skipped.
 
     Args:
         inputs: IN.mrc OUT.mrc; or, with --output, any number of files, folders, 'patterns*' or one tomograms.star.
-        model: a run's folder, a checkpoint (.ckpt) or weights (.safetensors).
+        model: a run's folder, a checkpoint (.ckpt), weights (.safetensors), or the name of a model that comes with
+            cryoden, see `cryoden models`; by default the one of these that is nearest in voxel size.
         output: the folder for the results.
         module: a module of yours to import first, whose networks the model may be of, such as mine for mine.py.
         contrast: what protein looks like in the input, and will in the output; auto tells from the voxels.
@@ -82,14 +85,15 @@ def denoise(
     require_devices(devices, device)
     kept = device.type == "cpu" and not dry_run and keep_freed_memory()
     import_module_of_networks(module)
-    engine = Engine.of(load_denoiser(model), device)
     jobs, star = _jobs(inputs, output, halves)
     check_jobs([*jobs, *([star.job] if star else [])], Path(output) if output else None)
+    model, why = (model, "") if model else _nearest(jobs[0].inputs[0], voxel_size)
+    engine = Engine.of(load_denoiser(model), device)
     first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0  # others run all this, too
     if first:
         used = f"in {str(engine.precision).removeprefix('torch.')}{', keeping freed memory' * kept}"
         many = "" if devices * nodes == 1 else f", {devices * nodes} processes"
-        yield f"model {find_checkpoint(model)} on {device} ({reason}), {used}{many}"
+        yield f"model {find_checkpoint(model)}{why} on {device} ({reason}), {used}{many}"
         if len(jobs) > 1 or halves:
             yield from (f"  {' + '.join(map(str, job.inputs))} -> {job.average or job.outputs[0]}" for job in jobs)
     runner = Runner(engine, settings, overwrite, float16, preview, make_folders=output is not None)
@@ -121,6 +125,15 @@ class _Star:
     def job(self) -> Job:
         """The writing of the table, for the gate that all jobs pass."""
         return Job(str(self.path), (self.path,), (self.target,))
+
+
+def _nearest(path: Path, voxel_size: float | None) -> tuple[str, str]:
+    """The name of the model that comes with cryoden for tomograms like this one, and why it is that."""
+    size = voxel_size or open_volume(path).voxel_size
+    if not size > 0:
+        raise CryodenError(f"{path}: has no voxel size, by which a model is chosen; give --voxel-size, or a --model")
+    model = nearest_model(size)
+    return model.name, f" ({model.range}, the nearest to {size:.4g} Å)"
 
 
 def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list[Job], _Star | None]:

@@ -53,6 +53,7 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     parameters = list(inspect.signature(tool, eval_str=True).parameters.values())
     about = {each.arg_name: each.description for each in parse(inspect.getdoc(tool) or "").params}
     listed = next((each.name for each in parameters[:1] if each.annotation == list[str]), None)
+    needed = parameters[:1] and parameters[0].default is inspect.Parameter.empty
     flags = [each.name for each in parameters if each.default is False]
     options = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
     if listed:  # plain words, where jsonargparse would want [a,b]
@@ -76,7 +77,7 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     given.pop("config", None)
     if listed:
         given[listed] = given.pop("words") or given.get(listed, [])
-        if not given[listed]:
+        if needed and not given[listed]:
             parser.error(f"{listed}: none given")
     return tool(**given)
 

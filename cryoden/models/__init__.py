@@ -1,0 +1,83 @@
+"""Trained models that come with cryoden. Of each, side by side in this folder: weights, a card, and a test of them.
+
+NAME.safetensors are the weights, NAME.md the card, which begins with what programs need to know of it, and
+NAME.check.safetensors a volume and what the model answers to it.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A trained model that comes with cryoden.
+
+    Attributes:
+        name: what `--model` calls it.
+        about: a line about what it is for.
+        expects: what a tomogram must be like.
+        voxel_size: Å, that it was trained at.
+        voxel_sizes: Å, the smallest and the largest that it is for.
+        sha256: of its weights.
+        card: Markdown; how it was made, and how well it does.
+    """
+
+    name: str
+    about: str
+    expects: str
+    voxel_size: float
+    voxel_sizes: tuple[float, float]
+    sha256: str
+    card: str
+
+    @property
+    def weights(self) -> Path:
+        """The weights, as `cryoden export` writes them."""
+        return FOLDER / f"{self.name}.safetensors"
+
+    @property
+    def check(self) -> Path:
+        """A volume, "degraded" (D, H, W), and the answer of the model in float32, "denoised"."""
+        return FOLDER / f"{self.name}.check.safetensors"
+
+    @property
+    def range(self) -> str:
+        """The voxel sizes that it is for, in words."""
+        return f"trained for {self.voxel_sizes[0]:g}–{self.voxel_sizes[1]:g} Å"
+
+
+@cache
+def shipped_models() -> dict[str, ShippedModel]:
+    """Name → model, from the smallest voxels to the largest."""
+    models = [_read(path) for path in FOLDER.glob("*.md")]
+    return {model.name: model for model in sorted(models, key=lambda model: model.voxel_size)}
+
+
+def nearest_model(voxel_size: float) -> ShippedModel:
+    """The model for tomograms of this voxel size: the one trained at the size that is nearest as a ratio.
+
+    Args:
+        voxel_size: Å, above 0.
+    """
+    return min(shipped_models().values(), key=lambda model: abs(math.log(model.voxel_size / voxel_size)))
+
+
+def _read(path: Path) -> ShippedModel:
+    _, head, card = path.read_text(encoding="utf-8").split("---\n", 2)
+    fields = yaml.safe_load(head)
+    low, high = fields["voxel_sizes"]
+    return ShippedModel(
+        path.stem,
+        fields["about"],
+        fields["expects"],
+        fields["voxel_size"],
+        (low, high),
+        fields["sha256"],
+        card.strip(),
+    )

@@ -130,7 +130,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CryodenError(f"checkpoint {path}: no such file; {_HINT}")
-    unreadable = f"model {path}: not a readable checkpoint, or damaged or cut short; {_HINT}"
+    unreadable = f"model {path}: not a readable checkpoint, or cut short or damaged; {_HINT}"
     try:
         # torch's own check of its archive is none: another weight for each flipped bit
         with ZipFile(path) as archive:

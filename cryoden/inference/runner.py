@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Runner:
         place = job.results[-1]
         if self.make_folders:
             _make_folder(place.parent)
-        with claimed(place):
+        with claimed(place) if place.parent.is_dir() else nullcontext():  # where there is none, the plan says so
             yield from self._make(job)
 
     def is_taken(self, job: Job) -> bool:

@@ -132,7 +132,7 @@ def _read(place: Path) -> Item:
         raise CryodenError(f"cache {place}: cannot be read: {error}; delete it, and it is made again") from error
     if "placements" in item:
         item["placements"] = [
-            Placement(name, np.array(position, np.int64), np.array(rotation, np.float64))
+            Placement(name, np.array(position, np.float64), np.array(rotation, np.float64))
             for name, position, rotation in item["placements"]
         ]
     return cast(Item, item)

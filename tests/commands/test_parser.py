@@ -42,7 +42,7 @@ def test_a_network_in_a_file_of_the_working_folder_trains_and_denoises(tmp_path:
     model = ["--model=Autoencoder", "--model.generator=mine.Plain", "--model.generator.channels=3"]
     cryoden(*FIT, *small, *model, "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
     cryoden("simulate", "phantom:1", "--box=16", "--voxel_size=20", "--resolution=40", "--output=.")
-    cryoden("denoise", "phantom-1_0_degraded.mrc", "out.mrc", "--model=runs/version_0", "--tile=16")
+    cryoden("denoise", "phantom-1_0_degraded.mrc", "out.mrc", "--model=runs/version_0", "--module=mine", "--tile=16")
     assert (tmp_path / "out.mrc").is_file()
 
 

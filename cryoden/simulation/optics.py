@@ -104,7 +104,7 @@ def mean_free_path(voltage: float) -> float:
         voltage: kV.
 
     >>> round(mean_free_path(200))
-    316
+    317
     """
 
     def squared_speed(voltage: float) -> float:

@@ -17,7 +17,7 @@ from cryoden.simulation.tilt_series import (
 )
 
 _SHAPE = (96, 192, 192)  # voxels of a scene: large enough for what is beside a box, and made in ten seconds
-_OCCUPANCY = (0.02, 0.2)  # of particles: from a dilute sample to a crowded one
+_OCCUPANCY = (0.01, 0.12)  # of particles: from a dilute sample to a crowded one
 _AROUND = 250.0  # Å that a scene is larger than the largest thing in it
 _LEAST = 100.0  # Å across, of what would be a vesicle or a lump
 
@@ -48,19 +48,19 @@ def realistic(voxel_size: float, shape: tuple[int, int, int] | None = None) -> P
     shape = shape or _SHAPE
     widest = min(600.0, min(shape) * voxel_size - _AROUND)
     large = widest >= _LEAST
-    background = Background(proteins=(0.0, 100.0), solutes=(0.0, 0.1))
+    background = Background(proteins=(0.0, 60.0), solutes=(0.0, 0.06))
     contents = SceneContents(
         occupancy=_OCCUPANCY,
-        vesicles=(0, 2) if large else 0,
+        vesicles=(0, 1) if large else 0,
         vesicle_diameter=(min(300.0, widest), widest) if large else _LEAST,
         membrane_proteins=(0.0, 10.0),
-        fiducials=(0, 4),
+        fiducials=(0, 2),
         fiducial_diameter=(60.0, 150.0) if large else 60.0,
         microtubules=(0, 1) if large else 0,
         actin=(0, 2) if large else 0,
         background=replace(
             background,
-            lumps=(0, 2) if large else 0,
+            lumps=(0, 1) if large else 0,
             lump_diameter=(min(200.0, widest), min(500.0, widest)) if large else _LEAST,
         ),
     )
@@ -72,7 +72,7 @@ def realistic(voxel_size: float, shape: tuple[int, int, int] | None = None) -> P
         detector=Detector(binned_by=("cropping", "averaging")),
         misalignment=Misalignment((0.0, 6.0), (0.0, 0.3)),
         contrast=(0.5, 1.0),
-        correction=("none", "phase_flip", "phase_flip", "deconvolution"),
+        correction=("none", "phase_flip", "phase_flip", "phase_flip", "deconvolution"),
         dose_weighting=(False, True),
         weighting=("ramp", "exact"),
         roll_off=((0.3, 0.6), 0.05),

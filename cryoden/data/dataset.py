@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 from cryoden.batch import Batch, Item, Specimen
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation, Parameters, apply_all, measured_by_all, sample_all
+from cryoden.simulation.ranges import seed_of
 from cryoden.simulation.units import BRIGHTEST
 
 Key = tuple[int, int]
@@ -78,8 +79,7 @@ def item_generator(seed: Sequence[int], epoch: int, index: int) -> torch.Generat
     """
     if min(seed) < 0:
         raise CryodenError(f"seed: got {min(seed)}; allowed is a whole number from 0 up")
-    state = np.random.SeedSequence([*seed, epoch, index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
+    return torch.Generator().manual_seed(seed_of(*seed, epoch, index))
 
 
 def degraded_boxes(

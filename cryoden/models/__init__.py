@@ -24,7 +24,6 @@ class ShippedModel:
         expects: what a tomogram must be like.
         voxel_size: Å, that it was trained at.
         voxel_sizes: Å, the smallest and the largest that it is for.
-        sha256: of its weights.
         card: Markdown; how it was made, and how well it does.
     """
 
@@ -33,7 +32,6 @@ class ShippedModel:
     expects: str
     voxel_size: float
     voxel_sizes: tuple[float, float]
-    sha256: str
     card: str
 
     @property
@@ -78,6 +76,5 @@ def _read(path: Path) -> ShippedModel:
         fields["expects"],
         fields["voxel_size"],
         (low, high),
-        fields["sha256"],
         card.strip(),
     )

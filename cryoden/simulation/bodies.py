@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from cryoden.simulation.sampling import Points, cut, fine_step, sample_points
+from cryoden.simulation.sampling import Points, cut, fine_step, sample_points, where_they_meet
 from cryoden.simulation.units import GOLD
 
 # Densities of a bilayer: tails, and on top of them heads, half of whose layer is water. Their integral across the
@@ -93,8 +93,7 @@ def vesicle(
         nearest = np.rint(place).astype(int)
         half = int(points.radius / step) + 2
         corner = nearest + middle - half
-        into = tuple(slice(max(c, 0), c + 2 * half) for c in corner)
-        part = tuple(slice(max(-c, 0), len(embedded) - c) for c in corner)
+        into, part = where_they_meet(corner, 2 * half, embedded.shape)
         embedded[into] += sample_points(points, rotation @ turned, 2 * half, step, offset=place - nearest)[part]
     # Where a protein is no lipids are; of the product the fine samples hold all that voxels can.
     return _cut(lipids * (1 - np.clip(embedded, 0, 1)) + embedded, box, voxel_size)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from cryoden.errors import CryodenError
@@ -95,3 +96,8 @@ def draw_whole(value: WholeRange, generator: torch.Generator) -> int:
 def draw_seed(generator: torch.Generator) -> int:
     """A seed for another generator."""
     return int(torch.randint(2**62, (), generator=generator).item())
+
+
+def seed_of(*numbers: int) -> int:
+    """The seed that whole numbers from 0 up stand for, all of them together."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -5,7 +5,7 @@ for each axis, then take from these samples the waves that voxels can carry, and
 is the same as a cut in Fourier space, without a transform.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -73,6 +73,21 @@ def sample_points(
     return cut(fine, step, box, voxel_size, endless=endless, spread=True)
 
 
+def where_they_meet(
+    corner: Iterable[int], edge: int, shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part of a volume that a cube covers, and the part of the cube that lies in the volume; both may be empty.
+
+    Args:
+        corner: z, y, x of the cube's first voxel, which may lie outside.
+        edge: voxels along each side of the cube.
+        shape: (D, H, W) of the volume.
+    """
+    corner = [int(c) for c in corner]
+    into = tuple(slice(max(c, 0), max(c + edge, 0)) for c in corner)
+    return into, tuple(slice(max(-c, 0), max(size - c, 0)) for c, size in zip(corner, shape, strict=True))
+
+
 def add_points(
     volume: NDArray[np.float32], points: Points, rotation: ArrayLike, position: NDArray[np.float64], voxel_size: float
 ) -> None:
@@ -88,8 +103,7 @@ def add_points(
     half = int(points.radius / voxel_size) + 1 + _RIPPLES
     nearest = np.rint(position).astype(int)
     corner = nearest - half
-    into = tuple(slice(max(c, 0), max(c + 2 * half, 0)) for c in corner)
-    part = tuple(slice(max(-c, 0), max(size - c, 0)) for c, size in zip(corner, volume.shape, strict=True))
+    into, part = where_they_meet(corner, 2 * half, volume.shape)
     if volume[into].size:
         offset = position - nearest
         volume[into] += sample_points(points, rotation, 2 * half, voxel_size, offset=offset, endless=True)[part]

@@ -32,7 +32,7 @@ from cryoden.simulation.ranges import (
     draw_whole,
 )
 from cryoden.simulation.rotation import random_rotation
-from cryoden.simulation.sampling import sample_points
+from cryoden.simulation.sampling import sample_points, where_they_meet
 from cryoden.simulation.thesis import thesis_density
 from cryoden.simulation.units import VACUUM, Sampling
 
@@ -351,10 +351,7 @@ class Scene:
             corner[0] += top
             box = thing.density.shape[0]
             # The box reaches beyond the volume where nothing of it is visible; what is left out there is faint.
-            into = tuple(slice(max(c, 0), c + box) for c in corner)
-            part = tuple(
-                slice(max(-c, 0), min(box, size - c)) for c, size in zip(corner.tolist(), self.shape, strict=True)
-            )
+            into, part = where_they_meet(corner, box, self.shape)
             if thing.name is None:
                 background[into] += thing.density[part]
                 continue

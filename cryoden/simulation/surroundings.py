@@ -14,8 +14,9 @@ from cryoden.particles import Particle
 from cryoden.simulation.background import Background
 from cryoden.simulation.degradation import Margin
 from cryoden.simulation.density import clean_volume, smallest_box
-from cryoden.simulation.ranges import Range, check_range, draw
+from cryoden.simulation.ranges import Range, check_range, draw, seed_of
 from cryoden.simulation.rotation import random_rotation
+from cryoden.simulation.sampling import where_they_meet
 from cryoden.simulation.units import Sampling
 
 _ORIENTATIONS = 8  # of each particle that are worked out; on all sides of a cube they are 24 times as many
@@ -117,8 +118,7 @@ class Neighbours:
             size = body.density.shape[0]
             whole, visible = _turned(body.density, turn), _turned(body.visible, turn)
             for corner in (tried - size // 2).tolist():
-                into = tuple(slice(max(c, 0), c + size) for c in corner)
-                part = tuple(slice(max(-c, 0), n - c) for c, n in zip(corner, density.shape, strict=True))
+                into, part = where_they_meet(corner, size, density.shape)
                 if (taken[into] & visible[part]).any():
                     continue
                 taken[into] |= visible[part]
@@ -145,8 +145,7 @@ class Neighbours:
         return [fill(ice == 0, ice, self.voxel_size, resolution, generator) for _ in range(_BACKGROUNDS)]
 
     def _generator(self, number: int) -> torch.Generator:
-        state = np.random.SeedSequence([*self.seed, number]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0]))
+        return torch.Generator().manual_seed(seed_of(*self.seed, number))
 
 
 def _visible(density: NDArray[np.float32]) -> NDArray[np.bool_]:

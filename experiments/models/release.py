@@ -1,13 +1,11 @@
-"""Make a trained model one that comes with cryoden: its weights, the test of them, and their digest in its card.
+"""Make a trained model one that comes with cryoden: its weights, and the test of them. The card is written by hand.
 
     python experiments/models/release.py NAME RUN
 
-The card, cryoden/models/NAME.md, is written by hand before; what it says of the weights is replaced.
+Both go into cryoden/models/.
 """
 
-import re
 import sys
-from hashlib import sha256
 
 import torch
 from safetensors.torch import save
@@ -38,12 +36,6 @@ def main(name: str, run: str) -> None:
     with torch.inference_mode():
         denoised = denoiser(degraded[None, None].float())[0, 0]
     (FOLDER / f"{name}.check.safetensors").write_bytes(save({"degraded": degraded, "denoised": denoised}))
-    card = FOLDER / f"{name}.md"
-    digest = sha256(weights.read_bytes()).hexdigest()
-    text, found = re.subn(r"^sha256: .*$", f"sha256: {digest}", card.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    if found != 1:
-        raise SystemExit(f"{card}: needs one line that begins with `sha256:`")
-    card.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     flags = [each.name for each in parameters if each.default is False]
     options = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
     if listed:  # plain words, where jsonargparse would want [a,b]
-        parser.add_argument("words", metavar=listed, nargs="*", help=about[listed])
+        words_of = parser.add_argument("words", metavar=listed, nargs="*", help=about[listed])
+        words_of.required = bool(needed)
     if any(_has_arguments(each.annotation) for each in parameters):
         parser.add_argument("--config", action=ActionConfigFile, help="a YAML file with any of these arguments")
         if listed:

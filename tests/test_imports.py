@@ -31,7 +31,7 @@ FLOORS = (
     ("data", "modules"),  # what stands below works without Lightning
     ("runs",),
     ("evaluation",),
-    ("callbacks",),
+    ("callbacks", "napari_reader"),
     ("commands", "napari_plugin"),
     ("cli",),
     ("__main__", "cryoden"),

@@ -34,7 +34,6 @@ _WORDS = {
     "--contrast bright or --contrast dark": "bright or dark under “protein is”",
     "--voxel-size": "“voxel size”",
     "--rescale": "the tick “resample”",
-    "(--preview)": "(the layer “taken away”)",
 }
 
 
@@ -167,7 +166,7 @@ class DenoiseWidget(Container):  # type: ignore[misc]
             self._viewer.add_image(found.after, name=name, **same)
             if layer in self._viewer.layers:
                 self._viewer.layers.selection.active = layer
-        self.status.value = _in_window(f"Added {name} ({found.told}): {tell_removed(found.share)}.")
+        self.status.value = f"Added {name} ({found.told}): {tell_removed(found.share, 'the layer “taken away”')}."
 
     def _fail(self, error: Exception) -> None:
         """Tells of what nobody foresaw; napari shows where it happened."""

@@ -80,7 +80,7 @@ def test_the_layer_and_what_was_taken_away_are_added_where_it_is_and_it_stays_se
     assert widget.voxel_size.value == 10
     told = press(widget)
     after = denoise(volume(), model)
-    share = tell_removed(structure_removed(volume(), after))
+    share = tell_removed(structure_removed(volume(), after), "the layer “taken away”")
     assert told == f"Added tomo denoised ({widget.path.value}, 10 Å, protein dark): {share}."
     assert [layer.name for layer in viewer.layers] == ["tomo", "tomo taken away", "tomo denoised"]
     assert viewer.layers.selection.active is source

@@ -185,7 +185,8 @@ def write_denoised(
         if preview:
             from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
 
-            title = f"{path.name}\n{tell_removed(removed)}"
+            voxels = f"voxels of {plan.volume.voxel_size:.4g} Å, protein {plan.contrast}"
+            title = f"{path.name}: {voxels}\n{engine.label(plan.settings)}\n{tell_removed(removed, 'below')}"
             write_preview(path.with_suffix(".png"), plan.volume, denoised, title)
     return removed
 

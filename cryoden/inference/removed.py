@@ -49,9 +49,9 @@ def structure_removed(before: NDArray[Any], after: NDArray[Any]) -> float:
     return float(np.corrcoef(there, removed)[0, 1])
 
 
-def tell_removed(share: float) -> str:
-    """What `structure_removed` found, in words."""
+def tell_removed(share: float, where: str = "--preview") -> str:
+    """What `structure_removed` found, in words; `where` what was taken away can be seen."""
     told = f"what was taken away correlates {share:.2f} with what was there"
     if share > SUSPICIOUS:
-        told += f", and above {SUSPICIOUS:g} structure went with the noise: look at it (--preview), try another model"
+        told += f", and above {SUSPICIOUS:g} structure went with the noise: look at it ({where}), try another model"
     return told

@@ -113,6 +113,16 @@ def show_slice(axis: Axes, image: NDArray[Any], low: float, high: float) -> Axes
     return axis.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
 
 
+def bar_length(width: int, voxel_size: float) -> int:
+    """The length of a scale bar, up to a third of a slice, in nm.
+
+    Args:
+        width: of the slice in voxels.
+        voxel_size: Å.
+    """
+    return max((bar for bar in _BARS if bar < width * voxel_size / 30), default=_BARS[0])
+
+
 def scale_bar(axis: Axes, width: int, voxel_size: float) -> None:
     """A bar of up to a third of a slice's width, its length in nm above it, on a ground that noise cannot drown.
 
@@ -121,7 +131,7 @@ def scale_bar(axis: Axes, width: int, voxel_size: float) -> None:
         width: of the slice in voxels.
         voxel_size: Å.
     """
-    length = max((bar for bar in _BARS if bar < width * voxel_size / 30), default=_BARS[0])
+    length = bar_length(width, voxel_size)
     start, end = 0.06 * width, 0.06 * width + 10 * length / voxel_size
     axis.plot([start, end], [0.06 * width] * 2, color="white", linewidth=3, solid_capstyle="butt")
     axis.text(

@@ -59,9 +59,9 @@ class VolumeDataModule(LightningDataModule, ABC):
         self.seed = seed
 
     @property
-    def experiment(self) -> str:
-        """The experiment of the thesis that these data make: the one whose numbers stand beside theirs."""
-        return "control"
+    def experiment(self) -> str | None:
+        """The experiment of the thesis whose very volumes these are: only then its numbers may stand beside theirs."""
+        return None
 
     @property
     def unseen(self) -> frozenset[str]:

@@ -335,11 +335,6 @@ class PairDataModule(VolumeDataModule):
         self.pairs = pairs
         self.voxel_size = first.voxel_size
 
-    @property
-    def experiment(self) -> str:
-        """The experiment of the thesis that these data make."""
-        return "realistic"
-
     def test_volumes(self, degradation: Sequence[Degradation] | None = None) -> VolumeDataset:
         """The test volumes: item (0, i) for each i.
 

@@ -15,6 +15,7 @@ from cryoden.particles import Particle, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
 from cryoden.simulation.degradation import (
     Degradation,
+    GaussianNoise,
     Margin,
     SaltAndPepper,
     context_of,
@@ -25,7 +26,6 @@ from cryoden.simulation.density import check_fits, clean_volume
 from cryoden.simulation.presets import PRESETS, PresetName
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.surroundings import Neighbours, Surroundings
-from cryoden.simulation.tilt_series import TiltSeriesDegradation
 from cryoden.simulation.units import Sampling
 
 THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1", "3d2f", "4d8q")
@@ -163,6 +163,15 @@ class ParticleVolumes(VolumeDataModule):
         """Which of the entries that validate and test are never trained on."""
         return frozenset(self.entries[TEST]) - frozenset(self.entries[TRAIN])
 
+    def _is_thesis(self, *, voxel_size: float, degradation: list[Degradation]) -> bool:
+        """Whether these are the thesis's particles in its box, sampled and degraded as there."""
+        sampled = (self.sampling, self.box, self.voxel_size, self.resolution)
+        return (
+            set(self.entries[TRAIN]) == set(THESIS_ENTRIES)
+            and sampled == ("thesis", 64, voxel_size, 2 * voxel_size)
+            and self.degradation == degradation
+        )
+
     @property
     def all_entries(self) -> list[str]:
         """What the user calls the particles, each once."""
@@ -245,13 +254,12 @@ class ParticleDataModule(ParticleVolumes):
         self.surroundings = surroundings or given
 
     @property
-    def experiment(self) -> str:
-        """The experiment of the thesis that these data make."""
-        if any(isinstance(step, TiltSeriesDegradation) for step in self.degradation):
-            return "realistic"  # a tilt series made the thesis's realistic volumes
-        if any(isinstance(step, SaltAndPepper) for step in self.degradation):
-            return "different-noise"
-        return "unseen-particle" if self.unseen else "control"
+    def experiment(self) -> str | None:
+        """See VolumeDataModule."""
+        if self._is_thesis(voxel_size=6.0, degradation=default_degradation()):
+            return {(): "control", ("1bxn",): "unseen-particle"}.get(tuple(self.unseen))
+        peppered = not self.unseen and self._is_thesis(voxel_size=6.0, degradation=[GaussianNoise(), SaltAndPepper()])
+        return "different-noise" if peppered else None
 
     def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
         return ParticleDataset(

@@ -136,11 +136,6 @@ class SceneDataModule(ParticleVolumes):
         self.shape = shape
         self.crops = crops
 
-    @property
-    def experiment(self) -> str:
-        """The experiment of the thesis that these data make."""
-        return "multiple-particles"
-
     def setup(self, stage: str | None = None) -> None:
         """Read the particles and check that a scene can be made of them."""
         super().setup(stage)

@@ -73,6 +73,11 @@ class ShrecDataModule(PairDataModule):
         super().__init__(folder, tilt_range=tilt_range, **kwargs)
         self.tables: dict[str, list[Placement]] = {}
 
+    @property
+    def experiment(self) -> str | None:
+        """See VolumeDataModule."""
+        return "realistic" if self.box == 64 else None
+
     def _find(self) -> dict[str, tuple[Path, Path]]:
         """The models of the folder: name → (reconstruction, model), all their files there."""
         return find_models(self.folder)

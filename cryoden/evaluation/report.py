@@ -5,7 +5,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from cryoden.evaluation.tables import Grid, csv_of, grids, markdown
 from cryoden.evaluation.verdict import verdict
 from cryoden.files import whole_file
 from cryoden.hardware import machine
-from cryoden.pictures import grey_scale, rendered
+from cryoden.pictures import bar_length, grey_scale, rendered
 from cryoden.version import versions
 
 _NUMBER = re.compile(r"-?\d")  # how a cell with a number starts
+_ITEM = re.compile(r"item (\d+)")  # how the verdict names a volume
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[str]:
@@ -65,12 +66,14 @@ def report(comparison: Comparison, tables: list[Grid], pngs: Mapping[str, bytes]
         "TITLE": escape(f"Which denoiser to trust: {_what(comparison)}"),
         "ANSWER": {"Yes": "yes", "No": "no"}.get(headline.partition(":")[0], "doubt"),
         "HEADLINE": escape(headline),
-        "VERDICT": "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),
+        "VERDICT": "".join(f"<li>{_linked(sentence, comparison.examples)}</li>" for sentence in sentences),
         "TABLES": "".join(_table(grid, set(comparison.models)) for grid in tables),
         "FIGURES": "".join(_figure(name, png) for name, png in pngs.items()),
         "FACTS": "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _facts(comparison).items()),
         # "</" would end the script
-        "EXAMPLES": json.dumps([_example(example) for example in comparison.examples]).replace("</", "<\\/"),
+        "EXAMPLES": json.dumps([_example(example, comparison.voxel_size) for example in comparison.examples]).replace(
+            "</", "<\\/"
+        ),
     }
     page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     for name, part in parts.items():
@@ -111,7 +114,18 @@ def _data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _example(example: Example) -> dict[str, Any]:
+def _linked(sentence: str, examples: Sequence[Example]) -> str:
+    """A sentence as HTML, in which an item that can be looked at is a link to it."""
+    numbers = {str(example.index): number for number, example in enumerate(examples)}
+
+    def link(found: re.Match[str]) -> str:
+        number = numbers.get(found[1])
+        return found[0] if number is None else f'<a href="#slices" data-example="{number}">{found[0]}</a>'
+
+    return _ITEM.sub(link, escape(sentence))
+
+
+def _example(example: Example, voxel_size: float) -> dict[str, Any]:
     """The slices of each volume as one sheet of images, row by row, and how to find them on it."""
     clean = example.volumes["clean"]
     depth, height, width = clean.shape
@@ -119,9 +133,11 @@ def _example(example: Example) -> dict[str, Any]:
     return {
         "title": f"{example.title}: {example.entry}, item {example.index}",
         "depth": depth,
-        "first": example.densest(0),
         "height": height,
         "width": width,
+        "densest": [example.densest(axis) for axis in range(3)],
+        "bar": bar_length(width, voxel_size),
+        "voxel": voxel_size,
         "columns": math.ceil(math.sqrt(depth)),
         "sheets": {name: _data_url(slice_sheet(volume, low, high)) for name, volume in example.volumes.items()},
     }

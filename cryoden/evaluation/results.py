@@ -67,7 +67,7 @@ class Comparison:
     """Models and classical filters on the same volumes.
 
     Attributes:
-        experiment: of the thesis: control, different-noise, unseen-particle, multiple-particles or realistic.
+        experiment: of the thesis, whose numbers stand beside these; None: these are none of its volumes.
         evaluation: what was measured.
         voxel_size: Å.
         data: the data module's class and arguments.
@@ -82,7 +82,7 @@ class Comparison:
         seconds: what took how long, in all.
     """
 
-    experiment: str
+    experiment: str | None
     evaluation: Evaluation
     voxel_size: float
     data: dict[str, Any]
@@ -124,9 +124,11 @@ class Comparison:
         values = self.evaluation.values[method][measure]
         return values if entry is None else values[np.array(self.evaluation.entries) == entry]
 
-    def best(self, names: Iterable[str]) -> str:
-        """The method with the lowest median NRMSE."""
-        return min(names, key=self.median)
+    def best(self, names: Iterable[str], measure: str = "nrmse") -> str:
+        """The method with the best median, by default the lowest NRMSE; the first of them where none has a value."""
+        better = MEASURES[measure].better
+        medians = {name: self.median(name, measure) for name in names}
+        return max(medians, key=lambda name: better * medians[name] if math.isfinite(medians[name]) else -math.inf)
 
     @property
     def entries(self) -> list[str]:

@@ -105,8 +105,10 @@ def _cell(name: str, values: ArrayLike) -> str:
 
 def grids(comparison: Comparison) -> list[Grid]:
     """All tables of a comparison: all measures, the thesis's layout, per particle, filters, template matching."""
-    every = score_grid(comparison.evaluation.values, MEASURES, "All measures", f"{comparison.n} volumes")
-    made = [every, thesis_grid(comparison)]
+    columns = dict.fromkeys([*_FIRST, *MEASURES])
+    made = [score_grid(comparison.evaluation.values, columns, "All measures", f"{comparison.n} volumes")]
+    if comparison.experiment is not None:
+        made.append(thesis_grid(comparison, comparison.experiment))
     if len(comparison.entries) > 1:
         made.append(entry_grid(comparison))
     made.append(_filter_grid(comparison))
@@ -119,9 +121,9 @@ def grids(comparison: Comparison) -> list[Grid]:
     return made
 
 
-def thesis_grid(comparison: Comparison) -> Grid:
+def thesis_grid(comparison: Comparison, experiment: str) -> Grid:
     """Three rows for each method, one for each percentile, as the thesis's tables have it, and its numbers beside."""
-    thesis = read_thesis(comparison.experiment)
+    thesis = read_thesis(experiment)
     names = {name: model.system for name, model in comparison.models.items()}
     ours = {method: names.get(method, method) for method in comparison.methods}
     header = ["method", "percentile", *(MEASURES[name].heading for name in _THESIS)]
@@ -138,9 +140,8 @@ def thesis_grid(comparison: Comparison) -> Grid:
             cells = ["–"] * len(_THESIS) + [_show_thesis(name, there) for name in _THESIS]
             rows.append([system, str(percentile), *cells])
     note = (
-        f"The thesis's experiment {comparison.experiment!r} (table {_TABLES[comparison.experiment]}). Its numbers are "
-        "comparable where particles, box, sampling and degradation are its own; its rows without a model here are "
-        "listed too."
+        f"The thesis's experiment {experiment!r} (table {_TABLES[experiment]}), whose particles, box, sampling and "
+        "degradation these volumes have. Its rows without a model here are listed too."
     )
     return Grid("Beside the thesis", note, header, rows)
 
@@ -176,12 +177,17 @@ def _matching_grid(comparison: Comparison) -> Grid:
     return Grid("Template matching", note, ["method", *(name.replace("_", " ") for name in columns)], rows)
 
 
+_FIRST = ("nrmse", "masked_nrmse", "fsc_measured", "resolution_0.5", "fsc_wedge", "invented")  # what decides
 _THESIS = {"ssim": "ssim", "psnr": "psnr_db", "mse": "mse_x1000", "nrmse": "nrmse"}  # measure → column of the CSV
 _TABLES = {"control": 2, "different-noise": 3, "unseen-particle": 4, "multiple-particles": 5, "realistic": 6}
 
 
-def read_thesis(experiment: str) -> dict[tuple[str, int], dict[str, float]]:
-    """The numbers of the 2019 thesis: (system, percentile) → measure → value, in the unit of `MEASURES`."""
+def read_thesis(experiment: str | None) -> dict[tuple[str, int], dict[str, float]]:
+    """The numbers of the 2019 thesis: (system, percentile) → measure → value, in the unit of `MEASURES`.
+
+    Args:
+        experiment: control, different-noise, unseen-particle, multiple-particles or realistic; None has no numbers.
+    """
     found = {}
     with Path(__file__).with_name("thesis_results.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -206,7 +212,8 @@ def csv_of(comparison: Comparison) -> str:
     Columns: experiment, method, entry, percentile, the measures (in their own units), thesis_ and the thesis's four.
     """
     thesis = read_thesis(comparison.experiment)
-    rows = [["experiment", "method", "entry", "percentile", *MEASURES, *(f"thesis_{name}" for name in _THESIS)]]
+    header = ["experiment", "method", "entry", "percentile", *MEASURES, *(f"thesis_{name}" for name in _THESIS)]
+    rows: list[list[object]] = [[*header]]
     for method, entry in itertools.product(comparison.methods, (None, *comparison.entries)):
         model = comparison.models.get(method)
         columns = [percentiles(comparison.of(method, name, entry)) for name in MEASURES]

@@ -19,50 +19,62 @@ def verdict(comparison: Comparison) -> list[str]:
     return [
         _answer(comparison, best, rival),
         _gain(comparison, best, rival),
-        *_detail(comparison, best),
+        _detail(comparison, best),
         *_failures(comparison, best, rival),
         *_wedge(comparison, best),
         *_matching(comparison, best),
         *(_sweep(sweep, best) for sweep in comparison.sweeps),
         *_others(comparison, best),
-        "These are simulated volumes. In a real tomogram the noise and the surroundings differ: trust a feature "
-        "that is also there in the tomogram as it was."
-        if comparison.experiment != "realistic"
-        else "Look at the slices before you trust a number: trust a feature that is also there in the input.",
+        "The truth is known here, so these volumes are simulated. In a real tomogram the noise and the surroundings "
+        "differ: trust a feature that is also there in the tomogram as it was.",
     ]
 
 
 def _answer(c: Comparison, best: str, rival: str) -> str:
-    wins = _wins(c, best, rival)
-    if c.median(best) < _CLEARLY * c.median(rival) and wins >= _ALWAYS:
-        return f"Yes: {best} denoises better than every classical filter tried, on {wins:.0%} of {_volumes(c.n)}."
-    if c.median(best) < c.median(rival):
-        less = f"{1 - c.median(best) / c.median(rival):.0%} less error"
-        clearly = "better" if c.median(best) < _CLEARLY * c.median(rival) else "hardly better"
+    """Yes where error and FSC both say so, no where neither does; where they disagree there is doubt."""
+    wedge = "fsc_wedge" in c.measures
+    fsc, where = ("fsc_measured", " where the tilt series measured") if wedge else ("fsc_area", "")
+    sharp = c.best(c.filters, fsc)
+    less, finer = c.median(best) < c.median(rival), c.median(best, fsc) >= c.median(sharp, fsc)
+    values = f"mean FSC {c.median(best, fsc):.3f}; {sharp} {c.median(sharp, fsc):.3f}"
+    if not less and not finer:
         return (
-            f"With doubt: {best} is {clearly} than the best classical filter ({rival}): {less} in the median, and less "
-            f"on {wins:.0%} of {_volumes(c.n)}."
+            f"No: no model has less error than the best classical filter ({rival}); {best} comes closest, on "
+            f"{_volumes(c.n)}, and agrees less well with the truth{where} ({values})."
         )
-    return f"No: no model beats the best classical filter ({rival}); {best} comes closest, on {_volumes(c.n)}."
+    wins = int(np.count_nonzero(c.of(best, "nrmse") < c.of(rival, "nrmse")))
+    sure = less and finer and c.median(best) < _CLEARLY * c.median(rival) and wins >= _ALWAYS * c.n
+    return (
+        f"{'Yes' if sure else 'With doubt'}: {best} has {_change(c, best, rival)} error than the best classical filter "
+        f"({rival}), less on {wins} of {_volumes(c.n)}, {'and' if less == finer else 'but'} agrees "
+        f"{'better' if finer else 'less well'} with the truth{where} ({values})."
+    )
 
 
 def _gain(c: Comparison, best: str, rival: str) -> str:
     ours, theirs, before = c.median(best), c.median(rival), c.median("input")
-    change = f"{1 - ours / theirs:.0%} less" if ours <= theirs else f"{ours / theirs - 1:.0%} more"
     return (
-        f"What improved: the error is {ours:.0%} of the signal (NRMSE {ours:.3f}), after {before:.0%} in the input and "
-        f"{theirs:.0%} with {rival}: {change} than the filter. Where the particle is, it is "
+        f"Error: {ours:.0%} of the signal (NRMSE {ours:.3f}), after {before:.0%} in the input and {theirs:.0%} with "
+        f"{rival}: {_change(c, best, rival)} than the filter. Where the particle is, it is "
         f"{c.median(best, 'masked_nrmse'):.0%} (filter {c.median(rival, 'masked_nrmse'):.0%})."
     )
 
 
-def _detail(c: Comparison, best: str) -> list[str]:
-    after, before = c.median(best, "resolution_0.5"), c.median("input", "resolution_0.5")
-    if not np.isfinite(after):
-        return ["Detail: the denoised volumes agree with the truth at no resolution (FSC below 0.5 from the start)."]
-    was = f"{before:.0f} Å" if np.isfinite(before) else "no resolution at all"
+def _change(c: Comparison, best: str, rival: str) -> str:
+    ours, theirs = c.median(best), c.median(rival)
+    return f"{1 - ours / theirs:.0%} less" if ours <= theirs else f"{ours / theirs - 1:.0%} more"
+
+
+def _detail(c: Comparison, best: str) -> str:
+    sharp = c.best(c.filters, "resolution_0.5")
+    after, filtered, before = (c.median(name, "resolution_0.5") for name in (best, sharp, "input"))
+    others = f"the best filter ({sharp}) {_down_to(filtered)}, the input {_down_to(before)}"
     limit = " (the finest the voxels can show)" if after <= 2 * c.voxel_size * 1.001 else ""
-    return [f"Detail: it agrees with the truth (FSC above 0.5) down to {after:.0f} Å{limit}; the input to {was}."]
+    return f"Detail: it agrees with the truth (FSC above 0.5) {_down_to(after)}{limit}; {others}."
+
+
+def _down_to(resolution: float) -> str:
+    return f"down to {resolution:.0f} Å" if np.isfinite(resolution) else "at no resolution"
 
 
 def _failures(c: Comparison, best: str, rival: str) -> list[str]:
@@ -125,10 +137,6 @@ def _others(c: Comparison, best: str) -> list[str]:
     if c.failed:
         said.append(f"Left out: {'; '.join(f'{run} ({why})' for run, why in c.failed.items())}.")
     return said
-
-
-def _wins(c: Comparison, one: str, other: str) -> float:
-    return float(np.mean(c.of(one, "nrmse") < c.of(other, "nrmse")))
 
 
 def _volumes(n: int) -> str:

@@ -5,6 +5,7 @@ import torch
 
 from cryoden import (
     CryodenError,
+    GaussianNoise,
     MissingWedge,
     ParticleDataModule,
     SceneContents,
@@ -197,10 +198,17 @@ def test_more_processes_than_volumes_are_refused() -> None:
     ("arguments", "experiment"),
     [
         ({}, "control"),
-        ({"holdout": ["phantom:2"]}, "unseen-particle"),
-        ({"degradation": [SaltAndPepper()]}, "different-noise"),
+        ({"copies": 7, "batch_size": 3}, "control"),
+        ({"holdout": ["1bxn"]}, "unseen-particle"),
+        ({"degradation": [GaussianNoise(), SaltAndPepper()]}, "different-noise"),
+        ({"holdout": ["1f2n"]}, None),
+        ({"entries": ["1u6g", "1bxn"]}, None),
+        ({"box": 32}, None),
+        ({"voxel_size": 10.0, "resolution": 20.0}, None),
+        ({"sampling": "band-limited"}, None),
+        ({"degradation": [SaltAndPepper()]}, None),
+        ({"degradation": [GaussianNoise(snr=0.1), MissingWedge()]}, None),
     ],
 )
-def test_the_experiment_shows_in_the_data(arguments: dict, experiment: str) -> None:
-    data = ParticleDataModule(entries=["phantom:1", "phantom:2"], copies=2, val_fraction=0.5, **arguments)
-    assert data.experiment == experiment
+def test_an_experiment_is_the_theses_only_where_the_volumes_are(arguments: dict, experiment: str | None) -> None:
+    assert ParticleDataModule(**{"sampling": "thesis", **arguments}).experiment == experiment

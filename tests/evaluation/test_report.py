@@ -48,9 +48,19 @@ def opened(browser: webdriver.Chrome, page: Path, width: int = 1200, scheme: str
 
 
 def pixels(browser: webdriver.Chrome, name: str) -> np.ndarray:
-    script = "return document.querySelector(`canvas[aria-label='slice of ${arguments[0]}']`).toDataURL()"
+    """Of a canvas that is called so, from the top."""
+    script = "return document.querySelector(`canvas[aria-label='${arguments[0]}']`).toDataURL()"
     data = browser.execute_script(script, name).partition(",")[2]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
+
+
+@pytest.fixture(scope="module")
+def data() -> ParticleDataModule:
+    made = ParticleDataModule(
+        entries=["phantom:1"], copies=4, val_fraction=0.5, box=32, voxel_size=10.0, resolution=20.0
+    )
+    made.setup()
+    return made
 
 
 def test_it_loads_without_errors_and_from_nowhere_else(browser, comparison: Path) -> None:
@@ -59,7 +69,7 @@ def test_it_loads_without_errors_and_from_nowhere_else(browser, comparison: Path
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
     assert [name for name in fetched if not name.startswith("data:")] == []
-    assert re.findall(r"(?:src|href)=\"(?!data:)", page.read_text()) == []
+    assert re.findall(r"(?:src|href)=\"(?!data:|#)", page.read_text()) == []
     assert "@@" not in re.sub(r'"data:[^"]*"', "", page.read_text())
     answer = browser.find_element(By.CLASS_NAME, "headline").text
     assert answer.startswith(("Yes:", "With doubt:", "No:"))
@@ -70,26 +80,88 @@ def test_it_loads_without_errors_and_from_nowhere_else(browser, comparison: Path
     assert all(browser.execute_script("return arguments[0].naturalWidth", image) > 300 for image in images)
 
 
-def test_the_slider_moves_through_the_volume(browser, comparison: Path) -> None:
+def move(browser: webdriver.Chrome, axis: str, place: int) -> None:
+    script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
+    browser.execute_script(script, browser.find_element(By.ID, axis), place)
+
+
+def test_a_slider_moves_through_the_volume_along_each_axis(browser, comparison: Path) -> None:
     opened(browser, comparison / "report.html")
     names = [caption.text for caption in browser.find_elements(By.CSS_SELECTOR, "#views figcaption")]
+    assert len(names) % 3 == 0
     assert names[0] == "input"
     assert names[-1] == "clean"
     assert {"SimpleAE", "CompactUnetAE"} < set(names)
-    slider = browser.find_element(By.ID, "z")
-    assert pixels(browser, "clean").std() > 5  # it opens where there is something to see
-    seen = {}
-    for z in (16, 0, 12):
-        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
-        browser.execute_script(script, slider, z)
-        assert browser.find_element(By.ID, "place").text == f"slice {z + 1} of 32"
-        seen[z] = pixels(browser, "clean")
-    assert seen[16].shape == (32, 32)
-    assert seen[0].std() < 0.5  # the particle is in the middle; its cut at Nyquist leaves less than a grey value here
-    assert seen[16].std() > 5
-    assert not np.array_equal(seen[16], seen[12])
-    Select(browser.find_element(By.ID, "example")).select_by_index(1)
-    WebDriverWait(browser, 20).until(lambda b: not np.array_equal(pixels(b, "clean"), seen[12]))
+    for axis, plane in zip("zyx", ("xy", "xz", "yz"), strict=True):
+        assert pixels(browser, f"{plane} slice of clean").std() > 5  # it opens where there is something to see
+        seen = {}
+        for place in (16, 0, 12):
+            move(browser, axis, place)
+            assert browser.find_element(By.ID, f"place-{axis}").text == f"slice {place + 1} of 32"
+            seen[place] = pixels(browser, f"{plane} slice of clean")
+        assert seen[16].shape == (32, 32)
+        assert seen[0].std() < 1  # the particle is in the middle; its cut at Nyquist leaves a grey value here
+        assert seen[16].std() > 5
+        assert not np.array_equal(seen[16], seen[12])
+
+
+def test_the_three_planes_show_one_volume_with_y_and_the_beam_up(browser, data: ParticleDataModule, tmp_path) -> None:
+    volume = np.random.default_rng(0).integers(0, 256, (6, 8, 10)) / 255
+    levels = np.round(volume * 255)
+    made = comparison_of(data, {"model": lambda v: v / 2}, indices=(0, 1))
+    # grey_scale of the page: -0.35 of the top is black
+    clean = (1.35 * volume - 0.35).astype(np.float32)
+    clean[0, 0, 0] = 1
+    levels[0, 0, 0] = 255
+    made.examples = [Example("typical", "phantom:1", 0, {"input": clean, "clean": clean})]
+    (tmp_path / "page.html").write_text(report(made, [], {}))
+    opened(browser, tmp_path / "page.html")
+    for axis, place in zip("zyx", (4, 5, 6), strict=True):
+        move(browser, axis, place)
+    for plane, expected in (("xy", levels[4]), ("xz", levels[:, 5]), ("yz", levels[:, :, 6])):
+        np.testing.assert_allclose(pixels(browser, f"{plane} slice of input"), expected[::-1], atol=1.5)
+
+
+def test_a_scale_bar_is_as_long_as_it_says(browser, comparison: Path) -> None:
+    opened(browser, comparison / "report.html")
+    bars = browser.find_elements(By.CLASS_NAME, "bar")
+    assert [bar.text for bar in bars] == ["10 nm"] * 3
+    for bar in bars:
+        width = bar.find_element(By.XPATH, "..").find_element(By.TAG_NAME, "canvas").rect["width"]
+        assert bar.rect["width"] == pytest.approx(width * 100 / 320, abs=1)  # 32 voxels of 10 Å
+
+
+def test_the_verdict_leads_to_the_worst_volume(browser, comparison: Path) -> None:
+    opened(browser, comparison / "report.html")
+    link = browser.find_element(By.CSS_SELECTOR, ".verdict a")
+    chosen = Select(browser.find_element(By.ID, "example"))
+    assert chosen.first_selected_option.text.startswith("typical volume")
+    before = pixels(browser, "xy slice of clean")
+    link.click()
+    assert chosen.first_selected_option.text.startswith("worst volume")
+    assert chosen.first_selected_option.text.endswith(link.text)
+    WebDriverWait(browser, 20).until(lambda b: not np.array_equal(pixels(b, "xy slice of clean"), before))
+
+
+@pytest.mark.parametrize(("width", "columns"), [(400, 2), (1400, 5)])
+def test_pictures_fill_the_page(width: int, columns: int, browser, comparison: Path) -> None:
+    opened(browser, comparison / "report.html", width)
+    row = browser.find_elements(By.CSS_SELECTOR, ".views")[0]
+    tops = [figure.rect for figure in row.find_elements(By.TAG_NAME, "figure")]
+    first = [rect for rect in tops if rect["y"] == tops[0]["y"]]
+    assert len(first) >= min(columns, len(tops))
+    assert sum(rect["width"] for rect in first) > 0.85 * width
+
+
+def test_on_paper_nothing_is_dark_or_cut_off(browser, comparison: Path) -> None:
+    opened(browser, comparison / "report.html", 700)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not any(slider.is_displayed() for slider in browser.find_elements(By.CSS_SELECTOR, "input[type=range]"))
+    script = "return getComputedStyle(document.querySelector('.scroll')).overflowX"
+    assert browser.execute_script(script) == "visible"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
 def test_the_tables_sort(browser, comparison: Path) -> None:
@@ -138,11 +210,7 @@ def test_a_sheet_holds_all_slices_in_order() -> None:
         assert part.max() == 255
 
 
-def test_names_cannot_break_the_page() -> None:
-    data = ParticleDataModule(
-        entries=["phantom:1"], copies=4, val_fraction=0.5, box=32, voxel_size=10.0, resolution=20.0
-    )
-    data.setup()
+def test_names_cannot_break_the_page(data: ParticleDataModule) -> None:
     name = "</script><script>alert(1)</script>"
     made = comparison_of(data, {name: lambda v: v / 2}, indices=(0, 1))
     volume = np.ones((8, 8, 8), np.float32)

@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 from cryoden.data import ParticleDataModule
-from cryoden.evaluation.tables import csv_text, grids, read_thesis, score_grid, score_rows
+from cryoden.evaluation.tables import csv_of, csv_text, grids, read_thesis, score_grid, score_rows
 from cryoden.evaluation.verdict import verdict
 from cryoden.metrics import MEASURES
 from cryoden.metrics.per_volume import QUALITY
@@ -21,8 +21,8 @@ def test_the_thesis_has_its_tables(experiment: str, systems: int) -> None:
 @pytest.mark.parametrize(
     ("make", "answer"),
     [
-        (lambda clean: 0.99 * clean, "Yes: model denoises better"),
-        (lambda clean: torch.zeros_like(clean), "No: no model beats the best classical filter"),
+        (lambda clean: 0.99 * clean, "Yes: model has "),
+        (lambda clean: torch.zeros_like(clean), "No: no model has less error than the best classical filter"),
     ],
 )
 def test_the_verdict_follows_the_numbers(make, answer: str, module: ParticleDataModule) -> None:
@@ -34,8 +34,50 @@ def test_the_verdict_follows_the_numbers(make, answer: str, module: ParticleData
         assert any("put in 98% of the power that belongs there; 0% of what" in line for line in said)
     else:
         assert any("Hardly better than an empty volume" in line for line in said)
-        assert any("agree with the truth at no resolution" in line for line in said)
+        assert any("agrees with the truth (FSC above 0.5) at no resolution" in line for line in said)
         assert any("invented nothing there" in line for line in said)
+
+
+NRMSE, FSC, DETAIL = "nrmse", "fsc_measured", "resolution_0.5"
+
+
+@pytest.mark.parametrize(
+    ("ours", "filtered", "answer"),
+    [
+        ({NRMSE: 0.4, FSC: 0.6}, {NRMSE: 0.5, FSC: 0.5}, "Yes: model has 20% less error"),
+        ({NRMSE: 0.49, FSC: 0.6}, {NRMSE: 0.5, FSC: 0.5}, "With doubt: model has 2% less error"),
+        ({NRMSE: 0.4, FSC: 0.4}, {NRMSE: 0.5, FSC: 0.5}, "With doubt: model has 20% less error"),
+        ({NRMSE: 0.6, FSC: 0.6}, {NRMSE: 0.5, FSC: 0.5}, "With doubt: model has 20% more error"),
+        ({NRMSE: 0.6, FSC: 0.4}, {NRMSE: 0.5, FSC: 0.5}, "No: no model has less error"),
+    ],
+)
+def test_there_is_doubt_where_error_and_fsc_disagree(ours, filtered, answer, module: ParticleDataModule) -> None:
+    comparison = comparison_of(module, {"model": lambda v: v / 2})
+    for method, values in (("model", ours), ("Gaussian filter", filtered)):
+        for name, value in values.items():
+            comparison.evaluation.values[method][name] = np.full(2, value)
+    said = verdict(comparison)[0]
+    assert said.startswith(answer)
+    better = "better" if ours[FSC] > filtered[FSC] else "less well"
+    assert f"agrees {better} with the truth where the tilt series measured" in said
+    assert (", but agrees" in said) == ((ours[NRMSE] < filtered[NRMSE]) != (ours[FSC] > filtered[FSC]))
+
+
+def test_detail_is_told_beside_the_sharpest_filter(module: ParticleDataModule) -> None:
+    comparison = comparison_of(module, {"model": lambda v: v / 2})
+    for method, value in (("model", 31.0), ("Gaussian filter", 27.0), ("input", np.inf)):
+        comparison.evaluation.values[method][DETAIL] = np.full(2, value)
+    said = next(line for line in verdict(comparison) if line.startswith("Detail"))
+    assert "down to 31 Å; the best filter (Gaussian filter) down to 27 Å, the input at no resolution." in said
+
+
+def test_the_thesis_stands_only_beside_volumes_like_its_own(module: ParticleDataModule) -> None:
+    comparison = comparison_of(module, {"SimpleAE": lambda v: v / 2})
+    assert any(grid.title == "Beside the thesis" for grid in grids(comparison))
+    assert "0.3657" in csv_of(comparison)
+    comparison.experiment = None
+    assert not any("thesis" in f"{grid.title} {grid.note} {grid.header}" for grid in grids(comparison))
+    assert "0.3657" not in csv_of(comparison)
 
 
 def test_tables_are_rectangles(module: ParticleDataModule) -> None:

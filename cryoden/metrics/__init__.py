@@ -5,15 +5,20 @@
 
 from cryoden.metrics.fsc import fourier_shell_correlation, resolution_at, shell_frequencies
 from cryoden.metrics.functional import mse, nrmse, particle_mask, psnr, ssim
+from cryoden.metrics.halves import Estimate, HalfScore, Halves, half_scores
 from cryoden.metrics.measures import CURVES, MEASURES, PERCENTILES, Measure, Pair, measure, percentiles
 
 __all__ = [
     "CURVES",
     "MEASURES",
     "PERCENTILES",
+    "Estimate",
+    "HalfScore",
+    "Halves",
     "Measure",
     "Pair",
     "fourier_shell_correlation",
+    "half_scores",
     "measure",
     "mse",
     "nrmse",

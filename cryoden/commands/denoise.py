@@ -18,6 +18,7 @@ from cryoden.hardware import choose_device, keep_freed_memory, require_devices
 from cryoden.inference.engine import Engine
 from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, single_jobs
 from cryoden.inference.plan import Settings
+from cryoden.inference.quality import QUALITY, read_quality
 from cryoden.inference.runner import Runner
 from cryoden.inference.star import star_jobs, write_star
 from cryoden.models import nearest_model
@@ -61,7 +62,8 @@ def denoise(
         voxel_size: angstrom, where the header has none or a wrong one.
         rescale: resample to the voxel size the model was trained at, and the result back.
         augment: average over 8 orientations; 8 times slower.
-        halves: pair half tomograms by name (_EVN/_ODD, _half1/_half2, even/ and odd/), denoise both and average.
+        halves: pair half tomograms by name (_EVN/_ODD, _half1/_half2, even/ and odd/), denoise both and average; what
+            halves of frames tell of the error is printed, and written to quality.csv.
         float16: write mode 12, half the size, instead of mode 2.
         preview: also write a picture of slices before and after.
         tile: largest edge, in voxels, of the tiles that the network sees; by default what 3 GB hold, at most 256.
@@ -96,7 +98,10 @@ def denoise(
         yield f"model {find_checkpoint(model)}{why} on {device} ({reason}), {used}{many}"
         if len(jobs) > 1 or halves:
             yield from (f"  {' + '.join(map(str, job.inputs))} -> {job.average or job.outputs[0]}" for job in jobs)
-    runner = Runner(engine, settings, overwrite, float16, preview, make_folders=output is not None)
+    quality = Path(output, QUALITY) if output and any(job.average for job in jobs) else None
+    if quality:
+        read_quality(quality)  # to be refused now, not after an hour, if it is another's
+    runner = Runner(engine, settings, overwrite, float16, preview, output is not None, model, quality)
     if dry_run:
         failed = yield from _one_by_one(runner, jobs, dry_run=True)
     elif devices * nodes == 1:

@@ -18,13 +18,15 @@ from cryoden.files import check_output, claimed
 from cryoden.inference.denoise import plan_file, scratch, write_denoised
 from cryoden.inference.engine import Engine
 from cryoden.inference.engine import Progress as TileProgress
-from cryoden.inference.halves import average, check_halves, correlation, fsc_table, refuse_copies
+from cryoden.inference.halves import average, check_halves, see_halves
 from cryoden.inference.jobs import Job
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.origin import Origin
 from cryoden.inference.plan import Plan, Settings
+from cryoden.inference.quality import Quality, judge, quality_table, reading, write_quality
 from cryoden.inference.removed import tell_removed
-from cryoden.volume import open_volume, write_volume
+from cryoden.metrics.halves import Halves
+from cryoden.volume import Volume, open_volume, write_volume
 
 _MEAN = ", mean of halves"
 
@@ -40,6 +42,8 @@ class Runner:
         float16: Write mode 12.
         preview: Write a picture beside each result.
         make_folders: Make the folders of the results where they are missing.
+        name: Of the model, for tables.
+        quality: The table of what halves tell of the results; None where none is written.
     """
 
     engine: Engine
@@ -48,6 +52,8 @@ class Runner:
     float16: bool = False
     preview: bool = False
     make_folders: bool = False
+    name: str = "model"
+    quality: Path | None = None
 
     def run(self, job: Job) -> Iterator[str]:
         """Denoises one tomogram, or its two halves and their average, when no other process is at it any more.
@@ -76,7 +82,7 @@ class Runner:
         if not self.overwrite and self.is_done(job):
             yield f"{job.name}: done already, {job.results[-1]}"
             return
-        plans = self._plan(job)
+        plans, halves = self._plan(job)
         for path, output, plan in zip(job.inputs, job.outputs, plans, strict=True):
             if not self.overwrite and self._is_done(output, [path]):
                 continue
@@ -96,8 +102,8 @@ class Runner:
                 )
             yield f"wrote {output}" + (f" and {output.with_suffix('.png')}" if self.preview else "")
             yield f"  {tell_removed(removed)}"
-        if job.average is not None:
-            yield from self._finish_halves(job, plans)
+        if halves is not None:
+            yield from self._finish_halves(job, plans, halves)
 
     def dry_run(self, job: Job) -> Iterator[str]:
         """What `run` would do, in lines; nothing is written.
@@ -108,15 +114,15 @@ class Runner:
         if not self.overwrite and self.is_done(job):
             yield f"{job.name}: done already, {job.results[-1]}"
             return
-        for path, output, plan in zip(job.inputs, job.outputs, self._plan(job), strict=True):
+        for path, output, plan in zip(job.inputs, job.outputs, self._plan(job)[0], strict=True):
             memory = peak_memory(self.engine.denoiser.generator, plan.settings.batch_size, plan.network_tile)
             yield f"{path} -> {output}"
             yield f"  {plan.describe()}; {memory / 1e9:.2g} GB of memory for the network on {self.engine.device}"
         if job.average is not None:
             yield f"  and their average -> {job.average}"
 
-    def _plan(self, job: Job) -> list[Plan]:
-        """A plan for each input; two halves must suit each other."""
+    def _plan(self, job: Job) -> tuple[list[Plan], Halves | None]:
+        """A plan for each input; and two halves, which must suit each other."""
         if len(job.inputs) == 2:
             first, second = (open_volume(path, self.settings.voxel_size) for path in job.inputs)
             check_halves(first, second, job.inputs)
@@ -132,11 +138,11 @@ class Runner:
                 f"{job.inputs[0]} seems {plans[0].contrast} and {job.inputs[1]} {plans[1].contrast}: look at them, and "
                 "give --contrast bright or --contrast dark"
             )
-        if job.average is not None:
-            refuse_copies(correlation(plans[0].volume.data, plans[1].volume.data), job.inputs)
-        return plans
+        if job.average is None:
+            return plans, None
+        return plans, see_halves(plans[0].volume, plans[1].volume, job.inputs)
 
-    def _finish_halves(self, job: Job, plans: list[Plan]) -> Iterator[str]:
+    def _finish_halves(self, job: Job, plans: list[Plan], halves: Halves) -> Iterator[str]:
         assert job.average is not None
         first, second = (open_volume(path) for path in job.outputs)
         size = first.data.size * (8 + (2 if self.float16 else 4))
@@ -145,16 +151,41 @@ class Runner:
             average(first.data, second.data, result)
             contrast = f"{plans[0].contrast}{_MEAN}"
             origin = Origin.of(job.inputs, self.engine.key(self.settings, contrast))
+            denoised = replace(plans[0].volume, data=result)
             write_volume(
                 job.average,
-                replace(plans[0].volume, data=result),
+                denoised,
                 overwrite=True,
                 label=(origin.label, self.engine.label(self.settings, contrast)),
                 dtype=np.float16 if self.float16 else np.float32,
             )
-        yield f"wrote {job.average}, the average of the two"
-        raw, denoised = (correlation(a.data, b.data) for a, b in ((plans[0].volume, plans[1].volume), (first, second)))
-        yield from fsc_table(raw, denoised, plans[0].volume)
+            yield f"wrote {job.average}, the average of the two"
+            found: list[Quality] = []
+            if halves.flaw:
+                yield f"no score from the halves: {halves.flaw}"
+            else:
+                given = plans[0].volume.data, plans[1].volume.data
+                found = judge(halves, given, {self.name: (first.data, second.data)})
+                yield from quality_table(halves, found)
+                yield from reading(found, str(job.average))
+            if found and self.quality is not None:
+                name = job.average.absolute().relative_to(self.quality.parent.absolute())  # others may be called alike
+                write_quality(self.quality, str(name), found)
+                yield f"wrote {self.quality}"
+            if self.preview:
+                self._show(job.average, plans, denoised, found)
+                yield f"wrote {job.average.with_suffix('.png')}"
+
+    def _show(self, average_path: Path, plans: list[Plan], denoised: Volume, found: Sequence[Quality]) -> None:
+        """A picture of the averages of both halves, before and after."""
+        from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
+
+        voxels = f"voxels of {denoised.voxel_size:.4g} Å, protein {plans[0].contrast}, mean of both halves"
+        told = ", ".join(f"{each.method} {each.score.nrmse}" for each in found) or "unknown"
+        title = f"{average_path.name}: {voxels}\n{self.engine.label(self.settings)}\nNRMSE by the halves: {told}"
+        with scratch(average_path.parent, denoised.data.shape) as given:
+            average(plans[0].volume.data, plans[1].volume.data, given)
+            write_preview(average_path.with_suffix(".png"), replace(denoised, data=given), denoised, title)
 
     def is_done(self, job: Job) -> bool:
         """Whether all results of a job exist as `run` would make them now."""

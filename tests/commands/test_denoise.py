@@ -23,6 +23,7 @@ from cryoden.cli import main
 from cryoden.denoiser import Denoiser
 from cryoden.inference.engine import Engine
 from cryoden.inference.plan import Settings, make_plan
+from cryoden.inference.quality import read_quality
 from cryoden.networks import CompactUnet
 
 Command = Callable[..., int]
@@ -280,7 +281,6 @@ class TestHalves:
         assert denoise("data", "--output", "out", "--halves") == 0
         told = capfd.readouterr()
         assert "data/T1_EVN.mrc + data/T1_ODD.mrc -> out/T1.mrc" in told.out
-        assert "FSC between the halves       raw  denoised" in told.out
         assert "data/T1.mrc: no half, left out" in told.err
         first, second, mean = (read_volume(f"out/T1{half}.mrc") for half in ("_EVN", "_ODD", ""))
         np.testing.assert_allclose(mean.data, (first.data + second.data) / 2, atol=1e-4)
@@ -292,6 +292,43 @@ class TestHalves:
         assert denoise("data", "--output", "out", "--halves") == 0
         assert Path("out/T1.mrc").exists()
         assert Path("out/T1_EVN.mrc").stat().st_mtime_ns == stamp
+
+    def test_what_the_halves_tell_is_printed_written_and_shown(self, denoise, capfd, model):
+        """The small network is untrained, so that any filter is nearer to what both halves show."""
+        for half in (1, 2):
+            write(f"data/a/T1_half{half}.mrc", tomogram(half, shape=(24, 96, 28)))
+        assert denoise("data", "--output", "out", "--halves", "--preview") == 0
+        told = capfd.readouterr().out
+        assert f"warning: {model} is further from what both halves show than the best filter of shells" in told
+        assert "look at out/a/T1.mrc" in told
+        assert "wrote out/quality.csv\nwrote out/a/T1.png" in told
+        rows = {row["method"]: row for row in read_quality(Path("out/quality.csv"))}
+        assert list(rows) == ["input", "Gaussian filter", model]
+        assert {row["tomogram"] for row in rows.values()} == {"a/T1.mrc"}
+        assert float(rows[model]["nrmse"]) > float(rows["input"]["nrmse"]) + float(rows["input"]["nrmse_error"])
+        assert re.search(rf"  {re.escape(model)} +{float(rows[model]['nrmse']):.3f} ± ", told)
+        picture = Path("out/a/T1.png").read_bytes()
+        assert picture not in (Path(f"out/a/T1_half{half}.png").read_bytes() for half in (1, 2))
+
+    def test_halves_of_different_tilts_are_denoised_without_a_score(self, denoise, capfd):
+        """Here of different places of Fourier space: one half holds what the other does not."""
+        z = np.fft.fftfreq(24)[:, None, None] + 0 * np.fft.rfftfreq(28)
+        for half, name in enumerate(("T1_EVN", "T1_ODD")):
+            waves = np.fft.rfftn(tomogram(half, shape=(24, 96, 28)))
+            planes = (np.round(z * 24) % 2 == half) | (np.abs(z) < 0.2)
+            write(f"{name}.mrc", np.fft.irfftn(waves * planes, (24, 96, 28), axes=(0, 1, 2)).astype(np.float32))
+        assert denoise("T1_EVN.mrc", "T1_ODD.mrc", "--output", "out", "--halves") == 0
+        assert "no score from the halves: the halves are of different tilts" in capfd.readouterr().out
+        assert listing("out") == {"T1.mrc", "T1_EVN.mrc", "T1_ODD.mrc"}
+
+    def test_another_table_of_that_name_is_left_alone(self, denoise, capfd):
+        write("T1_EVN.mrc")
+        write("T1_ODD.mrc", tomogram(1))
+        Path("out").mkdir()
+        Path("out/quality.csv").write_text("a,b\n1,2\n")
+        assert denoise("T1_EVN.mrc", "T1_ODD.mrc", "--output", "out", "--halves") == 2
+        assert re.search("out/quality.csv: is no table of cryoden's, .* move it elsewhere", capfd.readouterr().err)
+        assert listing("out") == {"quality.csv"}
 
     def test_doubt_stops_before_anything_is_written(self, denoise, capfd):
         write("T1_EVN.mrc")
@@ -313,7 +350,7 @@ class TestHalves:
         head = "".join(f"_rlnTomo{name} #{i + 1}\n" for i, name in enumerate(columns))
         Path("tomograms.star").write_text(f"data_global\n\nloop_\n{head}TS_1 half1.mrc half2.mrc\n")
         assert denoise("tomograms.star", "--output", "out") == 0
-        assert listing("out") == {"TS_1.mrc", "TS_1_half1.mrc", "TS_1_half2.mrc", "tomograms.star"}
+        assert listing("out") == {"TS_1.mrc", "TS_1_half1.mrc", "TS_1_half2.mrc", "quality.csv", "tomograms.star"}
         table = starfile.read("out/tomograms.star")
         assert list(table["rlnTomoReconstructedTomogramDenoised"]) == ["out/TS_1.mrc"]
 

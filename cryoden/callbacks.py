@@ -5,6 +5,7 @@ from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
@@ -306,7 +307,8 @@ def _training(module: LightningModule) -> Training:
 
 def _computed(metrics: TrainingMetrics) -> Scores:
     """The values of all measures, under their names without a stage before them."""
-    return {name.rpartition("/")[2]: values.cpu().numpy() for name, values in metrics.compute().items()}
+    computed = {name.rpartition("/")[2]: values.cpu().numpy() for name, values in metrics.compute().items()}
+    return {name: np.atleast_1d(values) for name, values in computed.items()}  # torchmetrics squeezes a single one
 
 
 def _gaussian_name(sigma: float) -> str:

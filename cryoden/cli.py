@@ -7,6 +7,7 @@ import ast
 import difflib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,6 +57,11 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"cryoden: error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
+    except (OverflowError, MemoryError) as error:
+        told = " ".join(str(error).split()) or "this machine has not enough"
+        what = "a number is too large" if isinstance(error, OverflowError) else "out of memory"
+        print(f"cryoden: error: {what}: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
     except Stopped as stop:
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # of several processes the first tells
             print(f"cryoden: {stop}", file=sys.stderr)
@@ -94,6 +100,12 @@ def _run(name: str, words: list[str]) -> None:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise CryodenError(f"no command {name!r}; {hint}allowed are {', '.join(known)}; see `cryoden --help`")
+    empty = next((word for word in words if not re.sub(r"^--[\w.-]+=", "", word).strip()), None)
+    if empty is not None:
+        raise CryodenError(
+            f"{name}: got {empty!r}, which is empty; give a value, or leave it out (a variable of the shell that is "
+            "not set?)"
+        )
     verb = getattr(import_module(f"cryoden.commands.{name}"), name)
     if any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(verb).parameters.values()):
         verb(*words)

@@ -14,6 +14,7 @@ from cryoden.errors import CryodenError
 from cryoden.networks.base import DenoisingNetwork, build_network, check_network, network_record
 from cryoden.scaling import Scale
 from cryoden.version import __version__
+from cryoden.volume import LONGEST, SHORTEST, is_length
 
 _SCALE = "median and quartiles"  # what `cryoden.scaling` goes by; weights are good for no other
 
@@ -171,10 +172,9 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_length(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _FURTHEST)
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and is_length(value))
 
 
-_FURTHEST = 1e4  # Å; no voxel of electron microscopy is as large
 _USE = ("network", "standardize", "residual", "scale", "voxel_size")
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "version": ("a short text", _is_name),
@@ -183,7 +183,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "standardize": ("true or false", _is_flag),
     "residual": ("true or false", _is_flag),
     "scale": ("a short text, or nothing", lambda value: value is None or _is_name(value)),
-    "voxel_size": (f"a length above 0 and up to {_FURTHEST:g} angstrom, or nothing", _is_length),
+    "voxel_size": (f"a length from {SHORTEST:g} to {LONGEST:g} angstrom, or nothing", _is_length),
     "digest": ("a text, or nothing", lambda value: value is None or _is_name(value)),
 }
 

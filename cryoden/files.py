@@ -5,7 +5,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cryoden.errors import CryodenError
@@ -58,6 +58,55 @@ def check_output(path: Path | str, *, overwrite: bool, size: int = 0) -> None:
     require_room(path, size)
 
 
+def check_folder(folder: Path | str, *, overwrite: bool, size: int = 0) -> None:
+    """Check that a folder may be filled, so that nobody waits an hour to learn that it may not.
+
+    Args:
+        folder: It, its parents too, need not exist.
+        overwrite: Whether it may hold something.
+        size: Bytes that the disk must have room for.
+
+    Raises:
+        CryodenError: It holds something, or is none, or cannot be made or written to, or the disk is too full.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise CryodenError(f"output {folder}: is a file; give the name of a folder")
+        refuse_existing(folder, overwrite=overwrite)
+        nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    except OSError as error:
+        raise CryodenError(f"output {folder}: cannot be made a folder: {error.strerror or error}") from error
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        why = "not writable" if nearest.is_dir() else "a file"
+        raise CryodenError(f"output {folder}: cannot be made a folder: {nearest} is {why}")
+    require_room(nearest / folder.name, size)
+
+
+@contextmanager
+def made_folder(folder: Path | str) -> Iterator[None]:
+    """A folder that is there while something is written to it, and stays if something was.
+
+    Args:
+        folder: Made where it is missing, with its parents.
+
+    Raises:
+        CryodenError: The disk refuses it.
+    """
+    folder = Path(folder)
+    try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CryodenError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the first that holds something stays, and so do those around it
+            for each in made:
+                each.rmdir()
+
+
 def require_room(path: Path, size: int) -> None:
     """Refuse to begin a file that the disk has no room for.
 
@@ -68,8 +117,7 @@ def require_room(path: Path, size: int) -> None:
     Raises:
         CryodenError: There is less.
     """
-    free = shutil.disk_usage(path.parent).free
-    if size > free:
+    if size and size > (free := shutil.disk_usage(path.parent).free):
         raise CryodenError(
             f"cannot write {path}: {tell_size(size)} are needed there while it is made, and {tell_size(free)} are "
             "free; make room, or choose another disk"
@@ -108,16 +156,16 @@ def whole_file(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
     partial = unfinished(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(path.parent)
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
+    with made_folder(path.parent):
+        try:
+            clear_leftovers(path.parent)
+            yield partial
+            partial.replace(path)
+        except OSError as error:
+            raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            if partial.exists():
+                partial.unlink()
 
 
 def write_text(path: Path | str, text: str, *, overwrite: bool) -> None:

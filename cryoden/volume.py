@@ -43,6 +43,29 @@ _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 _LABELS = 10
 
 
+SHORTEST, LONGEST = 0.01, 1e4
+"""Å; no voxel of electron microscopy is smaller or larger."""
+
+
+def is_length(value: float) -> bool:
+    """Whether a number may be a voxel's size in Å, or what is told of by it: NaN and infinity may not."""
+    return SHORTEST <= value <= LONGEST
+
+
+def check_length(name: str, value: float) -> None:
+    """Refuse what is no length in Å.
+
+    Args:
+        name: What errors call it.
+        value: What was given.
+
+    Raises:
+        CryodenError: It is below 0.01 or above 10,000.
+    """
+    if not is_length(value):
+        raise CryodenError(f"{name}: got {value:g}; allowed is a length from {SHORTEST:g} to {LONGEST:g} Å")
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A volume and where it lies.
@@ -426,10 +449,10 @@ def _voxel_size(header: np.recarray[Any, Any]) -> tuple[float, float, float]:
     """Voxel size along x, y, z in Å; all zero where the header does not give one."""
     lengths = (float(header.cella.x), float(header.cella.y), float(header.cella.z))
     intervals = (int(header.mx), int(header.my), int(header.mz))
-    if not all(np.isfinite(lengths)) or max(lengths) <= 0 or min(intervals) <= 0:
+    if min(intervals) <= 0:
         return (0.0, 0.0, 0.0)
     x, y, z = (length / interval for length, interval in zip(lengths, intervals, strict=True))
-    return x, y, z
+    return (x, y, z) if is_length(max(x, y, z)) else (0.0, 0.0, 0.0)
 
 
 def _unsigned_bytes(header: np.recarray[Any, Any]) -> bool:

@@ -34,6 +34,8 @@ def calibrate(simulated: str, real: str, output: str = "calibration.png", overwr
     if path.suffix not in (".png", ".svg"):
         raise CryodenError(f"output {output}: allowed are names that end in .png or .svg")
     check_output(path, overwrite=overwrite)
+    if Path(simulated).resolve() == Path(real).resolve():
+        raise CryodenError(f"{simulated}: given as the simulated tomogram and as the real one; give two files")
     volumes = {file: read_volume(file) for file in (simulated, real)}
     sizes = [volume.voxel_size for volume in volumes.values()]
     if min(sizes) > 0 and abs(sizes[0] / sizes[1] - 1) > 0.1:

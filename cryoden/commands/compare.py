@@ -25,7 +25,7 @@ from cryoden.evaluation.results import Comparison, examples
 from cryoden.evaluation.sensitivity import sweeps
 from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
-from cryoden.files import refuse_existing
+from cryoden.files import check_folder
 from cryoden.hardware import choose_device
 from cryoden.runs import find_config
 
@@ -68,9 +68,7 @@ def compare(
         CryodenError: no model can be used, or there is nothing to test on, or the output exists.
     """
     folder = Path(output)
-    if folder.is_file():
-        raise CryodenError(f"output {folder}: is a file; give the name of a folder")
-    refuse_existing(folder, overwrite=overwrite)
+    check_folder(folder, overwrite=overwrite)
     for name, number, least in (("volumes", volumes, 1), ("sensitivity", sensitivity, 0), ("matching", matching, 0)):
         if number < least:
             raise CryodenError(f"{name}: got {number}; it must be at least {least}")

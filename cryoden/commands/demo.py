@@ -14,7 +14,7 @@ from cryoden.checkpoint import load_denoiser
 from cryoden.console import quiet
 from cryoden.data import ParticleDataModule
 from cryoden.errors import CryodenError
-from cryoden.files import refuse_existing
+from cryoden.files import check_folder, made_folder
 from cryoden.inference.denoise import denoise_file
 from cryoden.modules.recipes import CompactUnetAE
 from cryoden.pictures import save_figure, slice_figure
@@ -42,10 +42,14 @@ def demo(output: str = "cryoden-demo", epochs: int = 2, seed: int = 0, overwrite
         CryodenError: the folder holds something already.
     """
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise CryodenError(f"{folder}: is a file; choose another folder with --output")
-    refuse_existing(folder, overwrite=overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
+    if epochs < 1:
+        raise CryodenError(f"epochs: got {epochs}; allowed is a whole number from 1 up")
+    check_folder(folder, overwrite=overwrite)
+    with made_folder(folder):
+        yield from _demo(folder, epochs, seed, overwrite)
+
+
+def _demo(folder: Path, epochs: int, seed: int, overwrite: bool) -> Iterator[str]:
     started = time.monotonic()
     yield "cryoden demo: made-up proteins, a small U-Net, a CPU. Nothing is downloaded."
     yield f"1. Simulate {len(_TRAINING)} proteins to learn from, and one to test on: {_UNSEEN}, never trained on."

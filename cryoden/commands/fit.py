@@ -16,9 +16,9 @@ import cryoden.networks
 import cryoden.simulation  # noqa: F401 - importing a room makes its classes known by their names
 from cryoden.callbacks import Balance, KeepMemory, Report, Stop, best_precision
 from cryoden.checkpoint import read_checkpoint
-from cryoden.commands.parser import OneLine
+from cryoden.commands.parser import OneLine, refuse_null
 from cryoden.console import quiet
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, one_line
 from cryoden.hardware import choose_device, require_devices
 from cryoden.modules.training import Training
 from cryoden.runs import SaveConfig
@@ -88,6 +88,14 @@ class _CLI(LightningCLI):
             }
         )
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except CryodenError:
+            raise
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:  # what Lightning says of its arguments
+            raise CryodenError(one_line(error)) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer: Any = super().instantiate_trainer(**kwargs)
         trainer.callbacks.append(Stop())  # no argument of the command line's: nobody wants to be without
@@ -95,7 +103,11 @@ class _CLI(LightningCLI):
         return made
 
     def before_instantiate_classes(self) -> None:
-        trainer = self.config[self.config.subcommand].trainer
+        config = self.config[self.config.subcommand]
+        given = config.as_dict()
+        refuse_null(Trainer, given["trainer"], "trainer.")
+        refuse_null(_CLI, {name: given[name] for name in ("model", "data")})
+        trainer = config.trainer
         if isinstance(trainer.devices, int) and trainer.accelerator in ("auto", "cpu"):
             require_devices(
                 trainer.devices, choose_device()[0] if trainer.accelerator == "auto" else torch.device("cpu")

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, get_args
 
@@ -74,8 +74,16 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     # --dry-run is --dry_run
     plain = [re.sub(r"^--[\w-]+", lambda found: f"--{found[0][2:].replace('-', '_')}", word) for word in words]
     plain = [f"{word}=true" if word in bare else word for word in plain]
-    given = parser.instantiate(parser.parse_args(plain)).as_dict()
+    parsed = parser.parse_args(plain)
+    refuse_null(tool, parsed.as_dict())
+    given = parser.instantiate(parsed).as_dict()
     given.pop("config", None)
+    for each in parameters:  # in a file a flag may stand as anything
+        value = given.get(each.name, each.default)
+        if each.name in flags and not isinstance(value, bool):
+            parser.error(f"{each.name}: Expected a bool. Got value: {value}")
+        if isinstance(value, str) and not value.strip():
+            parser.error(f"{each.name}: got {value!r}; give a value, or leave it out")
     if listed:
         given[listed] = given.pop("words") or given.get(listed, [])
         if needed and not given[listed]:
@@ -87,6 +95,43 @@ def _has_arguments(annotation: Any) -> bool:
     """Whether what is annotated is, or may be, an object of a class of ours, which takes arguments itself."""
     ours = isinstance(annotation, type) and annotation.__module__.startswith("cryoden.")
     return ours or any(map(_has_arguments, get_args(annotation)))
+
+
+def refuse_null(kind: Callable[..., Any], values: Mapping[str, Any], key: str = "") -> None:
+    """Refuse null where an argument may not be None, which jsonargparse takes for what was not given.
+
+    Args:
+        kind: the function or class whose arguments they are.
+        values: name → value; an argument that is a class of its own is a table of `class_path` and `init_args`.
+        key: what stands before the names in an error.
+
+    Raises:
+        CryodenError: one is null that may not be.
+    """
+    for name, value in values.items():
+        for place, each in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(each, Mapping) and "class_path" in each:
+                home, _, leaf = each["class_path"].rpartition(".")
+                inner = f"{key}{name}." if each is value else f"{key}{name}.{place}."
+                refuse_null(getattr(import_module(home), leaf), each.get("init_args") or {}, inner)
+        annotation = _annotations(kind).get(name, Any) if value is None else Any
+        if annotation is not Any and type(None) not in get_args(annotation):
+            raise CryodenError(f"{key}{name}: got null; give a value, or leave it out")
+
+
+def _annotations(kind: Callable[..., Any]) -> dict[str, Any]:
+    """Name → annotation of all arguments of a function, or of a class with those that it hands on to what it inherits.
+
+    Args:
+        kind: it.
+    """
+    made = (
+        [vars(each)["__init__"] for each in reversed(inspect.getmro(kind)) if "__init__" in vars(each)]
+        if isinstance(kind, type)
+        else [kind]
+    )
+    signatures = [inspect.signature(each, eval_str=True) for each in made]
+    return {name: each.annotation for signature in signatures for name, each in signature.parameters.items()}
 
 
 def in_one_line(error: Exception) -> str | None:
@@ -129,19 +174,13 @@ def first_reason(message: str) -> str:
     told = re.sub(r"typing\.|<class '(\w+)'>", r"\1", " ".join(reason[0].strip(" -").split()))
     if reason[0].strip().startswith("-"):
         given = re.search(r"Given value: (?!NestedArg)(.*)", message[reason.end() :])
-        told += f"; got {given[1]}" if given else ""
+        told += f"; got {given[1][:100]}" if given and "got " not in told else ""
     told = re.sub(r"Group '(.*)' does not accept option", r"\1 has no argument", told)
     option = re.match(r"Option '(.*)' is not accepted", told)
     kinds = re.findall(r"class_path '([\w.]+)'", message[: reason.start()])
     if option and kinds:
         home, _, name = kinds[-1].rpartition(".")
-        classes = inspect.getmro(getattr(import_module(home), name))
-        known = {
-            parameter
-            for c in classes
-            if "__init__" in vars(c)
-            for parameter in inspect.signature(vars(c)["__init__"]).parameters
-        }
+        known = _annotations(getattr(import_module(home), name))
         close = difflib.get_close_matches(option[1], known, n=1)
         told = f"{name} has no argument {option[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
     return f"{'.'.join(keys)}: {told}" if keys else told

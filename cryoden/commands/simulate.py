@@ -1,6 +1,7 @@
 """The verb `simulate`."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from cryoden.data.base import check_volumes
 from cryoden.data.dataset import item_generator
 from cryoden.errors import CryodenError
-from cryoden.files import refuse_existing, write_text
+from cryoden.files import check_folder, made_folder, refuse_existing, write_text
 from cryoden.hardware import choose_device
 from cryoden.particles import Particle, load_particle
 from cryoden.pictures import save_figure, slice_figure
@@ -99,6 +100,8 @@ def simulate(
     steps = default_degradation() if degradation is None else degradation
     series = steps[0] if len(steps) == 1 and isinstance(steps[0], TiltSeriesDegradation) else None
     check_volumes(steps, voxel_size)
+    voxels = math.prod(shape or _SHAPE) if shape or contents else len(particles) * box**3
+    check_folder(output, overwrite=True, size=2 * 4 * voxels * copies)  # what is in it stays
     scene = None
     if shape or contents:
         scene = Scene(shape or _SHAPE, voxel_size, resolution, particles, contents or SceneContents())
@@ -111,50 +114,47 @@ def simulate(
     for kind in (*_ALWAYS, *(_OF_SCENES if scene else ()), *(_OF_TILT_SERIES if series else ())):
         for name in names:
             refuse_existing(Path(output, f"{name}_{kind}"), overwrite=overwrite)
-    try:
-        Path(output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryodenError(f"output {output}: cannot be made a folder: {error.strerror or error}") from error
     device = torch.device("cpu")
     if series:
         device, reason = choose_device()
         yield f"tilt series on {device} ({reason})"
-    for index, (name, generator) in enumerate(zip(names, generators, strict=True)):
-        writer = _Writer(Path(output), name, voxel_size, overwrite)
-        if scene:
-            made = scene.make(generator)
-            yield from writer.scene(made)
-            density, title, background = made.density, f"scene {index}", made.background
-        else:
-            particle = particles[index // copies]
-            rotation = random_rotation(generator).numpy()
-            density, title = clean_volume(particle, rotation, box, voxel_size, resolution), particle.name
-            background = None
-        clean = torch.from_numpy(density).to(device)
-        imaged = clean if background is None else clean + torch.from_numpy(background).to(device)
-        parameters = sample_all(steps, generator)
-        if series:
-            tomograms = series.tomograms(imaged, parameters[0])
-            drawn, angles = series.drawn(parameters[0]), tomograms.series.angles
-            told = {"tilt_range": [angles[0], angles[-1]], "angles": angles, **asdict(drawn)}
-            yield _in_words(name, drawn, angles)
-            yield from writer.series(tomograms.series)
-            halves = {
-                "EVN": tomograms.even,
-                "ODD": tomograms.odd,
-                "half1": tomograms.first,
-                "half2": tomograms.second,
-                "noisefree": tomograms.noise_free,
-            }
-            yield from writer.volumes(halves)
-            degraded, shown = tomograms.full, -tomograms.full
-        else:
-            degraded = shown = apply_all(steps, imaged[None, None], [parameters])[0, 0]
-            told = _told(steps, parameters)
-        yield writer.told(told)
-        yield from writer.volumes({"degraded": degraded, "clean": clean})
-        # gold would leave nothing else to see
-        yield writer.picture({"degraded": shown, "clean": clean.clamp(max=1)}, title)
+    with made_folder(output):
+        for index, (name, generator) in enumerate(zip(names, generators, strict=True)):
+            writer = _Writer(Path(output), name, voxel_size, overwrite)
+            if scene:
+                made = scene.make(generator)
+                yield from writer.scene(made)
+                density, title, background = made.density, f"scene {index}", made.background
+            else:
+                particle = particles[index // copies]
+                rotation = random_rotation(generator).numpy()
+                density, title = clean_volume(particle, rotation, box, voxel_size, resolution), particle.name
+                background = None
+            clean = torch.from_numpy(density).to(device)
+            imaged = clean if background is None else clean + torch.from_numpy(background).to(device)
+            parameters = sample_all(steps, generator)
+            if series:
+                tomograms = series.tomograms(imaged, parameters[0])
+                drawn, angles = series.drawn(parameters[0]), tomograms.series.angles
+                told = {"tilt_range": [angles[0], angles[-1]], "angles": angles, **asdict(drawn)}
+                yield _in_words(name, drawn, angles)
+                yield from writer.series(tomograms.series)
+                halves = {
+                    "EVN": tomograms.even,
+                    "ODD": tomograms.odd,
+                    "half1": tomograms.first,
+                    "half2": tomograms.second,
+                    "noisefree": tomograms.noise_free,
+                }
+                yield from writer.volumes(halves)
+                degraded, shown = tomograms.full, -tomograms.full
+            else:
+                degraded = shown = apply_all(steps, imaged[None, None], [parameters])[0, 0]
+                told = _told(steps, parameters)
+            yield writer.told(told)
+            yield from writer.volumes({"degraded": degraded, "clean": clean})
+            # gold would leave nothing else to see
+            yield writer.picture({"degraded": shown, "clean": clean.clamp(max=1)}, title)
 
 
 def _in_words(name: str, drawn: TiltSeriesDegradation, angles: Sequence[float]) -> str:

@@ -16,6 +16,8 @@ from cryoden.simulation.units import BRIGHTEST, Sampling
 
 TRAIN, VALIDATION, TEST = range(3)
 
+_WORKERS = 1024  # more processes than any machine has cores for
+
 
 class VolumeDataModule(LightningDataModule, ABC):
     """Batches of pairs of volumes, as `cryoden.batch.Batch` has them.
@@ -50,6 +52,10 @@ class VolumeDataModule(LightningDataModule, ABC):
         super().__init__()
         check_above_zero(box=box, batch_size=batch_size)
         check_volumes(degradation, voxel_size)
+        if num_workers is not None and not 0 <= num_workers <= _WORKERS:
+            raise CryodenError(f"num_workers: got {num_workers}; allowed is a whole number from 0 to {_WORKERS}")
+        if seed < 0:
+            raise CryodenError(f"seed: got {seed}; allowed is a whole number from 0 up")
         self.degradation = list(degradation)
         self.voxel_size = voxel_size
         self.box = box
@@ -162,8 +168,8 @@ def check_above_zero(**numbers: float) -> None:
     """Check arguments.
 
     Raises:
-        CryodenError: one is not above 0.
+        CryodenError: one is not above 0, or more than there is of anything.
     """
     for name, value in numbers.items():
-        if value <= 0:
-            raise CryodenError(f"{name}: got {value}; it must be above 0")
+        if not 0 < value < 2**31:
+            raise CryodenError(f"{name}: got {value}; it must be above 0, and below 2 billion")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cryoden.batch import Specimen
-from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule, check_above_zero, check_volumes
+from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule, check_volumes
 from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import VolumeDataset
 from cryoden.errors import CryodenError
@@ -27,6 +27,7 @@ from cryoden.simulation.presets import PRESETS, PresetName
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.surroundings import Neighbours, Surroundings
 from cryoden.simulation.units import Sampling
+from cryoden.volume import check_length
 
 THESIS_ENTRIES = ("1u6g", "3cf3", "4b4t", "1qvr", "3h84", "2cg9", "3qm1", "3gl1", "3d2f", "4d8q")
 
@@ -143,7 +144,8 @@ class ParticleVolumes(VolumeDataModule):
             degradation = [PRESETS[preset](voxel_size).degradation] if preset else default_degradation()
         super().__init__(degradation, voxel_size, **kwargs)
         self.save_hyperparameters()
-        check_above_zero(voxel_size=voxel_size, resolution=resolution)
+        check_length("voxel_size", voxel_size)
+        check_length("resolution", resolution)
         check_volumes(self.degradation, voxel_size, sampling)
         training = [entry for entry in entries if entry not in (holdout or [])]
         if not training:

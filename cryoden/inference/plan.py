@@ -12,7 +12,7 @@ from cryoden.errors import CryodenError
 from cryoden.inference.contrast import Contrast, GreyValues, look
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.tiling import TileGrid, fit_tile, tell
-from cryoden.volume import Statistics, Volume, measure
+from cryoden.volume import Statistics, Volume, check_length, measure
 
 _MEMORY = 3e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
 _OVERLAP = 32
@@ -56,8 +56,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.contrast not in ("auto", "bright", "dark"):
             raise CryodenError(f"contrast {self.contrast!r} is unknown; it is 'auto', 'bright' or 'dark'")
-        if self.voxel_size is not None and not 0 < self.voxel_size < math.inf:
-            raise CryodenError(f"voxel size {self.voxel_size:g} is no length; give Å per voxel, above 0")
+        if self.voxel_size is not None:
+            check_length("voxel_size", self.voxel_size)
         if self.batch_size < 1:
             raise CryodenError(f"batch size {self.batch_size} is too small: at least 1 tile at once is needed")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from cryoden.errors import CryodenError
-from cryoden.files import check_output, claimed
+from cryoden.files import check_output, claimed, made_folder
 from cryoden.inference.denoise import plan_file, scratch, write_denoised
 from cryoden.inference.engine import Engine
 from cryoden.inference.engine import Progress as TileProgress
@@ -65,10 +65,12 @@ class Runner:
             CryodenError: It cannot be done; what exists is as it was.
         """
         place = job.results[-1]
-        if self.make_folders:
-            _make_folder(place.parent)
-        with claimed(place) if place.parent.is_dir() else nullcontext():  # where there is none, the plan says so
-            yield from self._make(job)
+        with self._folder(place), claimed(place) if place.parent.is_dir() else nullcontext():
+            yield from self._make(job)  # which says so where there is no folder
+
+    def _folder(self, place: Path) -> AbstractContextManager[None]:
+        """The folder of a result, made if that was asked for."""
+        return made_folder(place.parent) if self.make_folders else nullcontext()
 
     def is_taken(self, job: Job) -> bool:
         """Whether another process is at a job right now."""
@@ -87,9 +89,7 @@ class Runner:
             if not self.overwrite and self._is_done(output, [path]):
                 continue
             yield f"{path}: {plan.describe()}"
-            if self.make_folders:
-                _make_folder(output.parent)
-            with _progress(path.name) as progress:
+            with self._folder(output), _progress(path.name) as progress:
                 removed = write_denoised(
                     self.engine,
                     plan,
@@ -209,13 +209,6 @@ class Runner:
             return origin is not None and origin.key in keys and origin.is_of(sources)
         except CryodenError:
             return False
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CryodenError(f"cannot make the folder {folder}: {error.strerror or error}") from error
 
 
 class _Speed(ProgressColumn):

@@ -212,6 +212,9 @@ def wedge_mask(shape: tuple[int, int], tilt_range: tuple[float, float], tilt_axi
 _wedge_mask = lru_cache(maxsize=16)(wedge_mask)  # most degradations have one wedge for all volumes
 
 
+_FAR = 1e6  # units of density, which no specimen has
+
+
 @dataclass(frozen=True)
 class SaltAndPepper(Degradation):
     """Voxels replaced by a low or a high value, half and half.
@@ -228,6 +231,9 @@ class SaltAndPepper(Degradation):
 
     def __post_init__(self) -> None:
         check_range("SaltAndPepper.probability", self.probability, lambda v: 0 <= v <= 1, "between 0 and 1")
+        for name, value in (("low", self.low), ("high", self.high)):
+            if not abs(value) <= _FAR:
+                raise CryodenError(f"SaltAndPepper.{name}: got {value}; allowed is a number from {-_FAR:g} to {_FAR:g}")
 
     def sample(self, generator: torch.Generator) -> dict[str, float]:
         """Draw the parameters for one volume."""

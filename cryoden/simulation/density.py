@@ -11,6 +11,7 @@ from cryoden.simulation.points import points_of
 from cryoden.simulation.sampling import sample_points
 from cryoden.simulation.thesis import thesis_density
 from cryoden.simulation.units import Sampling
+from cryoden.volume import check_length
 
 
 def clean_volume(
@@ -85,9 +86,10 @@ def check_fits(particle: Particle, box: int, voxel_size: float, resolution: floa
     Raises:
         CryodenError: it does not, or a number is not above 0.
     """
-    for name, value in (("box", box), ("voxel_size", voxel_size), ("resolution", resolution)):
-        if not value > 0:
-            raise CryodenError(f"{name}: got {value}; allowed is a number above 0")
+    if box < 1:
+        raise CryodenError(f"box: got {box}; allowed is a whole number from 1 up")
+    check_length("voxel_size", voxel_size)
+    check_length("resolution", resolution)
     needed = smallest_box(particle, voxel_size, resolution)
     if needed > box:
         raise CryodenError(

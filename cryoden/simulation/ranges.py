@@ -1,5 +1,6 @@
 """Numbers that are given, or drawn from a range."""
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ Range = float | tuple[float, float]
 
 WholeRange = int | tuple[int, int]
 """The same of whole numbers, both ends included."""
+
+_MANY = 2**31  # of nothing there are as many
 
 Kind = TypeVar("Kind", bound=str | bool | int)
 
@@ -61,7 +64,7 @@ def check_range(name: str, value: Range, allowed: Callable[[float], bool], words
         CryodenError: it is refused.
     """
     low, high = bounds(value)
-    if not (allowed(low) and allowed(high) and low <= high):
+    if not (-math.inf < low <= high < math.inf and allowed(low) and allowed(high)):
         raise CryodenError(f"{name}: got {value}; allowed is a number {words}, or a (low, high) range of such numbers")
 
 
@@ -77,7 +80,7 @@ def check_whole_range(name: str, value: WholeRange, least: int) -> None:
         CryodenError: it is refused.
     """
     low, high = bounds(value)
-    if not least <= low <= high or low != int(low) or high != int(high):
+    if not least <= low <= high < _MANY or low != int(low) or high != int(high):
         raise CryodenError(f"{name}: got {value}; allowed is a whole number from {least} up, or a (low, high) range")
 
 

@@ -41,6 +41,7 @@ from cryoden.simulation.ranges import (
     draw_whole,
 )
 from cryoden.simulation.units import BRIGHTEST, VACUUM, VOLTS, Sampling
+from cryoden.volume import LONGEST, SHORTEST, is_length
 
 Correction = Literal["none", "phase_flip", "deconvolution"]
 Binning = Literal["cropping", "averaging"]
@@ -88,7 +89,7 @@ class TiltScheme:
             raise CryodenError(
                 f"TiltScheme.order: got {self.order!r}; allowed are 'dose_symmetric', 'bidirectional' and 'ascending'"
             )
-        _check_number("TiltScheme.jitter", self.jitter, lambda v: v >= 0, "of degrees from 0 up")
+        _check_number("TiltScheme.jitter", self.jitter, lambda v: 0 <= v <= 90, "of degrees from 0 to 90")
         check_whole_range("TiltScheme.dropped", self.dropped, 0)
         fewest = int(narrowest / bounds(self.step)[1] + 1e-6) + 1
         if bounds(self.dropped)[1] > fewest - 2:
@@ -155,7 +156,7 @@ class Optics:
             "Optics.spherical_aberration", self.spherical_aberration, lambda v: 0 <= v <= 10, "between 0 and 10 mm"
         )
         _check_number("Optics.amplitude_contrast", self.amplitude_contrast, lambda v: 0 <= v <= 1, "between 0 and 1")
-        check_range("Optics.b_factor", self.b_factor, lambda v: v >= 0, "of Å² from 0 up")
+        check_range("Optics.b_factor", self.b_factor, lambda v: 0 <= v <= 1e5, "of Å² from 0 to 100,000")
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class Exposure:
     mean_free_path: float | None = None
 
     def __post_init__(self) -> None:
-        check_range("Exposure.dose", self.dose, lambda v: v > 0, "of electrons per Å² above 0")
+        check_range("Exposure.dose", self.dose, lambda v: 0 < v <= 1e5, "of electrons per Å² above 0, up to 100,000")
         check_range("Exposure.radiation_damage", self.radiation_damage, lambda v: 0 <= v <= 2, "between 0 and 2")
         check_range("Exposure.thickness", self.thickness, lambda v: 0 <= v <= 2000, "between 0 and 2000 nm")
         if self.mean_free_path is not None:
@@ -207,7 +208,7 @@ class Detector:
 
     def __post_init__(self) -> None:
         _check_number("Detector.dqe", self.dqe, lambda v: 0 < v <= 1, "above 0, up to 1")
-        _check_number("Detector.binning", self.binning, lambda v: v >= 1, "from 1 up")
+        _check_number("Detector.binning", self.binning, lambda v: 1 <= v <= 1e9, "from 1 to a billion")
         check_choice("Detector.binned_by", self.binned_by, ("cropping", "averaging"))
 
 
@@ -224,8 +225,8 @@ class Misalignment:
     rotation: Range = 0.0
 
     def __post_init__(self) -> None:
-        check_range("Misalignment.shift", self.shift, lambda v: v >= 0, "of Å from 0 up")
-        check_range("Misalignment.rotation", self.rotation, lambda v: v >= 0, "of degrees from 0 up")
+        check_range("Misalignment.shift", self.shift, lambda v: 0 <= v <= 1e4, "of Å from 0 to 10,000")
+        check_range("Misalignment.rotation", self.rotation, lambda v: 0 <= v <= 180, "of degrees from 0 to 180")
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,9 +342,15 @@ class TiltSeriesDegradation(Degradation):
     radial_gain: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_range("TiltSeriesDegradation.voxel_size", self.voxel_size, lambda v: v > 0, "of Å above 0")
+        lengths = f"of Å from {SHORTEST:g} to {LONGEST:g}"
+        check_range("TiltSeriesDegradation.voxel_size", self.voxel_size, is_length, lengths)
         if self.potential is not None:
-            _check_number("TiltSeriesDegradation.potential", self.potential, lambda v: v > 0, "of volts above 0")
+            _check_number(
+                "TiltSeriesDegradation.potential",
+                self.potential,
+                lambda v: 0 < v <= 1000,
+                "of volts above 0, up to 1000",
+            )
         check_range("TiltSeriesDegradation.contrast", self.contrast, lambda v: 0 < v <= 2, "above 0, up to 2")
         check_choice("TiltSeriesDegradation.correction", self.correction, ("none", "phase_flip", "deconvolution"))
         check_choice("TiltSeriesDegradation.dose_weighting", self.dose_weighting, (True, False))
@@ -355,9 +362,10 @@ class TiltSeriesDegradation(Degradation):
         for iterations in choices(self.sirt_like) or (-1,):
             check_whole_range("TiltSeriesDegradation.sirt_like", iterations, 0)
         check_range("TiltSeriesDegradation.colour", self.colour, lambda v: 0 <= v <= 2, "between 0 and 2")
-        if self.radial_gain is not None and not (len(self.radial_gain) >= 2 and min(self.radial_gain) >= 0):
+        gains = self.radial_gain
+        if gains is not None and not (len(gains) >= 2 and all(0 <= gain < math.inf for gain in gains)):
             raise CryodenError(
-                f"TiltSeriesDegradation.radial_gain: got {self.radial_gain}; allowed are at least two numbers from 0 up"
+                f"TiltSeriesDegradation.radial_gain: got {gains}; allowed are at least two numbers from 0 up"
             )
 
     def check_volumes(self, voxel_size: float, sampling: Sampling = "band-limited") -> None:
@@ -776,7 +784,7 @@ def _mirrored(images: Tensor, height: int) -> Tensor:
 
 
 def _check_number(name: str, value: float, allowed: Callable[[float], bool], words: str) -> None:
-    if not allowed(value):
+    if not (math.isfinite(value) and allowed(value)):
         raise CryodenError(f"{name}: got {value}; allowed is a number {words}")
 
 

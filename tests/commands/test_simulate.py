@@ -190,7 +190,7 @@ def test_bad_input_in_one_line(tmp_path, monkeypatch, capsys, words, message):
 
 def test_an_output_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CryodenError, match="file: cannot be made a folder: File exists"):
+    with pytest.raises(CryodenError, match="file: is a file; give the name of a folder"):
         list(simulate(["phantom:1"], str(tmp_path / "file"), box=32, **SMALL))
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -318,8 +318,8 @@ def test_tile_that_does_not_suit_the_network(tile):
     ("settings", "message"),
     [
         ({"contrast": "grey"}, "'grey' is unknown; it is 'auto', 'bright' or 'dark'"),
-        ({"voxel_size": 0.0}, "voxel size 0 is no length"),
-        ({"voxel_size": float("nan")}, "voxel size nan is no length"),
+        ({"voxel_size": 0.0}, "voxel_size: got 0; allowed is a length"),
+        ({"voxel_size": float("nan")}, "voxel_size: got nan; allowed is a length"),
         ({"batch_size": 0}, "batch size 0 is too small"),
         ({"overlap": 16}, "overlap must be at least 0"),
     ],

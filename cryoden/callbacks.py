@@ -81,7 +81,7 @@ class Stop(Callback):
             paths = [getattr(each, name, "") for name in names for each in trainer.checkpoint_callbacks]
             kept = next((path for path in paths if path and Path(path).is_file()), None)
             exception.told = f"in epoch {trainer.current_epoch + 1} of {_number(trainer.max_epochs)}; " + (
-                f"go on where the last checkpoint was kept with --ckpt_path {kept}"
+                f"go on where the last checkpoint was kept with --ckpt-path {kept}"
                 if kept
                 else "nothing was kept, since no checkpoint had been written"
             )

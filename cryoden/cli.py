@@ -3,7 +3,6 @@
 Only the file of the verb that was asked for is imported, so that `cryoden --help` answers at once.
 """
 
-import ast
 import difflib
 import inspect
 import os
@@ -11,8 +10,8 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
+from cryoden.commands.pages import overview, page, verbs
 from cryoden.errors import CryodenError
 from cryoden.signals import Stopped, stoppable
 
@@ -27,19 +26,14 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 after bad input, of which one line on stderr tells; 143 after SIGTERM, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help"):
-        print(_help())
-        return
-    if words[0] == "--version":
-        from cryoden.version import __version__
-
-        print(f"cryoden {__version__}")
-        return
     if "" not in sys.path and not sys.flags.safe_path:
         sys.path.append("")  # a class in a file of the working folder has a class path, as with `python -m`
     try:
         with stoppable():
-            _run(words[0], words[1:])
+            try:
+                _run(words)
+            finally:
+                sys.stdout.flush()  # here, where it does no harm that nobody reads it any more
     except BrokenPipeError:  # whoever read what was told has heard enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
@@ -80,26 +74,26 @@ def _leave_processes() -> None:
         distributed.destroy_process_group()
 
 
-def verbs() -> dict[str, str]:
-    """What can be asked for, and what it does in a line, read from the files without running them."""
-    files = sorted(Path(__file__).with_name("commands").glob("*.py"))
-    return {path.stem: about for path in files if (about := _about(path)) is not None}
-
-
-def _about(path: Path) -> str | None:
-    """The first line of the docstring of a file's function of the same name."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == path.stem:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return None
-
-
-def _run(name: str, words: list[str]) -> None:
+def _run(words: list[str]) -> None:
+    name, *rest = words or ["--help"]
     known = verbs()
+    if name in ("-h", "--help"):
+        print(overview())
+        return
+    if name == "--version":
+        from cryoden.version import __version__
+
+        print(f"cryoden {__version__}")
+        return
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise CryodenError(f"no command {name!r}; {hint}allowed are {', '.join(known)}; see `cryoden --help`")
+    if rest[-2:] == ["--help", "all"]:
+        rest = ["--help"]
+    elif {"-h", "--help"} & {*rest}:
+        print(page(name))
+        return
     empty = next((word for word in words if not re.sub(r"^--[\w.-]+=", "", word).strip()), None)
     if empty is not None:
         raise CryodenError(
@@ -108,25 +102,9 @@ def _run(name: str, words: list[str]) -> None:
         )
     verb = getattr(import_module(f"cryoden.commands.{name}"), name)
     if any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(verb).parameters.values()):
-        verb(*words)
+        verb(*rest)
         return
     from cryoden.commands.parser import call
 
-    for line in call(verb, name, words):
+    for line in call(verb, name, rest):
         print(line)
-
-
-def _help() -> str:
-    known = verbs()
-    width = max(map(len, known))
-    return "\n".join(
-        [
-            "usage: cryoden COMMAND ...",
-            "",
-            "Denoise cryo-electron tomograms with networks trained on volumes simulated from protein structures.",
-            "",
-            *(f"  {name:<{width}}  {about}" for name, about in known.items()),
-            "",
-            "`cryoden COMMAND --help` tells more. New here? Run `cryoden demo`: it needs no network and no GPU.",
-        ]
-    )

@@ -1,5 +1,6 @@
 """Files written so that a reader finds a whole one or none, and so that nothing is replaced unasked."""
 
+import difflib
 import os
 import platform
 import re
@@ -16,6 +17,28 @@ except ImportError:  # Windows, where nothing of this kind spans processes
     fcntl = None  # type: ignore[assignment]
 
 _MACHINE = re.sub(r"\W", "_", platform.node())[:30] or "machine"
+
+
+def find_experiment(name: str) -> Path:
+    """A configuration: a file, or where there is none of this name one that comes with cryoden, such as gan.
+
+    Args:
+        name: a path; or what a file in `experiments/` is called, with or without that folder and .yaml.
+
+    Raises:
+        CryodenError: it is neither.
+    """
+    if Path(name).exists():
+        return Path(name)
+    home = Path(__file__).with_name("experiments")  # in the wheel, and beside the package in its sources
+    home = home if home.is_dir() else Path(__file__).parents[1] / "experiments"
+    known = {path.relative_to(home).with_suffix("").as_posix(): path for path in sorted(home.rglob("*.yaml"))}
+    plain = name.removeprefix("experiments/").removesuffix(".yaml")
+    if plain in known:
+        return known[plain]
+    close = difflib.get_close_matches(plain, known, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    raise CryodenError(f"{name}: no such file; {meant}with cryoden come {', '.join(known)}")
 
 
 def refuse_existing(path: Path | str, *, overwrite: bool) -> None:

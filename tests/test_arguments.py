@@ -9,8 +9,10 @@ import random
 import re
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -50,8 +52,8 @@ SOUND: dict[str, tuple[list[str], int]] = {
     "fit": (FIT, 20),
     "models": (["card"], 10),
     "simulate": (["--entries=[phantom:1]", "--box=16", "--voxel_size=20", "--resolution=40", "--output=out"], 25),
-    "test": (FIT, 6),
-    "validate": (FIT, 6),
+    "test": ([*FIT, "--ckpt_path=sound.ckpt"], 6),
+    "validate": ([*FIT, "--ckpt_path=sound.ckpt"], 6),
 }
 CONFIGURED = {
     "fit": [[]],
@@ -79,14 +81,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@cache
+def checkpoint() -> bytes:
+    """Of a run with those arguments."""
+    with tempfile.TemporaryDirectory() as folder:
+        main(["fit", *FIT, "--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={folder}"])
+        return next(Path(folder).rglob("last.ckpt")).read_bytes()
+
+
 def fill(folder: Path) -> None:
-    """What the verbs find: two tomograms, a model, data to test it on, a folder of structures."""
+    """What the verbs find: two tomograms, a model, a checkpoint, data to test them on, a folder of structures."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / "structures").mkdir()
     (folder / "structures" / "1abc.cif").touch()
     (folder / "data.yaml").write_text(yaml.safe_dump({"data": {"class_path": "ParticleDataModule", "init_args": DATA}}))
     export_weights(SimpleAE(channels=1), folder / "model.safetensors")
+    (folder / "sound.ckpt").write_bytes(checkpoint())
     for seed, name in enumerate(("sound.mrc", "other.mrc")):
         with mrcfile.new(folder / name) as file:  # skewed, as bright protein is
             file.set_data(np.random.default_rng(seed).gamma(1, size=(20, 24, 24)).astype(np.float32))

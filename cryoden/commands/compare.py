@@ -25,7 +25,7 @@ from cryoden.evaluation.results import Comparison, examples
 from cryoden.evaluation.sensitivity import sweeps
 from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
-from cryoden.files import check_folder
+from cryoden.files import check_folder, find_experiment
 from cryoden.hardware import choose_device
 from cryoden.runs import find_config
 
@@ -79,7 +79,7 @@ def compare(
         yield f"left out: {run}: {why}"
     if not models:
         raise CryodenError("none of the runs can be used, so there is nothing to compare; see above")
-    source = Path(data) if data else find_config(runs)
+    source = find_experiment(data) if data else find_config(runs)
     test_data, described = load_data(source, shared=data is None)
     if matching and not isinstance(test_data, SceneDataModule):
         raise CryodenError(

@@ -1,6 +1,7 @@
 """The verb `fit`, and all that it shares with Lightning's other verbs."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import cryoden.networks
 import cryoden.simulation  # noqa: F401 - importing a room makes its classes known by their names
 from cryoden.callbacks import Balance, KeepMemory, Report, Stop, best_precision
 from cryoden.checkpoint import read_checkpoint
-from cryoden.commands.parser import OneLine, refuse_null
+from cryoden.commands.parser import OneLine, plain_words, refuse_null
 from cryoden.console import quiet
 from cryoden.errors import CryodenError, one_line
 from cryoden.hardware import choose_device, require_devices
@@ -25,7 +26,31 @@ from cryoden.runs import SaveConfig
 
 
 def fit(*words: str) -> None:
-    """Train a system: cryoden fit --config experiments/gan.yaml."""
+    """Train a system: cryoden fit --config quick.
+
+    A file says what is trained, on what, and how long. A second file is laid over the first, and a flag over both:
+
+      cryoden fit --config quick
+      cryoden fit --config gan --config overlays/small --model.channels 8
+      cryoden fit --config runs/gan/version_0/config.yaml --ckpt-path last
+
+    The first trains a small network on a CPU, the second a smaller GAN on smaller boxes; the third goes on with a run
+    that was stopped. Each run has a folder, such as runs/gan/version_0, with its configuration, its log, slices, and
+    checkpoints/best.ckpt and last.ckpt. Give it to `cryoden compare`, or to `cryoden denoise --model`.
+
+      --config FILE               a file of yours, or one that comes along: quick, gan, overlays/small
+      --model NAME                the system, such as UpsampleUnetGAN; --model.help NAME tells its arguments
+      --model.KEY VALUE           one of them: --model.channels 8, --model.init_weights FILE to fine-tune
+      --data NAME                 such as ParticleDataModule; --data.help NAME tells its arguments
+      --data.KEY VALUE            one of them: --data.box 48
+      --trainer.max_epochs N      how long; or --trainer.max_time 00:08:00:00
+      --trainer.accelerator KIND  cpu or gpu, by default the best there is; --trainer.devices 2
+      --trainer.logger NAME       WandbLogger or TensorBoardLogger instead of a CSV file
+      --trainer.fast_dev_run 1    a batch of everything, to see whether it runs
+      --seed-everything N         of everything random
+      --ckpt-path FILE            go on from a checkpoint; last: from that of the run whose config.yaml is given
+      --print-config              what all files and flags come to; nothing is trained
+    """
     run("fit", *words)
 
 
@@ -57,10 +82,27 @@ def run(*words: str) -> None:
             },
             parser_kwargs={"prog": "cryoden"},
             parser_class=_Parser,
-            args=list(words),
+            args=plain_words(words),
         )
     except (MisconfigurationException, OSError) as error:
         raise CryodenError(" ".join(str(error).split())) from error
+
+
+def _checkpoint_beside(configs: Sequence[Path], which: str) -> Path:
+    """The best or the last checkpoint of the run that one of these files is the config.yaml of.
+
+    Raises:
+        CryodenError: none is, or the run has no such checkpoint.
+    """
+    for config in configs:
+        found = sorted(config.parent.glob(f"checkpoints/{which}*.ckpt"), key=lambda path: path.stat().st_mtime)
+        if found:
+            return found[-1]
+    told = ", ".join(map(str, configs)) or "none is given"
+    raise CryodenError(
+        f"ckpt_path {which}: of the run whose config.yaml is given with --config ({told}); there is no "
+        f"checkpoints/{which}.ckpt beside it: give the checkpoint's path"
+    )
 
 
 class _Parser(OneLine, LightningArgumentParser):
@@ -119,9 +161,16 @@ class _CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's arguments override the command line's without a word, even its
         # system. Here the configuration rules, and a checkpoint that does not fit it is refused.
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path is not None and path not in ("best", "last"):
-            read_checkpoint(Path(path))
+        given = self.config[self.config.subcommand]
+        if given.ckpt_path in ("best", "last"):
+            given.ckpt_path = str(_checkpoint_beside([Path(each) for each in given.config or []], given.ckpt_path))
+        if given.ckpt_path is not None:
+            read_checkpoint(Path(given.ckpt_path))
+        elif self.config.subcommand != "fit":
+            raise CryodenError(
+                f"{self.config.subcommand}: no checkpoint, so that a network which never learnt would be scored; give "
+                "--ckpt-path FILE, or --config RUN/config.yaml --ckpt-path best"
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

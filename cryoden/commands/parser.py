@@ -3,7 +3,8 @@
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn, get_args
 
@@ -11,10 +12,17 @@ from docstring_parser import parse
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # made when first asked for
 
 from cryoden.errors import CryodenError
+from cryoden.files import find_experiment
 
 
 class OneLine:
-    """A mixin for jsonargparse's parsers: where they would print all options and all types they tried, one line."""
+    """A mixin for jsonargparse's parsers: where they would print all options and all types they tried, one line.
+
+    A flag is written whole: the start of one, which may be the start of another tomorrow, is refused.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the arguments.
@@ -25,7 +33,8 @@ class OneLine:
         if not self.exit_on_error:  # type: ignore[attr-defined]  # jsonargparse tries one type after another
             super().error(message, ex)  # type: ignore[misc]
         program = self.prog.replace(" [options]", "")  # type: ignore[attr-defined]
-        raise CryodenError(f"{first_reason(message)}; see `{program} --help`")
+        flags = [*self._option_string_actions]  # type: ignore[attr-defined]
+        raise CryodenError(f"{first_reason(message, flags)}; see `{program} --help`")
 
 
 class _Parser(OneLine, ArgumentParser):
@@ -71,9 +80,7 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     added = parser.add_function_arguments(tool, as_positional=True, skip=skip)
     bare = {f"--{name}" for name in added if parser.get_defaults()[name] is False}  # flags of what it hands on to
     parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
-    # --dry-run is --dry_run
-    plain = [re.sub(r"^--[\w-]+", lambda found: f"--{found[0][2:].replace('-', '_')}", word) for word in words]
-    plain = [f"{word}=true" if word in bare else word for word in plain]
+    plain = [f"{word}=true" if word in bare else word for word in plain_words(words)]
     parsed = parser.parse_args(plain)
     refuse_null(tool, parsed.as_dict())
     given = parser.instantiate(parsed).as_dict()
@@ -89,6 +96,21 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
         if needed and not given[listed]:
             parser.error(f"{listed}: none given")
     return tool(**given)
+
+
+def plain_words(words: Sequence[str]) -> list[str]:
+    """Words as jsonargparse takes them: --dry_run for --dry-run, and the path of a file for `--config NAME`.
+
+    Raises:
+        CryodenError: `--config` names no file.
+    """
+    plain = [re.sub(r"^--[\w.-]+", lambda found: f"--{found[0][2:].replace('-', '_')}", word) for word in words]
+    for place, word in enumerate(plain):
+        if word.startswith("--config="):
+            plain[place] = f"--config={find_experiment(word.partition('=')[2])}"
+        elif place and plain[place - 1] == "--config":
+            plain[place] = str(find_experiment(word))
+    return plain
 
 
 def _has_arguments(annotation: Any) -> bool:
@@ -165,8 +187,16 @@ _REASON = re.compile(
 )
 
 
-def first_reason(message: str) -> str:
-    """What is wrong, from the many lines in which jsonargparse tells it: the deepest key, and the first reason."""
+def first_reason(message: str, flags: Sequence[str] = ()) -> str:
+    """What is wrong, from the many lines in which jsonargparse tells it: the deepest key, and the first reason.
+
+    Args:
+        message: all lines.
+        flags: that there are, one of which may have been meant.
+    """
+    unknown = re.match(r"unrecognized arguments: (--[\w.-]+)", message)
+    if unknown:
+        return f"no argument {_spelt(unknown[1])}{_meant(_spelt(unknown[1]), map(_spelt, flags))}"
     reason = _REASON.search(message)
     if reason is None:
         return " ".join(message.split())[:300]
@@ -176,11 +206,30 @@ def first_reason(message: str) -> str:
         given = re.search(r"Given value: (?!NestedArg)(.*)", message[reason.end() :])
         told += f"; got {given[1][:100]}" if given and "got " not in told else ""
     told = re.sub(r"Group '(.*)' does not accept option", r"\1 has no argument", told)
+    name = re.match(r"Expected a dot import path string: (\w+)", told)
+    if name:
+        told = f"no class {name[1]!r}{_meant(name[1], _class_names())}"
     option = re.match(r"Option '(.*)' is not accepted", told)
     kinds = re.findall(r"class_path '([\w.]+)'", message[: reason.start()])
     if option and kinds:
-        home, _, name = kinds[-1].rpartition(".")
-        known = _annotations(getattr(import_module(home), name))
-        close = difflib.get_close_matches(option[1], known, n=1)
-        told = f"{name} has no argument {option[1]!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+        home, _, kind = kinds[-1].rpartition(".")
+        known = {*_annotations(getattr(import_module(home), kind))} - {option[1]}
+        told = f"{kind} has no argument {option[1]!r}{_meant(option[1], known)}"
     return f"{'.'.join(keys)}: {told}" if keys else told
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """What else was meant, if a known word is like it."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _spelt(flag: str) -> str:
+    """A flag as the pages have it: --dry-run; a key of a file, --data.voxel_size, as it stands there."""
+    return flag if "." in flag else flag.replace("_", "-")
+
+
+def _class_names() -> set[str]:
+    """Of the classes that were imported, cryoden's and Lightning's, which are known by their names alone."""
+    modules = [each for name, each in sys.modules.items() if name.startswith(("cryoden.", "lightning.pytorch."))]
+    return {name for each in modules for name, value in vars(each).items() if isinstance(value, type)}

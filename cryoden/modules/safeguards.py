@@ -158,7 +158,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         except (CryodenError, RuntimeError) as error:  # torch's writer tells of a full disk by a RuntimeError
             raise CryodenError(
                 f"checkpoint {path}: cannot be written ({' '.join(str(error).split())[:200]}); earlier checkpoints are "
-                "untouched. Free some space or choose another folder, and resume with --ckpt_path"
+                "untouched. Free some space or choose another folder, and resume with --ckpt-path"
             ) from error
 
 

@@ -129,7 +129,7 @@ def test_a_training_that_is_told_to_stop_says_how_to_go_on_and_leaves_nobody_beh
         line = (tmp_path / "told").read_text().splitlines()[-1]
         assert re.fullmatch(
             rf"cryoden: stopped by {number.name} in epoch \d+ of 400; go on where the last checkpoint was kept with "
-            rf"--ckpt_path \S+last\.ckpt",
+            rf"--ckpt-path \S+last\.ckpt",
             line,
         )
         time.sleep(1)

@@ -26,6 +26,7 @@ from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import QUALITY, WEDGE, TrainingMetrics
 from cryoden.modules.adversarial import Adversarial
 from cryoden.modules.training import Training
+from cryoden.particles import Particle, Structure
 from cryoden.pictures import save_figure, slice_figure
 from cryoden.runs import run_directory
 from cryoden.signals import Stopped, listen
@@ -126,6 +127,10 @@ class Report(Callback):
         if trainer.is_global_zero:
             _say(f"{TrainerFn(stage).value} on {device} ({why}){processes}; files go to {run_directory(trainer)}")
             _say(f"precision {_about_precision(trainer.precision, device)}")
+            loaded: dict[str, Particle] = getattr(getattr(trainer, "datamodule", None), "loaded", {})
+            for particle in loaded.values():
+                if isinstance(particle, Structure):
+                    _say(particle.summary())
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready; validation volumes never change, so that their baselines are computed once."""

@@ -17,7 +17,7 @@ from cryoden.data.dataset import item_generator
 from cryoden.errors import CryodenError
 from cryoden.files import check_folder, made_folder, refuse_existing, write_text
 from cryoden.hardware import choose_device
-from cryoden.particles import Particle, load_particle
+from cryoden.particles import Particle, Structure, load_particle
 from cryoden.pictures import save_figure, slice_figure
 from cryoden.simulation.degradation import (
     Degradation,
@@ -93,6 +93,9 @@ def simulate(
     if copies < 1:
         raise CryodenError(f"copies: got {copies}; allowed is a whole number from 1 up")
     particles = [load_particle(entry, **reading) for entry in entries]
+    for particle in particles:
+        if isinstance(particle, Structure):
+            yield particle.summary()
     if preset is not None:
         given = PRESETS[preset](voxel_size, shape)
         shape, contents = given.shape, contents or given.contents

@@ -10,7 +10,7 @@ from cryoden.particles.structure import Structure, read_structure
 Particle = Structure | DensityMap
 
 _MAP_AND_MASS = re.compile(r"(.*\.(?:mrc|map)(?:\.gz)?)(?::(\d+(?:\.\d+)?))?", re.IGNORECASE)
-_STRUCTURES = (".cif", ".mmcif", ".pdb", ".ent")
+_STRUCTURES = re.compile(r"\.(?:cif|mmcif|ent|pdb\d*)")  # pdb1 is what the archive calls an assembly
 
 
 def load_particle(
@@ -56,8 +56,7 @@ def load_particle(
 
 def is_archive_entry(spec: str) -> bool:
     """Whether `load_particle` looks a particle up by its ID, not by a path, and does not make a phantom."""
-    return not (spec.startswith("phantom:") or _MAP_AND_MASS.fullmatch(spec) or _suffix(spec) in _STRUCTURES)
-
-
-def _suffix(spec: str) -> str:
-    return Path(Path(spec).name.lower().removesuffix(".gz")).suffix
+    if spec.startswith("phantom:") or _MAP_AND_MASS.fullmatch(spec):
+        return False
+    path = Path(spec).expanduser()
+    return not (_STRUCTURES.fullmatch(Path(path.name.lower().removesuffix(".gz")).suffix) or path.is_file())

@@ -73,10 +73,16 @@ def test_name_that_is_nothing(folder):
 
 @pytest.mark.parametrize(("spec", "expected"), [
     ("1bxn", True), ("4v4r_30S", True), ("phantom:7", False), ("a/1bxn.cif.gz", False), ("x.PDB", False),
-    ("map.mrc", False), ("map.map.gz", False),
+    ("map.mrc", False), ("map.map.gz", False), ("1bxn.pdb1", False), ("1bxn.pdb12.gz", False),
 ])  # fmt: skip
 def test_is_archive_entry(spec, expected):
     assert is_archive_entry(spec) == expected
+
+
+def test_a_file_that_is_there_is_a_file_whatever_its_name(tmp_path):
+    assert is_archive_entry(f"{tmp_path}/model")
+    (tmp_path / "model").touch()
+    assert not is_archive_entry(f"{tmp_path}/model")
 
 
 def test_import_is_light():

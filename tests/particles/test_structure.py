@@ -2,6 +2,7 @@ import gzip
 import logging
 import os
 import pickle
+import re
 from pathlib import Path
 
 import gemmi
@@ -198,7 +199,7 @@ def test_smaller_assembly_is_told(deposited, tmp_path, caplog, chains, n_atoms):
     path.write_text(with_assembly(deposited, f"REMARK 350 APPLY THE FOLLOWING TO CHAINS: {chains}"))
     with caplog.at_level(logging.WARNING, logger="cryoden"):
         assert read_structure(path, assembly="1").model.count_atom_sites() == n_atoms
-    told = [r.getMessage() for r in caplog.records]
+    told = [line for line in caplog.messages if "macromolecule" not in line]
     if n_atoms == 18:
         assert told == []
     else:  # hydrogens and the second conformation count on both sides
@@ -218,7 +219,7 @@ def test_wrapped_list_of_chains(tmp_path, caplog, end):
     path = tmp_path / "1abc.pdb"
     path.write_text(text.replace("\n", end), newline="")
     assert read_structure(path, assembly="1").model.count_atom_sites() == 9 * len(names)
-    assert caplog.records == []
+    assert all("macromolecule" in line for line in caplog.messages)
 
 
 def test_assembly_with_absent_chain(deposited, tmp_path):
@@ -293,3 +294,74 @@ class TestWhatOtherProgramsWrite:
         line = PROTEIN[3].replace(f"{11.4:8.3f}", "     nan")
         with pytest.raises(CryodenError, match=r"a: atom CA of ALA 4 in chain A is at \[nan, .* correct its line or"):
             read_lines(tmp_path, [*PROTEIN[:3], line, *PROTEIN[4:]])
+
+    def test_columns_that_nothing_needs_may_be_missing(self, tmp_path):
+        expected = read_lines(tmp_path, PROTEIN)
+        text = gemmi.read_structure(str(tmp_path / "a.pdb")).make_mmcif_document().as_string()
+        for name in ("type_symbol", "label_alt_id", "label_asym_id", "id", "occupancy", "B_iso_or_equiv"):
+            found = read_structure(without_column(text, name, tmp_path / "a.cif"))
+            assert found.model.count_atom_sites() == 20
+            assert found.mass == expected.mass
+        for axis in "xyz":
+            path = without_column(text, f"Cartn_{axis}", tmp_path / "a.cif")
+            with pytest.raises(CryodenError, match=f"a.cif: not .*: its table of atoms has no column Cartn_{axis}$"):
+                read_structure(path)
+
+    def test_elements_are_told_by_the_names_of_atoms(self, tmp_path):
+        """Columns 13 and 14 are for the element, so that a name that begins there would be calcium, neon or mercury."""
+        names = ("CA", "NE", "HG1", "SG", "CD1", "OE1")
+        lines = [pdb_line(i, name, "LYS", 1, (2.0 * i, 0, 0), "") for i, name in enumerate(names)]
+        lines += [pdb_line(9, "SE", "MSE", 2, (20.0, 0, 0), "SE")]
+        lines += [pdb_line(10, "CA", "CA", 3, (30.0, 0, 0), "CA").replace("ATOM  ", "HETATM")]
+        read = read_lines(tmp_path, lines)
+        atoms = [atom.element.name for chain in read.model for residue in chain for atom in residue]
+        assert atoms == ["C", "N", "S", "C", "O", "Se", "Ca"]  # hydrogen is left out, and calcium is calcium
+        assert "elements guessed from names" in read.summary()
+
+    def test_several_structures_in_one_file_are_refused_and_a_dictionary_beside_one_is_not(self, tmp_path):
+        expected = read_lines(tmp_path, PROTEIN)
+        text = gemmi.read_structure(str(tmp_path / "a.pdb")).make_mmcif_document().as_string()
+        path = tmp_path / "b.cif"
+        path.write_text(f"data_comp_list\n_chem_comp.id ALA\n{text}")
+        assert read_structure(path).mass == expected.mass
+        path.write_text(f"{text}\n{text.replace('data_', 'data_other', 1)}")
+        with pytest.raises(CryodenError, match=r"b.cif: .* it holds 2 structures \(.*, other.*\); give each a file"):
+            read_structure(path)
+
+    @pytest.mark.parametrize(("step", "atoms", "told"), [
+        (0.1, 20, "the first of 3 models in one place"), (40.0, 60, "3 models side by side taken together"),
+    ])  # fmt: skip
+    def test_models_in_one_place_are_an_ensemble_and_side_by_side_an_assembly(self, tmp_path, step, atoms, told):
+        lines = []
+        for number in range(3):
+            places = [(3.8 * i, 1.0 + step * number, -12.5) for i in range(20)]
+            lines += [
+                f"MODEL     {number + 1:4d}",
+                *(pdb_line(i, " CA", "ALA", i, place, "C") for i, place in enumerate(places)),
+                "ENDMDL",
+            ]
+        read = read_lines(tmp_path, lines)
+        assert read.model.count_atom_sites() == atoms
+        assert told in read.summary()
+        assert len({chain.name for chain in read.model}) == atoms // 20
+
+    def test_what_is_no_macromolecule_is_doubted(self, tmp_path, caplog):
+        read_lines(tmp_path, PROTEIN)
+        assert "its mass is 0.24 kDa, not 5 to 100000; 100% of its atoms without hydrogen are carbon" in caplog.text
+        caplog.clear()
+        peptide = [
+            pdb_line(4 * i + j, name, "ALA", i, (2.0 * i, 1.5 * j, 0), element)
+            for i in range(120)
+            for j, (name, element) in enumerate(((" N", "N"), (" CA", "C"), (" C", "C"), (" O", "O")))
+        ]
+        assert read_lines(tmp_path, peptide).summary() == "a: 480 atoms, 6.48 kDa, 1 chain, 238 Å across"
+        assert not caplog.text
+        read_lines(tmp_path, [*peptide, pdb_line(500, " C", "ALA", 200, (6000.0, 0, 0), "C")])
+        assert re.search(r"is this a macromolecule\? it is \d+ Å across, more than 3000", caplog.text)
+
+
+def without_column(text: str, name: str, path: Path) -> Path:
+    document = gemmi.cif.read_string(text)
+    document[0].find_mmcif_category("_atom_site.").loop.remove_column(f"_atom_site.{name}")
+    path.write_text(document.as_string())
+    return path

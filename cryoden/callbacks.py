@@ -105,6 +105,8 @@ def _number(epochs: int | None) -> str:
 class Report(Callback):
     """Prints tables and writes a picture of slices after each validation and test; W&B gets them too.
 
+    What each validation of a training shares, the rows beside the model's, is printed with the first alone.
+
     A test's table is also written, as test.csv, and as results.json with how and on what it was made.
 
     The first table sets the model beside the input, a volume of zeros (which scores SSIM 0.95 in these mostly empty
@@ -117,6 +119,8 @@ class Report(Callback):
         self._rows: dict[str, Scores] = {}
         self._picture: dict[str, Tensor] = {}
         self._entry = ""
+        self._epoch = 0
+        self._beside: dict[str, Scores] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say what it runs on, and where its files go."""
@@ -127,10 +131,15 @@ class Report(Callback):
         if trainer.is_global_zero:
             _say(f"{TrainerFn(stage).value} on {device} ({why}){processes}; files go to {run_directory(trainer)}")
             _say(f"precision {_about_precision(trainer.precision, device)}")
+            _say(", ".join(f"{name} of {size:,} parameters" for name, size in _networks(_training(pl_module))))
             loaded: dict[str, Particle] = getattr(getattr(trainer, "datamodule", None), "loaded", {})
             for particle in loaded.values():
                 if isinstance(particle, Structure):
                     _say(particle.summary())
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember how far the training was from which the weights are."""
+        self._epoch = checkpoint.get("epoch", -1) + 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get ready; validation volumes never change, so that their baselines are computed once."""
@@ -155,7 +164,7 @@ class Report(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and draw."""
         if not trainer.sanity_checking:
-            epoch = trainer.current_epoch + (1 if trainer.state.fn == TrainerFn.FITTING else 0)
+            epoch = trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else self._epoch
             module = _training(pl_module)
             self._finish(trainer, module, module.val_metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")
 
@@ -196,8 +205,10 @@ class Report(Callback):
         title = f"{system}, {title}"
         scores = {**self._rows, system: model}
         columns, rows = score_rows(scores, (*QUALITY, *WEDGE))
+        shown = {system: model} if self._beside is self._rows else scores  # what is the same each time is told once
+        self._beside = self._rows
         for measures, what in ((QUALITY, f"{title}: {model['nrmse'].size} volumes"), (WEDGE, _IN_WEDGE)):
-            grid = score_grid(scores, measures, what)
+            grid = score_grid(shown, measures, what)
             if len(grid.header) > 1:
                 Console().print(grid.terminal())
         if trainer.testing:
@@ -303,6 +314,13 @@ def _about_precision(precision: str | int | None, device: torch.device) -> str:
     if precision == "32-true" and native:
         return f"32-true, as asked for; {what} multiplies bfloat16: bf16-mixed is twice as fast or more"
     return str(precision)
+
+
+def _networks(module: Training) -> list[tuple[str, int]]:
+    """The kind of each network that learns, and how many parameters it has."""
+    parts = [module.denoiser.generator, *(each for each in module.children() if each is not module.denoiser)]
+    sizes = [(type(part).__name__, sum(each.numel() for each in part.parameters())) for part in parts]
+    return [(name, size) for name, size in sizes if size]
 
 
 def _training(module: LightningModule) -> Training:

@@ -96,6 +96,38 @@ def test_the_precision_is_chosen_unless_given(words, precision, run, tmp_path: P
     assert config["trainer"]["precision"] == precision
 
 
+def test_a_training_says_what_it_was_and_what_is_next_and_goes_on_from_there(run, tmp_path: Path, capfd) -> None:
+    run("fit", *tiny(EXPERIMENTS / "gan.yaml"), "--trainer.max_epochs=2")
+    printed = capfd.readouterr().out
+    assert re.search(r"^UpsampleUnet of [\d,]+ parameters, SimpleDiscriminator of [\d,]+ parameters$", printed, re.M)
+    for noise in ("FLOPs", "Metrics", "Modules in"):
+        assert noise not in printed
+    assert printed.count("│ zeros ") == 2  # of both tables, and with the first validation alone
+    assert printed.count("│ UpsampleUnet ") == 4
+    folder = tmp_path / "runs/gan/version_0"
+    *_, done, denoise, compare, more = printed.splitlines()
+    told = re.fullmatch(r"done[.] Best: val/nrmse (\S+) in epoch (1|2) of 2, (\S+)[.] Next:", done)
+    assert told is not None
+    with (folder / "metrics.csv").open() as file:
+        scores = [float(row["val/nrmse"]) for row in csv.DictReader(file) if row["val/nrmse"]]
+    assert float(told[1]) == pytest.approx(min(scores), rel=1e-3)
+    assert scores[int(told[2]) - 1] == min(scores)
+    assert Path(told[3]) == Path("runs/gan/version_0/checkpoints/best.ckpt")
+    assert denoise == "  cryoden denoise TOMOGRAM.mrc OUT.mrc --model runs/gan/version_0"
+    assert compare == "  cryoden compare runs/gan/version_0"
+    go_on = more.split()[2:-1]
+    with pytest.raises(SystemExit):
+        run("fit", *go_on, "2")
+    assert "last.ckpt: epoch 2 of 2 is done already, and there is nothing to do" in capfd.readouterr().err
+    assert [path.name for path in folder.parent.iterdir()] == ["version_0"]
+    run("fit", *go_on, "3")
+    printed = capfd.readouterr().out
+    assert "validation, epoch 3" in printed
+    assert "validation, epoch 2" not in printed
+    run("validate", "--config", str(folder / "config.yaml"), "--ckpt-path", "last")
+    assert "validation, epoch 2" in capfd.readouterr().out
+
+
 def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> None:
     arguments = tiny(EXPERIMENTS / "gan.yaml")
     run("fit", *arguments)

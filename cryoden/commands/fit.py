@@ -1,7 +1,7 @@
 """The verb `fit`, and all that it shares with Lightning's other verbs."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cryoden.console import quiet
 from cryoden.errors import CryodenError, one_line
 from cryoden.hardware import choose_device, require_devices
 from cryoden.modules.training import Training
-from cryoden.runs import SaveConfig
+from cryoden.runs import SaveConfig, run_directory
 
 
 def fit(*words: str) -> None:
@@ -79,6 +79,7 @@ def run(*words: str) -> None:
                 # by its path, not as an object, so that a run's config.yaml can be given again
                 "plugins": [{"class_path": "cryoden.modules.safeguards.SafeCheckpointIO"}],
                 "enable_progress_bar": interactive,
+                "enable_model_summary": False,  # Report tells how large the networks are
             },
             parser_kwargs={"prog": "cryoden"},
             parser_class=_Parser,
@@ -103,6 +104,43 @@ def _checkpoint_beside(configs: Sequence[Path], which: str) -> Path:
         f"ckpt_path {which}: of the run whose config.yaml is given with --config ({told}); there is no "
         f"checkpoints/{which}.ckpt beside it: give the checkpoint's path"
     )
+
+
+def _refuse_finished(path: Path, checkpoint: Mapping[str, Any], epochs: int | None) -> None:
+    """Refuse to go on from a checkpoint with which a training is at its end, before a folder is made for it.
+
+    Raises:
+        CryodenError: it is.
+    """
+    try:
+        whole = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+        done = checkpoint["epoch"] + (1 if whole else 0)
+    except (LookupError, TypeError):  # of weights alone; Lightning says what it lacks
+        return
+    if epochs is not None and 0 <= epochs <= done:
+        raise CryodenError(
+            f"{path}: epoch {done} of {epochs} is done already, and there is nothing to do; give more with "
+            "--trainer.max_epochs"
+        )
+
+
+def _closing(trainer: Trainer) -> list[str]:
+    """How a training ended, and what to do with it."""
+    kept = trainer.checkpoint_callback
+    if not isinstance(kept, ModelCheckpoint) or not kept.best_model_path:
+        return []
+    best, run = Path(kept.best_model_path), run_directory(trainer)
+    model = run if best.parent == run / "checkpoints" else best
+    epoch = read_checkpoint(best)["epoch"] + 1
+    score = "" if kept.best_model_score is None else f": {kept.monitor} {float(kept.best_model_score):.4g}"
+    lines = [
+        f"done. Best{score} in epoch {epoch} of {trainer.current_epoch}, {best}. Next:",
+        f"  cryoden denoise TOMOGRAM.mrc OUT.mrc --model {model}",
+        f"  cryoden compare {model}",
+    ]
+    if (run / "config.yaml").is_file() and model == run:
+        lines.append(f"  cryoden fit --config {run}/config.yaml --ckpt-path last --trainer.max_epochs MORE")
+    return lines
 
 
 class _Parser(OneLine, LightningArgumentParser):
@@ -165,7 +203,9 @@ class _CLI(LightningCLI):
         if given.ckpt_path in ("best", "last"):
             given.ckpt_path = str(_checkpoint_beside([Path(each) for each in given.config or []], given.ckpt_path))
         if given.ckpt_path is not None:
-            read_checkpoint(Path(given.ckpt_path))
+            checkpoint = read_checkpoint(Path(given.ckpt_path))
+            if self.config.subcommand == "fit":
+                _refuse_finished(Path(given.ckpt_path), checkpoint, given.trainer.max_epochs)
         elif self.config.subcommand != "fit":
             raise CryodenError(
                 f"{self.config.subcommand}: no checkpoint, so that a network which never learnt would be scored; give "
@@ -184,6 +224,8 @@ class _CLI(LightningCLI):
     # Lightning looks for methods of these names; a checkpoint may hold nothing but plain values.
     def fit(self, **kwargs: Any) -> None:
         self.trainer.fit(**kwargs, weights_only=True)
+        if self.trainer.is_global_zero:
+            print("\n".join(_closing(self.trainer)))
 
     def validate(self, **kwargs: Any) -> None:
         self.trainer.validate(**kwargs, weights_only=True, verbose=False)

@@ -21,6 +21,7 @@ from cryoden.inference.plan import Settings
 from cryoden.inference.quality import QUALITY, read_quality
 from cryoden.inference.runner import Runner
 from cryoden.inference.star import star_jobs, write_star
+from cryoden.inference.tilts import read_tilts
 from cryoden.models import nearest_model
 from cryoden.volume import open_volume
 
@@ -41,6 +42,8 @@ def denoise(
     tile: int | None = None,
     overlap: int | None = None,
     batch_size: int = 1,
+    measured_only: bool = False,
+    tilt_range: tuple[float, float] | str | None = None,
     devices: int = 1,
     nodes: int = 1,
     dry_run: bool = False,
@@ -69,6 +72,9 @@ def denoise(
         tile: largest edge, in voxels, of the tiles that the network sees; by default what 3 GB hold, at most 256.
         overlap: voxels over which neighbouring tiles share; by default as far as the network reaches.
         batch_size: tiles that the network sees at once.
+        measured_only: write nothing outside the measured part of Fourier space, so that nothing is filled in.
+        tilt_range: degrees, '[-60, 60]', or a file that tells them: .tlt, .rawtlt, .mdoc, a tilt series' .star; by
+            default one of the tomogram's name beside it, or what the star file names.
         devices: GPUs, or processes on a machine without, that share the tomograms.
         nodes: machines that share the tomograms, started by the cluster as for a training.
         dry_run: only print what would be done.
@@ -82,7 +88,8 @@ def denoise(
     """
     if devices < 1 or nodes < 1:
         raise CryodenError(f"devices {devices}, nodes {nodes}: each must be at least 1")
-    settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size)
+    tilts = read_tilts(tilt_range) if isinstance(tilt_range, str) else tilt_range
+    settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size, measured_only, tilts)
     device, reason = choose_device()
     require_devices(devices, device)
     kept = device.type == "cpu" and not dry_run and keep_freed_memory()

@@ -52,12 +52,12 @@ class GreyValues:
             return None
         return "bright" if self.skewness > 0 else "dark"
 
-    def describe(self) -> str:
-        """What was left out, in words; nothing where nothing was."""
+    def describe(self, left_out: str = "stay as they are") -> str:
+        """What was left out and what becomes of it, in words; nothing where nothing was."""
         told = []
         if self.left_out:
             share = 100 * self.left_out / self.voxels
-            told.append(f"{self.left_out} voxels ({share:.2g} %) are filled with one value and stay as they are")
+            told.append(f"{self.left_out} voxels ({share:.2g} %) are filled with one value and {left_out}")
         if self.hot == 1:
             told.append("1 hot or dead voxel counts as one of its neighbours")
         elif self.hot:

@@ -5,6 +5,7 @@ A plan refuses what cannot be done; then an engine carries it out.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -27,7 +28,11 @@ from cryoden.inference.jobs import Job, check_jobs
 from cryoden.inference.origin import Origin
 from cryoden.inference.plan import Plan, Settings
 from cryoden.inference.removed import structure_removed, tell_removed
+from cryoden.inference.tilts import find_tilts
+from cryoden.inference.wedge import tell_wedge
 from cryoden.volume import Volume, open_volume, write_volume
+
+_log = logging.getLogger(__name__)
 
 AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
@@ -57,7 +62,8 @@ def denoise(
         device: Where the network runs; by default the choice of `choose_device`.
         precision: Of the network; "auto" takes bfloat16 where the device computes in it.
         progress: Called with the number of tiles done and their total.
-        settings: See `Settings`: contrast, voxel_size, rescale, augment, tile, overlap, batch_size.
+        settings: See `Settings`: contrast, voxel_size, rescale, augment, tile, overlap, batch_size, measured_only,
+            tilt_range.
 
     Returns:
         The denoised volume, (D, H, W) float32, of the kind that was given: a Volume with the header of the input, an
@@ -117,7 +123,8 @@ def denoise_file(
         device: Where the network runs; by default the choice of `choose_device`.
         precision: Of the network; "auto" takes bfloat16 where the device computes in it.
         progress: Called with the number of tiles done and their total.
-        settings: See `Settings`: contrast, voxel_size, rescale, augment, tile, overlap, batch_size.
+        settings: See `Settings`: contrast, voxel_size, rescale, augment, tile, overlap, batch_size, measured_only,
+            tilt_range, which is looked for beside `path_in` where it is not given.
 
     Returns:
         The denoised volume, mapped from the file.
@@ -128,7 +135,8 @@ def denoise_file(
     path_in, path_out = Path(path_in), Path(path_out)
     check_jobs([Job(str(path_in), (path_in,), (path_out,))])
     engine = Engine.of(model, device, precision)
-    plan = plan_file(engine, path_in, path_out, Settings(**settings), overwrite=overwrite, float16=float16)
+    wanted = with_tilts(Settings(**settings), path_in)
+    plan = plan_file(engine, path_in, path_out, wanted, overwrite=overwrite, float16=float16)
     write_denoised(
         engine, plan, path_in, path_out, overwrite=overwrite, float16=float16, preview=preview, progress=progress
     )
@@ -158,6 +166,23 @@ def plan_file(
     return plan
 
 
+def with_tilts(settings: Settings, path: Path, table: Path | None = None) -> Settings:
+    """Settings for a tomogram, with the tilt range that a file tells, see `find_tilts`, unless it is stated.
+
+    Raises:
+        CryodenError: A file tells no tilts, and they are needed.
+    """
+    if settings.tilt_range is not None:
+        return settings
+    try:
+        return replace(settings, tilt_range=find_tilts(path, table))
+    except CryodenError as error:
+        if settings.measured_only:
+            raise
+        _log.warning("%s; so nothing is told of the missing wedge", error)
+        return settings
+
+
 def write_denoised(
     engine: Engine,
     plan: Plan,
@@ -168,27 +193,30 @@ def write_denoised(
     float16: bool = False,
     preview: bool = False,
     progress: Progress | None = None,
-) -> float:
+) -> list[str]:
     """Carries out what `plan_file` planned; arguments and errors are those of `denoise_file`.
 
     Returns:
-        How much structure was taken away, see `structure_removed`.
+        What is to be told of the result, in lines: how much structure was taken away, and what is in the missing wedge.
     """
     origin = Origin.of([source], engine.key(plan.settings, plan.contrast))
     with scratch(path.parent, plan.volume.data.shape) as result:
-        engine.run(plan, result, progress)
+        in_wedge = engine.run(plan, result, progress)
         origin.require_untouched([source])
         denoised = replace(plan.volume, data=result)
         label = (origin.label, engine.label(plan.settings, plan.contrast))
         write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
-        removed = structure_removed(plan.volume.data, result)
+        removed, tilts = structure_removed(plan.volume.data, result), plan.settings.tilts
+        told = []
+        if in_wedge is not None and tilts is not None:
+            told.append(tell_wedge(in_wedge, tilts, removed=plan.settings.measured_only))
         if preview:
             from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
 
             voxels = f"voxels of {plan.volume.voxel_size:.4g} Å, protein {plan.contrast}"
-            title = f"{path.name}: {voxels}\n{engine.label(plan.settings)}\n{tell_removed(removed, 'below')}"
-            write_preview(path.with_suffix(".png"), plan.volume, denoised, title)
-    return removed
+            lines = (f"{path.name}: {voxels}", engine.label(plan.settings), tell_removed(removed, "below"), *told)
+            write_preview(path.with_suffix(".png"), plan.volume, denoised, "\n".join(lines))
+    return [tell_removed(removed), *told]
 
 
 @contextmanager

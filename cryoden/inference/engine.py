@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from cryoden.inference.normalisation import has_group_norm, normalised_alike
 from cryoden.inference.plan import Plan, Settings, make_plan
 from cryoden.inference.resampling import resample
 from cryoden.inference.tiling import TileGrid, filled_section, out_of_memory, tell, tiled
+from cryoden.inference.wedge import see_wedge
 from cryoden.version import __version__
 from cryoden.volume import Volume, release
 
@@ -75,13 +76,16 @@ class Engine:
         """What is going to be done with a volume; see `make_plan`."""
         return make_plan(volume, self.denoiser, settings, name)
 
-    def run(self, plan: Plan, result: NDArray[np.float64], progress: Progress | None = None) -> None:
+    def run(self, plan: Plan, result: NDArray[np.float64], progress: Progress | None = None) -> float | None:
         """Denoises.
 
         Args:
             plan: Of this engine.
             result: (D, H, W), changed in place; may be mapped from a file.
             progress: Called with the number of tiles done and their total.
+
+        Returns:
+            The share of the answer's power that lay in the missing wedge, from 0 to 1; None where that is unknown.
 
         Raises:
             CryodenError: The network gives what is not finite, or there is no memory for even the smallest tile.
@@ -90,6 +94,16 @@ class Engine:
         while smaller is not None:
             plan = smaller
             smaller = self._attempt(plan, result, progress)
+        in_wedge = None
+        if plan.settings.tilts is not None:
+            if self.denoiser.standardize and plan.grey.scale.masked:
+                _empty_margins(result, plan.volume.data)  # whose edges have waves of any direction
+            in_wedge = see_wedge(result, plan.settings.tilts, remove=plan.settings.measured_only)
+        self._restore(plan, result)
+        return in_wedge
+
+    def _restore(self, plan: Plan, result: NDArray[np.float64]) -> None:
+        """From density of bright protein in the network's unit to the grey scale of the input, in place."""
         if not self.denoiser.standardize:
             if plan.contrast == "dark":
                 for section in result:
@@ -98,7 +112,7 @@ class Engine:
             return
         level, spread = float(plan.grey.scale.level), float(plan.grey.scale.spread)
         spread = -spread if plan.contrast == "dark" else spread
-        masked = bool(plan.grey.scale.masked)
+        masked = bool(plan.grey.scale.masked) and not plan.settings.measured_only
         for section, given in zip(result, plan.volume.data, strict=True):
             section *= spread
             section += level
@@ -109,7 +123,8 @@ class Engine:
 
     def label(self, settings: Settings, contrast: str = "") -> str:
         """What a denoised file says of itself: the network, a digest of its weights, and how it was used."""
-        used = f"{', augmented' * settings.augment}{', rescaled' * settings.rescale}"
+        used = ", augmented" * settings.augment + ", rescaled" * settings.rescale
+        used += ", measured part only" * settings.measured_only
         network = f"{type(self.denoiser.generator).__name__} {self._digest[:8]}"
         return f"cryoden {__version__}: denoised by {network}{used}, {contrast}".removesuffix(", ")
 
@@ -118,8 +133,10 @@ class Engine:
 
         Tiles and batches are left out, in which a result differs by rounding alone.
         """
-        used = (self._digest, settings.augment, settings.rescale, settings.voxel_size, contrast)
-        return hashlib.sha256(repr(used).encode()).hexdigest()[:12]
+        used = [self._digest, settings.augment, settings.rescale, settings.voxel_size, contrast]
+        if settings.measured_only:
+            used.append(settings.tilts and settings.tilts[:2])
+        return hashlib.sha256(repr(tuple(used)).encode()).hexdigest()[:12]
 
     @cached_property
     def _digest(self) -> str:
@@ -184,6 +201,14 @@ class Engine:
         finally:
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             network.to(home).train(training)
+
+
+def _empty_margins(density: NDArray[np.float64], given: NDArray[Any]) -> None:
+    """Makes background, in place, of what is filled with one value in the volume that was given."""
+    for section, before in zip(density, given, strict=True):
+        section[filled_section(before)] = 0.0
+        release(density)
+        release(given)
 
 
 def _sample(plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:

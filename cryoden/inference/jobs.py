@@ -29,12 +29,14 @@ class Job:
         inputs: The file; or first and second half.
         outputs: Where each is written when denoised.
         average: Where the average of the two denoised halves is written; None for a single file.
+        tilts: A table of its tilt series, where one is named; see `cryoden.inference.tilts`.
     """
 
     name: str
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     average: Path | None = None
+    tilts: Path | None = None
 
     @property
     def results(self) -> tuple[Path, ...]:
@@ -114,7 +116,7 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
 
 def single_jobs(files: Mapping[Path, Path], folder: Path) -> list[Job]:
     """A job for each file of `find_files`; its result has its name, with .mrc, in its subfolder of a folder."""
-    return [Job(str(path), (path,), ((folder / below).with_name(_result(path)),)) for path, below in files.items()]
+    return [Job(str(path), (path,), ((folder / below).with_name(result_name(path)),)) for path, below in files.items()]
 
 
 def half_jobs(files: Mapping[Path, Path], folder: Path) -> tuple[list[Job], list[Path]]:
@@ -157,16 +159,16 @@ def half_jobs(files: Mapping[Path, Path], folder: Path) -> tuple[list[Job], list
         inputs = (halves[0], halves[1])
         places = [folder / _without_half(files[path]) for path in inputs]
         outputs = tuple(
-            place / (path.parent.name if _half_folder(path.parent) is not None else "") / _result(path)
+            place / (path.parent.name if _half_folder(path.parent) is not None else "") / result_name(path)
             for place, path in zip(places, inputs, strict=True)
         )
-        jobs.append(Job(name, inputs, outputs, places[0] / _result(Path(name))))
+        jobs.append(Job(name, inputs, outputs, places[0] / result_name(Path(name))))
     return jobs, others
 
 
 def _half(path: Path) -> tuple[tuple[Path, str], int] | None:
     """Folder and name of the tomogram that a file is a half of, and which half; None if it is not."""
-    name = _result(path).removesuffix(".mrc")
+    name = result_name(path).removesuffix(".mrc")
     found = _HALF.search(name)
     if found:
         which = int(found[1].lower() in _HALVES[1])
@@ -202,7 +204,7 @@ def _identity(path: Path) -> set[object]:
     return {path.resolve(), (status.st_dev, status.st_ino)}
 
 
-def _result(path: Path) -> str:
+def result_name(path: Path) -> str:
     """The name of a file's result."""
     plain = _plain(path)
     return f"{plain.stem if plain.suffix.lower() in _SUFFIXES + _OTHERS else plain.name}.mrc"

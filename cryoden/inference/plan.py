@@ -12,6 +12,7 @@ from cryoden.errors import CryodenError
 from cryoden.inference.contrast import Contrast, GreyValues, look
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.tiling import TileGrid, fit_tile, tell
+from cryoden.inference.tilts import TiltRange
 from cryoden.volume import Statistics, Volume, check_length, measure
 
 _MEMORY = 3e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
@@ -43,6 +44,9 @@ class Settings:
             the network reaches, and nothing fades, since nothing tells where tiles met; where nothing is known of its
             reach, or that would cost too much, 32 or a third of `tile`.
         batch_size: Tiles denoised at once: more are faster on a GPU and need more of its memory.
+        measured_only: Take out of the answer what lies in the missing wedge, where nothing was measured; needs
+            `tilt_range`. Margins become background, since their edges have waves of any direction.
+        tilt_range: The lowest and the highest tilt in degrees, about y. What the answer has beyond them is told.
     """
 
     contrast: Literal["auto", "bright", "dark"] = "auto"
@@ -52,6 +56,8 @@ class Settings:
     tile: int | None = None
     overlap: int | None = None
     batch_size: int = 1
+    measured_only: bool = False
+    tilt_range: tuple[float, float] | TiltRange | None = None
 
     def __post_init__(self) -> None:
         if self.contrast not in ("auto", "bright", "dark"):
@@ -60,6 +66,13 @@ class Settings:
             check_length("voxel_size", self.voxel_size)
         if self.batch_size < 1:
             raise CryodenError(f"batch size {self.batch_size} is too small: at least 1 tile at once is needed")
+        if self.tilts is not None:
+            self.tilts.check()
+
+    @property
+    def tilts(self) -> TiltRange | None:
+        """Between which tilts the volume was measured, if that is known."""
+        return None if self.tilt_range is None else TiltRange(*self.tilt_range)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +119,16 @@ class Plan:
         resampled = (
             f", resampled to {tell(self.network_tile)} for the network" if self.grid.tile != self.network_tile else ""
         )
-        return (
-            f"{shape} voxels (x, y, z) of {self.volume.voxel_size:.4g} Å, protein {self.contrast} ({told}), "
-            f"{len(self.grid)} tile{'s' * (len(self.grid) > 1)} of {tell(self.grid.tile)} voxels{resampled}"
-            + (f"; {left_out}" if (left_out := self.grey.describe()) else "")
+        left_out = self.grey.describe("become background" if self.settings.measured_only else "stay as they are")
+        return "; ".join(
+            part
+            for part in (
+                f"{shape} voxels (x, y, z) of {self.volume.voxel_size:.4g} Å, protein {self.contrast} ({told}), "
+                f"{len(self.grid)} tile{'s' * (len(self.grid) > 1)} of {tell(self.grid.tile)} voxels{resampled}",
+                f"tilts {self.settings.tilts}" if self.settings.tilts else "",
+                left_out,
+            )
+            if part
         )
 
 
@@ -128,6 +147,11 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
     Raises:
         CryodenError: As `denoise`.
     """
+    if settings.measured_only and settings.tilts is None:
+        raise CryodenError(
+            f"{name}: which part of Fourier space was measured is not known: state its tilts, such as "
+            "--tilt-range '[-60, 60]', or put its .tlt, .rawtlt or .mdoc beside it"
+        )
     voxel_size = settings.voxel_size or volume.voxel_size
     ratio = _ratio(voxel_size, model.voxel_size, settings.rescale, name)
     depth, height, width = volume.data.shape

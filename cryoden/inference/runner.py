@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cryoden.errors import CryodenError
 from cryoden.files import check_output, claimed, made_folder
-from cryoden.inference.denoise import plan_file, scratch, write_denoised
+from cryoden.inference.denoise import plan_file, scratch, with_tilts, write_denoised
 from cryoden.inference.engine import Engine
 from cryoden.inference.engine import Progress as TileProgress
 from cryoden.inference.halves import average, check_halves, see_halves
@@ -24,7 +24,6 @@ from cryoden.inference.memory import peak_memory
 from cryoden.inference.origin import Origin
 from cryoden.inference.plan import Plan, Settings
 from cryoden.inference.quality import Quality, judge, quality_table, reading, write_quality
-from cryoden.inference.removed import tell_removed
 from cryoden.metrics.halves import Halves
 from cryoden.volume import Volume, open_volume, write_volume
 
@@ -66,7 +65,7 @@ class Runner:
         """
         place = job.results[-1]
         with self._folder(place), claimed(place) if place.parent.is_dir() else nullcontext():
-            yield from self._make(job)  # which says so where there is no folder
+            yield from self._for(job)._make(job)  # which says so where there is no folder
 
     def _folder(self, place: Path) -> AbstractContextManager[None]:
         """The folder of a result, made if that was asked for."""
@@ -80,6 +79,10 @@ class Runner:
         with claimed(place, wait=False) as free:
             return not free
 
+    def _for(self, job: Job) -> Runner:
+        """This runner with the tilts of one tomogram."""
+        return replace(self, settings=with_tilts(self.settings, job.inputs[0], job.tilts))
+
     def _make(self, job: Job) -> Iterator[str]:
         if not self.overwrite and self.is_done(job):
             yield f"{job.name}: done already, {job.results[-1]}"
@@ -90,7 +93,7 @@ class Runner:
                 continue
             yield f"{path}: {plan.describe()}"
             with self._folder(output), _progress(path.name) as progress:
-                removed = write_denoised(
+                told = write_denoised(
                     self.engine,
                     plan,
                     path,
@@ -101,7 +104,7 @@ class Runner:
                     progress=progress,
                 )
             yield f"wrote {output}" + (f" and {output.with_suffix('.png')}" if self.preview else "")
-            yield f"  {tell_removed(removed)}"
+            yield from (f"  {line}" for line in told)
         if halves is not None:
             yield from self._finish_halves(job, plans, halves)
 
@@ -114,7 +117,7 @@ class Runner:
         if not self.overwrite and self.is_done(job):
             yield f"{job.name}: done already, {job.results[-1]}"
             return
-        for path, output, plan in zip(job.inputs, job.outputs, self._plan(job)[0], strict=True):
+        for path, output, plan in zip(job.inputs, job.outputs, self._for(job)._plan(job)[0], strict=True):
             memory = peak_memory(self.engine.denoiser.generator, plan.settings.batch_size, plan.network_tile)
             yield f"{path} -> {output}"
             yield f"  {plan.describe()}; {memory / 1e9:.2g} GB of memory for the network on {self.engine.device}"
@@ -189,9 +192,13 @@ class Runner:
 
     def is_done(self, job: Job) -> bool:
         """Whether all results of a job exist as `run` would make them now."""
+        try:
+            runner = self._for(job) if self.settings.measured_only else self  # else the tilts change nothing
+        except CryodenError:
+            return False
         halves = zip(job.outputs, job.inputs, strict=True)
-        return all(self._is_done(output, [path]) for output, path in halves) and (
-            job.average is None or self._is_done(job.average, job.inputs)
+        return all(runner._is_done(output, [path]) for output, path in halves) and (
+            job.average is None or runner._is_done(job.average, job.inputs)
         )
 
     def _is_done(self, output: Path, sources: Sequence[Path]) -> bool:

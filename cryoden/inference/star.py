@@ -20,6 +20,8 @@ _NAME = "rlnTomoName"
 _HALVES = ("rlnTomoReconstructedTomogramHalf1", "rlnTomoReconstructedTomogramHalf2")
 _WHOLE = "rlnTomoReconstructedTomogram"
 _DENOISED = "rlnTomoReconstructedTomogramDenoised"
+_SERIES = "rlnTomoTiltSeriesStarFile"
+_TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")  # as aligned, which the tomogram was made with; as recorded
 _NOTHING = {"", "None", "none", "null", "."}  # what programs write where there is no file
 
 # A value in quotes, which end where a blank follows, or without; or a comment to the end of the line.
@@ -87,12 +89,14 @@ def star_jobs(path: Path, folder: Path) -> tuple[dict[int, Job], list[str]]:
         names[name] = row
         halves = [table.value(row, column) for column in _HALVES]
         whole = table.value(row, _WHOLE)
+        series = table.value(row, _SERIES)
+        tilts = _locate(series, path) if series else None
         result = folder / f"{name}.mrc"
         if all(halves):
             outputs = tuple(folder / f"{name}_half{number}.mrc" for number in (1, 2))
-            jobs[row] = Job(name, tuple(_locate(file, path) for file in halves), outputs, result)
+            jobs[row] = Job(name, tuple(_locate(file, path) for file in halves), outputs, result, tilts)
         elif whole:
-            jobs[row] = Job(name, (_locate(whole, path),), (result,))
+            jobs[row] = Job(name, (_locate(whole, path),), (result,), tilts=tilts)
         else:
             empty = [
                 column for column in (*_HALVES, _WHOLE) if column in table.columns and not table.value(row, column)
@@ -137,8 +141,28 @@ def write_star(path: Path, target: Path, done: Mapping[int, Job]) -> None:
     write_text(target, "".join(lines), overwrite=True)
 
 
-def _read(path: Path) -> _Table:
-    """The block of a star file that has the tomograms.
+def tilts_of_table(path: Path) -> list[float]:
+    """The angles of a RELION 5 table of a tilt series, in degrees: as aligned where they are, else as recorded.
+
+    Raises:
+        CryodenError: The file is no such table, or one of the angles is no number.
+    """
+    for column in _TILTS:
+        try:
+            table = _read(path, column, "of a tilt series")
+        except CryodenError:
+            if column == _TILTS[-1]:
+                raise
+            continue
+        try:
+            return [float(table.value(row, column)) for row in table.rows]
+        except ValueError as error:
+            raise CryodenError(f"{path}: a {column} is no number ({error}); correct the table") from error
+    raise AssertionError("the last column either is read or raises")
+
+
+def _read(path: Path, column: str = _NAME, what: str = "of tomograms") -> _Table:
+    """The block of a star file that has a column.
 
     Raises:
         CryodenError: There is no such file, it is no text, has no such block, or a row has not one value a column.
@@ -152,10 +176,10 @@ def _read(path: Path) -> _Table:
         raise CryodenError(f"{path} is not a star file: {error}") from error
     starts = [i for i, line in enumerate(lines) if line.lstrip("\ufeff").lower().startswith("data_")]
     for start, stop in pairwise([*starts, len(lines)]):
-        if any(_words(line)[:1] == [f"_{_NAME}"] for line in lines[start:stop]):
+        if any(_words(line)[:1] == [f"_{column}"] for line in lines[start:stop]):
             return _table(path, lines, start + 1, stop)
-    what = f"no block of it has a column {_NAME}" if starts else "it has no line data_"
-    raise CryodenError(f"{path} is no RELION 5 table of tomograms: {what}")
+    lacks = f"no block of it has a column {column}" if starts else "it has no line data_"
+    raise CryodenError(f"{path} is no RELION 5 table {what}: {lacks}")
 
 
 def _table(path: Path, lines: list[str], start: int, stop: int) -> _Table:

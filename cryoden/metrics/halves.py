@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -43,7 +44,8 @@ _FADE = 8  # an eighth of each axis fades out at either end
 _QUARTILE, _MEASURED = 0.75, 0.1  # a missing wedge holds less than this share of the power of its ring's quartile
 _SAME = 0.9999
 _TINY = 1e-30
-_SHARED = 0.5  # FSC of the halves that no shell falls below: noise cannot be told from signal
+_SHARED = 0.03  # FSC of halves which, where there is hardly anything but noise, shows that they share some of that
+_AT_ONCE = 6  # the sixth part of all shells is taken together to tell whether noise is shared
 _APART = 0.3  # root mean square of how much the power of halves differs, cell by cell: 0.06 of frames, 0.7 of tilts
 _SURE = 5.0  # deviations by which the halves must agree in a shell that is judged
 _COARSE = 0.25  # cycles per voxel; half of Nyquist
@@ -159,10 +161,11 @@ class Halves:
                 f"{apart:.2f} from place to place in Fourier space, that of frame halves by less than {_APART:g}); "
                 "make halves of even and odd frames"
             )
-        elif bool((agreement > _SHARED).all()):
+        elif (least := raw.least_agreement) > _SHARED:
             flaw = (
-                f"the halves agree by {float(agreement.min()):.2f} or more at all frequencies, so that noise that they "
-                "share cannot be told from signal; make halves that have no frame in common"
+                f"the halves agree by {least:.2f} or more at all frequencies, so that noise in both cannot be told "
+                f"from signal (somewhere they must agree by less than {_SHARED:g}); make halves that have no frame in "
+                "common, and that are not filtered, of voxels so small that the signal ends before them"
             )
         elif not bool(judged.any()):
             flaw = (
@@ -334,6 +337,14 @@ class _Sums:
     def agreement(self) -> Tensor:
         """(S,), Fourier shell correlation of the two answers."""
         return _correlation(*(each.sum(0) for each in (self.both, self.first, self.second)))
+
+    @property
+    def least_agreement(self) -> float:
+        """The smallest correlation of the two answers, over some neighbouring shells at a time."""
+        sums = torch.stack([each.sum(0)[1:] for each in (self.both, self.first, self.second)])
+        cross, one, other = F.avg_pool1d(sums, max(1, sums.shape[1] // _AT_ONCE), 1)
+        agreement = _correlation(cross, one, other)
+        return float(agreement[~agreement.isnan()].min())
 
     def filtered(self, transfer: Tensor) -> _Sums:
         """The same of answers through a filter: transfer (S,)."""

@@ -194,13 +194,16 @@ def test_halves_of_any_kind_of_number_are_left_as_they_are():
 
 
 def test_halves_that_prove_nothing_are_refused():
-    _, first, second = tomogram(0.1)
+    signal, first, second = tomogram(0.1)
     noise = np.random.default_rng(3).normal(size=SHAPE).astype(np.float32)
     with pytest.raises(CryodenError, match="hold the same voxels"):
         half_scores(first, 2 * first + 5, {}, VOXEL_SIZE)
-    with pytest.raises(
-        CryodenError, match=r"agree by 0\.\d+ or more at all frequencies, so that noise that they share"
-    ):
+    for share in (0.05, 0.3):
+        common = math.sqrt(share / 0.1) * through(noise, measured())
+        mixed = [signal + math.sqrt(1 - share) * (each - signal) + common for each in (first, second)]
+        with pytest.raises(CryodenError, match=rf"agree by {share:.1g}\d? or more at all frequencies, so that noise"):
+            half_scores(*mixed, {}, VOXEL_SIZE)
+    with pytest.raises(CryodenError, match=r"agree by 0\.\d+ or more at all frequencies"):
         half_scores((first + second) / 2, second, {}, VOXEL_SIZE)
     with pytest.raises(CryodenError, match="agree at no frequency"):
         half_scores(first, through(noise, measured()), {}, VOXEL_SIZE)

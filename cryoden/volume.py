@@ -316,6 +316,7 @@ def _map_mrc(path: Path) -> tuple[np.recarray[Any, Any], bytes, NDArray[Any]]:
     with _unpacked(path) as plain:
         with warnings.catch_warnings(record=True) as mended:
             warnings.simplefilter("always")
+            warnings.simplefilter("ignore", DeprecationWarning)  # mrcfile's own, of its numpy; a header's are others
             try:
                 with mrcfile.open(plain, permissive=True, header_only=True) as mrc:
                     header = mrc.header.copy().view(np.recarray)

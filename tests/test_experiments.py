@@ -28,6 +28,7 @@ SMALLEST = {
     "density": "phantom:1 --runs 1",
     "fit": "--data.num_workers=0 --data.box=32 --data.voxel_size=12 --data.resolution=24 --data.copies=8",
     "gan": "--channels 2 --box 16 --batch 2 --runs 1",
+    "gpu": "--device cpu --small --out gpu.json",
     "growth": "box --points 1 --output .",
     "loading": "--copies 20 --box 16 --num_workers 0",
     "memory": "--channels 2 --box 16 --batch 1",

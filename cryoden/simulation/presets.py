@@ -17,7 +17,7 @@ from cryoden.simulation.tilt_series import (
 )
 
 _SHAPE = (96, 192, 192)  # voxels of a scene: large enough for what is beside a box, and made in ten seconds
-_OCCUPANCY = (0.01, 0.12)  # of particles: from a dilute sample to a crowded one
+_OCCUPANCY = (0.005, 0.12)  # of particles: from a dilute sample to a crowded one
 _AROUND = 250.0  # Å that a scene is larger than the largest thing in it
 _LEAST = 100.0  # Å across, of what would be a vesicle or a lump
 
@@ -48,11 +48,12 @@ def realistic(voxel_size: float, shape: tuple[int, int, int] | None = None) -> P
     shape = shape or _SHAPE
     widest = min(600.0, min(shape) * voxel_size - _AROUND)
     large = widest >= _LEAST
-    background = Background(proteins=(0.0, 60.0), solutes=(0.0, 0.06))
+    background = Background(proteins=(0.0, 40.0), solutes=(0.0, 0.04))
     contents = SceneContents(
         occupancy=_OCCUPANCY,
         vesicles=(0, 1) if large else 0,
         vesicle_diameter=(min(300.0, widest), widest) if large else _LEAST,
+        membranes=(0, 1) if large else 0,
         membrane_proteins=(0.0, 10.0),
         fiducials=(0, 2),
         fiducial_diameter=(60.0, 150.0) if large else 60.0,

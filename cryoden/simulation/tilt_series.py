@@ -542,8 +542,9 @@ class TiltSeriesDegradation(Degradation):
         exposures = [per_tilt * scheme.recorded.index(angle) for angle in angles]
         scatter = torch.randn(len(angles), generator=random, dtype=torch.float64)
         defocus = parameters["defocus"] + parameters["defocus_scatter"] * scatter
-        lens = self._aberration((tall, wide), angles, defocus, parameters).to(density)
-        envelope = self._envelope((tall, wide), exposures, per_tilt, parameters).to(density)
+        device = volume.device
+        lens = self._aberration((tall, wide), angles, defocus, parameters, device)
+        envelope = self._envelope((tall, wide), exposures, per_tilt, parameters, device)
         spectrum = torch.fft.rfft2(density)
         left_of_it = torch.fft.irfft2(spectrum * envelope, s=density.shape[-2:])
         amplitude = self.optics.amplitude_contrast
@@ -558,7 +559,7 @@ class TiltSeriesDegradation(Degradation):
         blank = per_tilt * parameters["voxel_size"] ** 2 * self.detector.dqe * transmitted
         blank = blank.to(density)[:, None, None]
         expected = blank * images
-        on_device = torch.Generator(volume.device).manual_seed(draw_seed(random))
+        on_device = torch.Generator(device).manual_seed(draw_seed(random))
         counts = torch.poisson(expected, generator=on_device)
 
         # The gain is that of protein: gold, of other frequencies, would change its scale.
@@ -570,8 +571,9 @@ class TiltSeriesDegradation(Degradation):
         if corrected is not None:
             kept = kept * corrected[0]
         gain = _gain(seen, kept)
-        transfer = contrast_transfer(self._aberration((height, columns), angles, defocus, parameters), amplitude)
-        return TiltSeries(counts, expected, blank, angles, exposures, transfer.to(density), gain, draw_seed(random))
+        lens = self._aberration((height, columns), angles, defocus, parameters, device)
+        transfer = contrast_transfer(lens, amplitude)
+        return TiltSeries(counts, expected, blank, angles, exposures, transfer, gain, draw_seed(random))
 
     def _contrast(self, parameters: Parameters) -> float:
         """Twice the phase shift of one voxel of density 1."""
@@ -628,7 +630,7 @@ class TiltSeriesDegradation(Degradation):
         weighted = choices(self.dose_weighting)[int(parameters["dose_weighting"])]
         if kind == "none" and not weighted:
             return None
-        frequency = _frequency(size, parameters["voxel_size"]).to(transfer)
+        frequency = _frequency(size, parameters["voxel_size"], transfer.device)
         factor = torch.ones_like(transfer)
         if kind != "none":
             factor = transfer.sign() if kind == "phase_flip" else deconvolution(frequency, transfer)
@@ -682,19 +684,29 @@ class TiltSeriesDegradation(Degradation):
         return images
 
     def _envelope(
-        self, size: tuple[int, int], exposures: Sequence[float], per_tilt: float, parameters: Parameters
+        self,
+        size: tuple[int, int],
+        exposures: Sequence[float],
+        per_tilt: float,
+        parameters: Parameters,
+        device: torch.device,
     ) -> Tensor:
         """(T, H, F): what is left of the signal by all that blurs it: coherence, the camera, and radiation."""
-        frequency = _frequency(size, parameters["voxel_size"])
+        frequency = _frequency(size, parameters["voxel_size"], device)
         envelope = torch.exp(-parameters["b_factor"] / 4 * frequency.square())
         averaged = choices(self.detector.binned_by)[int(parameters["binned_by"])] == "averaging"
         for dim, cycles in (((slice(None), None), torch.fft.fftfreq(size[0])), ((None,), torch.fft.rfftfreq(size[1]))):
-            envelope = envelope * torch.sinc(cycles if averaged else cycles / self.detector.binning)[dim]
-        seen = torch.tensor(exposures, dtype=torch.float32)[:, None, None] + per_tilt / 2
+            envelope = envelope * torch.sinc(cycles if averaged else cycles / self.detector.binning)[dim].to(device)
+        seen = torch.tensor(exposures, device=device)[:, None, None] + per_tilt / 2
         return envelope * damage(frequency, parameters["radiation_damage"] * seen, self.optics.voltage)
 
     def _aberration(
-        self, size: tuple[int, int], angles: Sequence[float], defocus: Tensor, parameters: Parameters
+        self,
+        size: tuple[int, int],
+        angles: Sequence[float],
+        defocus: Tensor,
+        parameters: Parameters,
+        device: torch.device | None = None,
     ) -> Tensor:
         """(S, T, H, F): of the lens, in strips across the image, one where defocus (T,) is the same in all."""
         tilts = torch.tensor(angles, dtype=torch.float64).deg2rad()
@@ -706,8 +718,8 @@ class TiltSeriesDegradation(Degradation):
         # a point at u across the image lies -u tan(tilt) along the beam, and what lies higher is less under focus
         values = defocus + strips[:, None] * parameters["voxel_size"] * tilts.tan() / 1e4
         return aberration(
-            _frequency(size, parameters["voxel_size"]),
-            values.float()[..., None, None],
+            _frequency(size, parameters["voxel_size"], device),
+            values.to(device, torch.float32)[..., None, None],
             self.optics.voltage,
             self.optics.spherical_aberration,
         ).expand(-1, len(tilts), -1, -1)
@@ -753,10 +765,10 @@ def _united(strips: Sequence[Tensor]) -> Tensor:
     return united
 
 
-def _frequency(size: tuple[int, int], voxel_size: float) -> Tensor:
+def _frequency(size: tuple[int, int], voxel_size: float, device: torch.device | None = None) -> Tensor:
     """(H, W // 2 + 1), 1/Å, of images of this size."""
-    height, width = size
-    return torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)) / voxel_size
+    height, width = torch.fft.fftfreq(size[0], device=device), torch.fft.rfftfreq(size[1], device=device)
+    return torch.hypot(height[:, None], width) / voxel_size
 
 
 def _size_of_frequency(volume: Tensor) -> Tensor:

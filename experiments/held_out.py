@@ -5,20 +5,25 @@
 
 Every tomogram NAME_degraded.mrc of the folders is denoised as `cryoden denoise` does it; each filter has the setting
 that is best on that very tomogram, which nobody has in a laboratory. All are compared with NAME_clean.mrc after an
-affine fit, without gold and what is around it: correlation, NRMSE, also where there is something,
-Fourier shell correlation in the measured part of Fourier space and in the missing wedge, where the former falls below
-0.5, and how much of the structure was taken away: of the truth itself, and of half of it, this is told to compare with.
-The medians over tomograms are printed.
+affine fit, without gold and what is around it: correlation, NRMSE, also where there is something, Fourier shell
+correlation in the measured part of Fourier space and in the missing wedge, where the former falls below 0.5, how much
+of the structure was taken away (of the truth itself, and of half of it, this is told to compare with), and the share of
+the answer's power that lies where there is nothing. With --topaz, its command, Topaz's two models for tomograms stand
+beside them. With --find, a structure of the scenes, it is told how well template matching finds it above the threshold
+that was best on the first tomogram of the folder. The medians over tomograms are printed.
 """
 
 import argparse
 import json
 import math
+import re
 import shlex
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +32,22 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
-from cryoden import denoise, load_denoiser, read_volume
+from cryoden import Volume, denoise, load_denoiser, read_volume, write_volume
 from cryoden.data.pairs import told_tilt_range
 from cryoden.evaluation.baselines import FILTERS
 from cryoden.evaluation.results import plain_numbers, provenance, spread
+from cryoden.evaluation.template_matching import (
+    above,
+    best_threshold,
+    find_peaks,
+    match_detections,
+    match_template,
+    orientation_grid,
+)
 from cryoden.inference.removed import structure_removed
+from cryoden.particles import load_particle
+from cryoden.simulation.degradation import MissingWedge
+from cryoden.simulation.scene import Placement
 from cryoden.simulation.units import BRIGHTEST
 
 Array = NDArray[np.float64]
@@ -39,6 +55,7 @@ Mask = NDArray[np.bool_]
 
 AROUND = 9  # voxels around the middle of gold that are left out
 SOMETHING = 0.2  # of the 99.9th percentile of the truth; above, there is something
+ORIENTATIONS = 200  # of a template: 42° apart
 SHELLS = 31  # of 1/64 cycles per voxel, up to Nyquist
 
 
@@ -91,6 +108,7 @@ class Truth:
             "resolution_half": 2 * self.voxel_size * ((SHELLS + 1) / (below[0] + 1.5) if len(below) else 1),
             "gain": gain,
             "removed": structure_removed(-self.degraded, denoised),
+            "invented": float(np.square(volume[there & ~something]).sum()) / power if power else 0.0,
         }
 
     def _without_gold(self, volume: Array) -> Array:
@@ -118,7 +136,21 @@ class Truth:
         return curve(measured), curve(~measured)
 
 
-def methods(truth: Truth, models: dict[str, Path]) -> Iterator[tuple[str, NDArray[np.float32], float]]:
+def topaz(command: Path, data: NDArray[np.float32], voxel_size: float) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """What Topaz's models make of a tomogram (Bepler et al. 2020), run as a program of its own on a CPU."""
+    for model in ("unet-3d-10a", "unet-3d-20a"):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "tomogram.mrc"
+            write_volume(source, Volume(data, voxel_size))
+            words = [command, "denoise3d", source, "-o", f"{folder}/out", "-m", model, "-d", -1, "-s", 96, "-p", 24]
+            subprocess.run([str(word) for word in words], check=True, capture_output=True)
+            (written,) = (Path(folder) / "out").glob("*.mrc")
+            yield f"Topaz {model}", read_volume(written).data.astype(np.float32)
+
+
+def methods(
+    truth: Truth, models: dict[str, Path], command: Path | None
+) -> Iterator[tuple[str, NDArray[np.float32], float]]:
     """Each method's name, what it makes of the tomogram, protein bright, and the seconds that it took."""
     bright = -truth.degraded
     yield "input", bright, 0.0
@@ -132,6 +164,10 @@ def methods(truth: Truth, models: dict[str, Path]) -> Iterator[tuple[str, NDArra
         began = time.perf_counter()
         filtered = each(batch, min(tried)[1])[0, 0].numpy()
         yield each.name, filtered, time.perf_counter() - began
+    began = time.perf_counter()
+    for name, answer in topaz(command, bright, truth.voxel_size) if command else ():
+        yield name, answer, time.perf_counter() - began
+        began = time.perf_counter()
     for name, path in models.items():
         model = load_denoiser(path)
         began = time.perf_counter()
@@ -139,26 +175,94 @@ def methods(truth: Truth, models: dict[str, Path]) -> Iterator[tuple[str, NDArra
         yield name, np.asarray(denoised, np.float32), time.perf_counter() - began
 
 
+class Search:
+    """Template matching of one structure, in the tomograms of a folder, one after the other.
+
+    Args:
+        entry: a structure of the scenes.
+        path: of a tomogram of the folder; particles.star and classes lie beside it.
+    """
+
+    def __init__(self, entry: str) -> None:
+        self.entry, self.particle = entry, load_particle(entry)
+        self.rotations = orientation_grid(ORIENTATIONS)
+        self.least: dict[str, float] = {}
+
+    def f1(self, method: str, volume: NDArray[np.float32], path: Path, truth: Truth) -> float:
+        """Of what is found; the first tomogram gives the threshold, and no score: nan.
+
+        Args:
+            method: whose answer it is: each has a threshold of its own.
+            volume: (D, H, W), protein bright.
+            path: of the tomogram.
+            truth: of it.
+        """
+        size = truth.voxel_size
+        measured = None
+        if method == "input":  # what was never measured is no part of the template either
+            measured = MissingWedge(truth.tilt_range).measured(
+                torch.empty(1, 1, *volume.shape),
+                [{"tilt_min": truth.tilt_range[0], "tilt_max": truth.tilt_range[1]}],
+            )
+        best, index = match_template(
+            torch.from_numpy(volume)[None, None],
+            self.particle,
+            self.rotations,
+            voxel_size=size,
+            resolution=2 * size,
+            measured=measured,
+        )
+        across, name = self.particle.diameter / size, self.particle.name
+        there = [placed for placed in placements(path) if placed.particle == self.entry]
+        finds = find_peaks({name: (best[0], index[0])}, self.rotations, {name: 0.4 * across}, 2 * len(there) + 10)
+        found, wanted, near = (
+            [[replace(each, particle=self.entry) for each in finds]],
+            [there],
+            {self.entry: across / 4},
+        )
+        if method not in self.least:
+            self.least[method] = best_threshold(found, wanted, near, size)
+            return math.nan
+        return match_detections(above(found, self.least[method]), wanted, near, size).f1
+
+
+def placements(path: Path) -> list[Placement]:
+    """Where things are in a simulated tomogram, from the table beside it, as `cryoden simulate` writes it."""
+    text = path.with_name(path.name.replace("_degraded.mrc", "_particles.star")).read_text(encoding="utf-8")
+    names = dict(re.findall(r"^# class (\d+): (.+)$", text, re.MULTILINE))
+    rows = [line.split() for line in text.splitlines() if len(line.split()) == 8 and not line.startswith(("_", "#"))]
+    return [
+        Placement(names[row[7]], np.array([float(row[3]), float(row[2]), float(row[1])]), np.eye(3)) for row in rows
+    ]
+
+
 def main() -> None:
     """Print a row for each method, and write what was found of each tomogram."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL")
+    parser.add_argument("--topaz", type=Path, help="its command, in an environment of its own")
+    parser.add_argument("--find", metavar="ENTRY", help="a structure to find by template matching")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     models = {name: Path(path) for name, _, path in (each.partition("=") for each in arguments.model)}
     rows: list[dict[str, Any]] = []
     for folder in arguments.folders:
+        search = Search(arguments.find) if arguments.find else None
         for path in sorted(folder.glob("*_degraded.mrc")):
             truth = Truth.read(path)
-            for name, volume, seconds in methods(truth, models):
+            for name, volume, seconds in methods(truth, models, arguments.topaz):
                 scores = {**truth.scores(volume), "seconds": seconds}
+                if search and name in ("input", "the truth", "Gaussian filter", "Topaz unet-3d-10a", *models):
+                    scores["f1"] = search.f1(name, volume, path, truth)
                 rows.append({"tomogram": f"{folder.name}/{path.stem}", "method": name, **scores})
                 told = ", ".join(f"{measure} {value:.3f}" for measure, value in scores.items())
                 print(f"{folder.name}/{path.stem} {name}: {told}", flush=True)
     measures = list(rows[0])[2:]
     percentiles = {
-        name: {key: spread(np.array([row[key] for row in rows if row["method"] == name])) for key in measures}
+        name: {
+            key: spread(np.array([row.get(key, math.nan) for row in rows if row["method"] == name])) for key in measures
+        }
         for name in dict.fromkeys(row["method"] for row in rows)
     }
     found = {

@@ -4,7 +4,8 @@
 
 The real one shows a straight microtubule along y, bright, as for microtubule.py. The simulated ones are the preset's,
 each with a microtubule along its section, and as large a part as the real one is cut around that. Beside them stand
-tomograms without background and without variety: a microtubule and a particle in empty ice, one microscope.
+tomograms of a purified microtubule, with nothing else in the ice but the preset's background, and some without
+background and without variety: a microtubule and a particle in empty ice, one microscope.
 """
 
 import argparse
@@ -136,18 +137,20 @@ def main() -> None:
     plain = TiltSeriesDegradation(
         voxel_size=size, sirt_like=10, optics=Optics(defocus=3.0), exposure=Exposure(dose=100.0, thickness=150.0)
     )
+    background = replace(preset.contents.background, lumps=0) if preset.contents.background else None
     found = {}
     for name, contents, step, draws in (
         ("plain", empty, plain, min(PLAIN, arguments.draws)),
+        ("purified", replace(empty, background=background), preset.degradation, arguments.draws),
         ("preset", replace(preset.contents, **flat), preset.degradation, arguments.draws),
     ):
         scene = Scene(SHAPE, size, 2 * size, particles, contents)
         found[name] = spread([drawn(scene, step, seed, data.shape, real) for seed in range(draws)])
-    print(f"{'':16s} {'real':>6s}   plain: 5, 50, 95 %      preset: 5, 50, 95 %")
+    print(f"{'':16s} {'real':>6s}   " + "".join(f"{f'{name}: 5, 50, 95 %':25s}" for name in found))
     for name, value in theirs._asdict().items():
         if name != "power":
             rows = ["  ".join(f"{each:6.2f}" for each in of[name]) for of in found.values()]  # type: ignore[attr-defined]
-            print(f"{name:16s} {value:6.2f}   {rows[0]}   {rows[1]}")
+            print(f"{name:16s} {value:6.2f}   " + "   ".join(rows))
     if arguments.output:
         record = {
             "commands": [shlex.join(["python", "experiments/realism.py", *sys.argv[1:]])],

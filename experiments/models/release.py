@@ -1,8 +1,8 @@
 """Make a trained model one that comes with cryoden: its weights, and the test of them. The card is written by hand.
 
-    python experiments/models/release.py NAME RUN
+    python experiments/models/release.py NAME MODEL
 
-Both go into cryoden/models/.
+MODEL is a checkpoint, a run or exported weights. Both go into cryoden/models/; weights as float16, half as large.
 """
 
 import sys
@@ -17,11 +17,12 @@ from cryoden.models import FOLDER
 EDGE = 32  # voxels of the volume that comes with the weights
 
 
-def main(name: str, run: str) -> None:
+def main(name: str, model: str) -> None:
     """Write what belongs to a model."""
-    denoiser = load_denoiser(run)
-    weights = FOLDER / f"{name}.safetensors"
-    export_weights(denoiser, weights, overwrite=True)
+    denoiser = load_denoiser(model)
+    denoiser.generator.half()
+    export_weights(denoiser, FOLDER / f"{name}.safetensors", overwrite=True)
+    denoiser.generator.float()  # as they are read
     assert denoiser.voxel_size is not None
     data = ParticleDataModule(
         entries=["phantom:0"],

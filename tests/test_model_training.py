@@ -54,7 +54,7 @@ def test_a_model_is_trained_goes_on_and_is_released(tmp_path: Path, monkeypatch,
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_leaves_out_what_is_held_out_and_is_of_a_model_that_comes_with_cryoden(path: Path, monkeypatch) -> None:
+def test_a_recipe_is_of_a_model_and_leaves_out_what_is_held_out(path: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(MODELS)
     known = runpy.run_path(str(MODELS / "train.py"))
     recipe = known["Recipe"](**known["yaml"].safe_load(path.read_text(encoding="utf-8")))

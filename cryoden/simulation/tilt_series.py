@@ -180,7 +180,7 @@ class Exposure:
     mean_free_path: float | None = None
 
     def __post_init__(self) -> None:
-        check_range("Exposure.dose", self.dose, lambda v: 0 < v <= 1e5, "of electrons per Å² above 0, up to 100,000")
+        check_range("Exposure.dose", self.dose, lambda v: 0 < v <= 1e12, "of electrons per Å² above 0, up to 1e12")
         check_range("Exposure.radiation_damage", self.radiation_damage, lambda v: 0 <= v <= 2, "between 0 and 2")
         check_range("Exposure.thickness", self.thickness, lambda v: 0 <= v <= 2000, "between 0 and 2000 nm")
         if self.mean_free_path is not None:

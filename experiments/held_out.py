@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
-from cryoden import Volume, denoise, load_denoiser, read_volume, write_volume
+from cryoden import denoise, load_denoiser, read_volume, write_volume
 from cryoden.data.pairs import told_tilt_range
 from cryoden.evaluation.baselines import FILTERS
 from cryoden.evaluation.results import plain_numbers, provenance, spread
@@ -56,6 +56,7 @@ Mask = NDArray[np.bool_]
 AROUND = 9  # voxels around the middle of gold that are left out
 SOMETHING = 0.2  # of the 99.9th percentile of the truth; above, there is something
 ORIENTATIONS = 200  # of a template: 42° apart
+TOPAZ = ("unet-3d-10a", "unet-3d-20a")  # its models for tomograms
 SHELLS = 31  # of 1/64 cycles per voxel, up to Nyquist
 
 
@@ -136,20 +137,30 @@ class Truth:
         return curve(measured), curve(~measured)
 
 
-def topaz(command: Path, data: NDArray[np.float32], voxel_size: float) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """What Topaz's models make of a tomogram (Bepler et al. 2020), run as a program of its own on a CPU."""
-    for model in ("unet-3d-10a", "unet-3d-20a"):
-        with tempfile.TemporaryDirectory() as folder:
+def topaz(command: Path, path: Path, model: str) -> tuple[NDArray[np.float32], float]:
+    """What a model of Topaz (Bepler et al. 2020) makes of a tomogram, protein bright, and the seconds that it took.
+
+    It is run as a program of its own, on a CPU. What it wrote is kept beside the tomogram: it takes minutes; then it
+    takes no seconds, nan.
+    """
+    kept = path.with_name(path.name.replace("_degraded", f"_topaz-{model}"))
+    seconds = math.nan
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             source = Path(folder) / "tomogram.mrc"
-            write_volume(source, Volume(data, voxel_size))
+            degraded = read_volume(path)
+            write_volume(source, replace(degraded, data=-degraded.data))
             words = [command, "denoise3d", source, "-o", f"{folder}/out", "-m", model, "-d", -1, "-s", 96, "-p", 24]
+            began = time.perf_counter()
             subprocess.run([str(word) for word in words], check=True, capture_output=True)
+            seconds = time.perf_counter() - began
             (written,) = (Path(folder) / "out").glob("*.mrc")
-            yield f"Topaz {model}", read_volume(written).data.astype(np.float32)
+            written.rename(kept)
+    return read_volume(kept).data.astype(np.float32), seconds
 
 
 def methods(
-    truth: Truth, models: dict[str, Path], command: Path | None
+    truth: Truth, path: Path, models: dict[str, Path], command: Path | None
 ) -> Iterator[tuple[str, NDArray[np.float32], float]]:
     """Each method's name, what it makes of the tomogram, protein bright, and the seconds that it took."""
     bright = -truth.degraded
@@ -164,12 +175,10 @@ def methods(
         began = time.perf_counter()
         filtered = each(batch, min(tried)[1])[0, 0].numpy()
         yield each.name, filtered, time.perf_counter() - began
-    began = time.perf_counter()
-    for name, answer in topaz(command, bright, truth.voxel_size) if command else ():
-        yield name, answer, time.perf_counter() - began
-        began = time.perf_counter()
-    for name, path in models.items():
-        model = load_denoiser(path)
+    for name in TOPAZ if command else ():
+        yield f"Topaz {name}", *topaz(command, path, name)
+    for name, weights in models.items():
+        model = load_denoiser(weights)
         began = time.perf_counter()
         denoised = -denoise(truth.degraded, model, contrast="dark", voxel_size=truth.voxel_size)
         yield name, np.asarray(denoised, np.float32), time.perf_counter() - began
@@ -251,7 +260,7 @@ def main() -> None:
         search = Search(arguments.find) if arguments.find else None
         for path in sorted(folder.glob("*_degraded.mrc")):
             truth = Truth.read(path)
-            for name, volume, seconds in methods(truth, models, arguments.topaz):
+            for name, volume, seconds in methods(truth, path, models, arguments.topaz):
                 scores = {**truth.scores(volume), "seconds": seconds}
                 if search and name in ("input", "the truth", "Gaussian filter", "Topaz unet-3d-10a", *models):
                     scores["f1"] = search.f1(name, volume, path, truth)

@@ -175,8 +175,9 @@ def methods(
         began = time.perf_counter()
         filtered = each(batch, min(tried)[1])[0, 0].numpy()
         yield each.name, filtered, time.perf_counter() - began
-    for name in TOPAZ if command else ():
-        yield f"Topaz {name}", *topaz(command, path, name)
+    if command is not None:
+        for name in TOPAZ:
+            yield f"Topaz {name}", *topaz(command, path, name)
     for name, weights in models.items():
         model = load_denoiser(weights)
         began = time.perf_counter()

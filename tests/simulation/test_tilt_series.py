@@ -335,7 +335,7 @@ def test_it_has_a_public_name() -> None:
         (lambda: Detector(dqe=0), "dqe: got 0; allowed is a number above 0, up to 1"),
         (lambda: Detector(binning=0.5), "binning: got 0.5"),
         (lambda: Misalignment(shift=-1), "shift: got -1"),
-        (lambda: TiltSeriesDegradation(voxel_size=0), "voxel_size: got 0; allowed is a number of Å above 0"),
+        (lambda: TiltSeriesDegradation(voxel_size=0), "voxel_size: got 0; allowed is a number of Å from 0.01 to 10000"),
         (lambda: TiltSeriesDegradation(potential=0), "potential: got 0"),
         (lambda: TiltSeriesDegradation(weighting="sirt"), "weighting: got 'sirt'; allowed are 'ramp' and 'exact', or"),
         (lambda: TiltSeriesDegradation(correction="flip"), "correction: got 'flip'; allowed are 'none', 'phase_flip'"),

@@ -129,7 +129,8 @@ class Report(Callback):
         why = reason if device.type == best.type else f"as asked for; there is {reason}"
         processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
         if trainer.is_global_zero:
-            _say(f"{TrainerFn(stage).value} on {device} ({why}){processes}; files go to {run_directory(trainer)}")
+            files = "nothing is kept" if _is_trial(trainer) else f"files go to {run_directory(trainer)}"
+            _say(f"{TrainerFn(stage).value} on {device} ({why}){processes}; {files}")
             _say(f"precision {_about_precision(trainer.precision, device)}")
             _say(", ".join(f"{name} of {size:,} parameters" for name, size in _networks(_training(pl_module))))
             loaded: dict[str, Particle] = getattr(getattr(trainer, "datamodule", None), "loaded", {})
@@ -211,6 +212,8 @@ class Report(Callback):
             grid = score_grid(shown, measures, what)
             if len(grid.header) > 1:
                 Console().print(grid.terminal())
+        if _is_trial(trainer):
+            return
         if trainer.testing:
             data: Any = getattr(trainer, "datamodule", None)
             experiment = data.experiment if isinstance(data, VolumeDataModule) else None
@@ -314,6 +317,11 @@ def _about_precision(precision: str | int | None, device: torch.device) -> str:
     if precision == "32-true" and native:
         return f"32-true, as asked for; {what} multiplies bfloat16: bf16-mixed is twice as fast or more"
     return str(precision)
+
+
+def _is_trial(trainer: Trainer) -> bool:
+    """Whether a few batches are run to see whether they run: nothing is left behind."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def _networks(module: Training) -> list[tuple[str, int]]:

@@ -128,6 +128,14 @@ def test_a_training_says_what_it_was_and_what_is_next_and_goes_on_from_there(run
     assert "validation, epoch 2" in capfd.readouterr().out
 
 
+def test_a_trial_of_a_batch_leaves_nothing_behind(run, tmp_path: Path, capfd) -> None:
+    run("fit", *tiny(EXPERIMENTS / "gan.yaml"), "--trainer.fast_dev_run=1")
+    printed = capfd.readouterr().out
+    assert "nothing is kept" in printed
+    assert "validation, epoch 1" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> None:
     arguments = tiny(EXPERIMENTS / "gan.yaml")
     run("fit", *arguments)

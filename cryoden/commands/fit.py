@@ -179,6 +179,8 @@ class _CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer: Any = super().instantiate_trainer(**kwargs)
         trainer.callbacks.append(Stop())  # no argument of the command line's: nobody wants to be without
+        if trainer.fast_dev_run:  # Lightning's own would write its last checkpoint all the same
+            trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
         made: Trainer = trainer
         return made
 

@@ -16,7 +16,7 @@ from cryoden.console import quiet
 from cryoden.errors import CryodenError
 from cryoden.hardware import choose_device, keep_freed_memory, require_devices
 from cryoden.inference.engine import Engine
-from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, single_jobs
+from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, passed_over, single_jobs
 from cryoden.inference.plan import Settings
 from cryoden.inference.quality import QUALITY, read_quality
 from cryoden.inference.runner import Runner
@@ -24,6 +24,8 @@ from cryoden.inference.star import star_jobs, write_star
 from cryoden.inference.tilts import read_tilts
 from cryoden.models import nearest_model
 from cryoden.volume import open_volume
+
+_NAMED = 3  # files of many, where each is like the others
 
 
 def denoise(
@@ -170,6 +172,11 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list
             print(line, file=sys.stderr)
         return list(rows.values()), _Star(stars[0], folder / stars[0].name, rows)
     files = find_files(inputs, folder)
+    other = passed_over(inputs, folder)
+    if other:
+        more = f" and {len(other) - _NAMED} more" if len(other) > _NAMED else ""
+        named = ", ".join(map(str, other[:_NAMED]))
+        print(f"passed over, since they are no .mrc, .rec or .map: {named}{more}", file=sys.stderr)
     if not halves:
         return single_jobs(files, folder), None
     jobs, others = half_jobs(files, folder)

@@ -96,8 +96,7 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
     for word in words:
         path = Path(word)
         if path.is_dir():
-            inside = sorted(each for each in path.rglob("*") if _plain(each).suffix.lower() in _SUFFIXES)
-            more = [each for each in _apart(inside, path, output) if each.is_file() and not each.name.startswith(".")]
+            more = [each for each in _inside(path, output) if _is_tomogram(each)]
             if not more:
                 raise CryodenError(f"{word}: no tomogram in this folder; looked for {', '.join(_SUFFIXES)}")
             found |= {each: each.relative_to(path) for each in more if each not in found}
@@ -112,6 +111,12 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
                 raise CryodenError(f"{word}: no file has such a name")
             found |= {each: each.relative_to(base) for each in more if each not in found}
     return found
+
+
+def passed_over(words: Sequence[str], output: Path | None = None) -> list[Path]:
+    """The files in the folders among the words of `find_files` that are no tomograms by their names."""
+    folders = [Path(word) for word in words if Path(word).is_dir()]
+    return [each for folder in folders for each in _inside(folder, output) if not _is_tomogram(each)]
 
 
 def single_jobs(files: Mapping[Path, Path], folder: Path) -> list[Job]:
@@ -186,6 +191,16 @@ def _half_folder(folder: Path) -> int | None:
 def _without_half(below: Path) -> Path:
     """The subfolder of a file, without the folder of its half."""
     return below.parent if _half_folder(below.parent) is None else below.parent.parent
+
+
+def _inside(folder: Path, output: Path | None) -> list[Path]:
+    """The files in a folder and its subfolders, without hidden ones and results."""
+    found = _apart(sorted(folder.rglob("*")), folder, output)
+    return [each for each in found if each.is_file() and not each.name.startswith(".")]
+
+
+def _is_tomogram(path: Path) -> bool:
+    return _plain(path).suffix.lower() in _SUFFIXES
 
 
 def _apart(paths: Sequence[Path], searched: Path, output: Path | None) -> list[Path]:

@@ -64,6 +64,18 @@ def tomogram(seed: int = 0, sign: float = 1.0, shape: tuple[int, int, int] = (20
     return (100 + 10 * sign * data).astype(np.float32)
 
 
+def test_what_is_passed_over_in_a_folder_is_told(denoise: Command, tmp_path: Path, capfd) -> None:
+    (tmp_path / "in/sub").mkdir(parents=True)
+    write_volume(tmp_path / "in/sub/a.mrc", Volume(tomogram(), 10.0))
+    for name in ("b.tif", "c.st", "d.txt", "sub/e.mdoc", ".hidden"):
+        (tmp_path / "in" / name).touch()
+    assert denoise("in", "--output", "in/out", "--contrast=bright") == 0
+    told = capfd.readouterr().err
+    assert "passed over, since they are no .mrc, .rec or .map: in/b.tif, in/c.st, in/d.txt and 1 more\n" in told
+    assert denoise("in/sub/a.mrc", "--output", "in/out", "--contrast=bright") == 0
+    assert "passed over" not in capfd.readouterr().err
+
+
 def write(name: str, data: np.ndarray | None = None, voxel_size: float = 10.0) -> Path:
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     write_volume(name, Volume(tomogram() if data is None else data, voxel_size), overwrite=True)

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
@@ -37,6 +37,10 @@ Progress = Callable[[int, int], None]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _FLIPS = [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
+_CHECKED = (
+    "cuda",
+)  # where a tile in float32 costs little, and libraries have been seen to be silently wrong in bfloat16
+_BFLOAT16_ERROR = 0.02  # relative; docs/denoising.md says what was measured
 _SAMPLE, _SAMPLE_EDGE = 32, 96  # tiles, and their edge, that tell what the norms of a network are going to see
 
 
@@ -53,6 +57,7 @@ class Engine:
     denoiser: Denoiser
     device: torch.device
     precision: torch.dtype
+    _errors: dict[tuple[int, ...], float] = field(default_factory=dict, init=False, repr=False)  # a tile's shape → its
 
     @classmethod
     def of(cls, model: nn.Module, device: torch.device | str | None = None, precision: Precision = "auto") -> Engine:
@@ -145,7 +150,6 @@ class Engine:
 
     def _attempt(self, plan: Plan, result: NDArray[np.float64], progress: Progress | None) -> Plan | None:
         """Density of bright protein, in the network's unit, into `result`; or a plan that needs less memory."""
-        network = _Network(self, plan)
         generator = self.denoiser.generator
         divided = len(plan.grid) > 1 and has_group_norm(generator)
         if divided:
@@ -155,8 +159,9 @@ class Engine:
                 type(generator).__name__,
             )
         try:
+            network = _Network(self._proved(plan), plan)
             with (
-                self._evaluating(),
+                network.engine._evaluating(),
                 # a single tile's own statistics are those of the whole
                 normalised_alike(generator, lambda: network.show(_sample(plan))) if divided else nullcontext(),
             ):
@@ -187,6 +192,23 @@ class Engine:
         )
         return smaller
 
+    def _proved(self, plan: Plan) -> Engine:
+        """This engine, or one in float32 where this device's bfloat16 gives something else."""
+        if self.precision != torch.bfloat16 or self.device.type not in _CHECKED:
+            return self
+        if plan.network_tile not in self._errors:
+            self._errors[plan.network_tile] = error = bfloat16_error(self, plan)
+            if not error <= _BFLOAT16_ERROR:
+                _log.warning(
+                    "%s gives in bfloat16 what is off by %.1f %% of what it gives in float32, with torch %s on %s: "
+                    "going on in float32, which is slower",
+                    type(self.denoiser.generator).__name__,
+                    100 * error,
+                    torch.__version__,
+                    self.device,
+                )
+        return self if self._errors[plan.network_tile] <= _BFLOAT16_ERROR else replace(self, precision=torch.float32)
+
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """The network in evaluation mode on the device, and afterwards as and where it was."""
@@ -201,6 +223,30 @@ class Engine:
         finally:
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             network.to(home).train(training)
+
+
+def bfloat16_error(engine: Engine, plan: Plan) -> float:
+    """How far off a network is in bfloat16 on a device.
+
+    Some versions of the libraries that compute convolutions give something else, without a word.
+
+    Args:
+        engine: In whichever precision.
+        plan: Of this engine; the tile in the middle is tried.
+
+    Returns:
+        The root mean square of the difference to the answer in float32, by that of this answer; NaN or infinite where
+        an answer is.
+    """
+    tiles = list(plan.grid)
+    box, same = plan.grid.cut(plan.volume.data, tiles[len(tiles) // 2])
+    answers = []
+    for precision in (torch.bfloat16, torch.float32):
+        network = _Network(replace(engine, precision=precision), plan)
+        with network.engine._evaluating():
+            answers.append(network.answer(torch.from_numpy(box[None, None]), torch.from_numpy(same[None, None])))
+    rounded, exact = answers
+    return float((rounded - exact).norm() / exact.norm()) if exact.any() else float(rounded.norm())
 
 
 def _empty_margins(density: NDArray[np.float64], given: NDArray[Any]) -> None:
@@ -232,10 +278,14 @@ class _Network:
         self.sign = -1.0 if plan.contrast == "dark" else 1.0
 
     @torch.no_grad()
+    def answer(self, boxes: Tensor, same: Tensor) -> Tensor:
+        """What the network makes of tiles (B, 1, D, H, W) in one orientation, in its own voxels, whatever that is."""
+        return self._generate(self._prepare(boxes, same))
+
     def show(self, tiles: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """Runs the network on tiles for its norms to see them, in one orientation."""
+        """Runs the network on tiles for its norms to see them."""
         for boxes, same in tiles:
-            self._generate(self._prepare(boxes, same))
+            self.answer(boxes, same)
 
     def __call__(self, boxes: Tensor, same: Tensor) -> Tensor:
         """(B, 1, D, H, W) as in the file to density of bright protein in the network's unit, of the same shape."""

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cryoden.checkpoint import load_denoiser
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.hardware import choose_device, choose_precision
 from cryoden.inference.denoise import denoise, denoise_file
-from cryoden.inference.engine import Engine
+from cryoden.inference.engine import Engine, bfloat16_error
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.plan import Settings, make_plan
 from cryoden.inference.tiling import TileGrid
+from cryoden.models import shipped_models
 from cryoden.networks import CompactUnet, DenoisingNetwork
 from cryoden.volume import Volume, open_volume, read_volume, write_volume
 
@@ -613,3 +615,42 @@ class TestFile:
     def test_preview(self, tmp_path):
         self.denoise(self.source(tmp_path), tmp_path / "out.mrc", make_model(), preview=True)
         assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_bfloat16_is_silently_wrong_it_goes_on_in_float32_and_says_so(monkeypatch, caplog):
+    """As it does on a GPU, where a version of the libraries may be wrong for tiles of some shapes only."""
+    calls = []
+
+    def wrong(x: Tensor) -> Tensor:
+        rounded = torch.is_autocast_enabled("cpu")
+        calls.append(rounded)
+        return x * (1.03 if rounded and x.shape[-1] > 12 else 1.0)
+
+    volume, model = Volume(make_volume().data, 10.0), make_model(each(wrong))
+    engine = Engine.of(model, "cpu", "bfloat16")
+    small, large = (engine.plan(volume, Settings("bright", tile=tile)) for tile in (12, 16))
+    assert bfloat16_error(engine, small) < 1e-6
+    assert bfloat16_error(engine, large) == pytest.approx(0.03, rel=1e-3)
+
+    def run_in(plan) -> np.ndarray:
+        calls.clear()
+        result = np.empty(volume.data.shape)
+        engine.run(plan, result)
+        return result
+
+    assert abs(run_in(large) - volume.data).max() > 0.05  # on a CPU, a tile in float32 would cost too much
+    monkeypatch.setattr("cryoden.inference.engine._CHECKED", ("cpu",))
+    for repeats in (2, 0):  # a shape is tried once
+        np.testing.assert_allclose(run_in(large), volume.data, atol=1e-5)
+        assert calls == [True, False][:repeats] + [False] * len(large.grid)
+    assert caplog.text.count("Function gives in bfloat16 what is off by 3.0 % of what it gives in float32") == 1
+    np.testing.assert_allclose(run_in(small), volume.data, atol=1e-5)
+    assert calls == [True, False] + [True] * len(small.grid)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_shipped_models_are_right_in_bfloat16_on_this_gpu():
+    volume = Volume(np.random.default_rng(0).normal(size=(40, 96, 96)).astype(np.float32), 10.0)
+    for name in shipped_models():
+        engine = Engine.of(load_denoiser(name), "cuda", "bfloat16")
+        assert bfloat16_error(engine, engine.plan(volume, Settings("bright", rescale=True))) < 0.02

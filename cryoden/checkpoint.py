@@ -18,8 +18,8 @@ from cryoden.models import shipped_models
 
 _KEY = "cryoden"
 _HINT = (
-    "give a run's folder, a .ckpt that `cryoden fit` wrote, a .safetensors that `cryoden export` wrote, or a name of "
-    "`cryoden models`"
+    "give a run's folder, a .ckpt that `cryoden fit` wrote, a .safetensors that `cryoden export` wrote, a name of "
+    "`cryoden models`, or URL#sha256=HEX"
 )
 
 
@@ -27,11 +27,15 @@ def find_checkpoint(run: Path | str) -> Path:
     """The checkpoint that a name, a run, or a path to a checkpoint stands for: a run's best, else its last.
 
     Args:
-        run: a path, or the name of a model that comes with cryoden.
+        run: a path, the name of a model that comes with cryoden, or URL#sha256=HEX of one that is downloaded, once.
 
     Raises:
         CryodenError: there is no such file, or no checkpoint in the folder.
     """
+    if "://" in str(run):
+        from cryoden.download import fetch_stated  # with requests, which takes long to import, and few need it
+
+        return fetch_stated(str(run))
     run = Path(run)
     if run.is_file():
         return run

@@ -21,7 +21,7 @@ PACKAGE = Path(cryoden.__file__).parent
 FLOORS = (
     ("console", "errors", "signals", "version"),
     ("files", "hardware", "models"),
-    ("pictures", "scaling", "volume"),
+    ("download", "pictures", "scaling", "volume"),
     ("metrics", "networks", "particles"),
     ("losses", "simulation"),
     ("batch",),

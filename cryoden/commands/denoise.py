@@ -59,8 +59,8 @@ def denoise(
 
     Args:
         inputs: IN.mrc OUT.mrc; or, with --output, any number of files, folders, 'patterns*' or one tomograms.star.
-        model: a run's folder, a checkpoint (.ckpt), weights (.safetensors), or the name of a model that comes with
-            cryoden, see `cryoden models`; by default the one of these that is nearest in voxel size.
+        model: a run's folder, a checkpoint (.ckpt), weights (.safetensors), URL#sha256=HEX, or the name of a model that
+            comes with cryoden, see `cryoden models`; by default the one of these that is nearest in voxel size.
         output: the folder for the results.
         module: a module of yours to import first, whose networks the model may be of, such as mine for mine.py.
         contrast: what protein looks like in the input, and will in the output; auto tells from the voxels.

@@ -11,22 +11,19 @@ import re
 import shutil
 import sys
 import threading
-import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from secrets import token_hex
 from urllib.parse import urlsplit
 
 import gemmi
-import pooch
-import requests
-import urllib3
 from rich.console import Console
 from rich.progress import Progress
 
+from cryoden.download import FAILURES, cache_dir, reason, transfer
 from cryoden.errors import CryodenError
 from cryoden.files import clear_leftovers, unfinished
 
@@ -36,13 +33,7 @@ MIRRORS = (
 )
 """URL templates of the archives, tried in this order; `{id}` is the PDB ID in lower case."""
 
-TIMEOUT = 20.0
-"""Seconds without an answer, or without a byte of it, after which the next mirror is tried."""
-
 _WORKERS = 4
-_CHUNK = 2**16  # bytes at most; an interrupt takes effect at the next chunk
-_SLOWEST = 1000  # bytes a second, on average since the first TIMEOUT
-_LARGEST = 10**9  # bytes, as sent; the largest entries are a tenth of it
 _LARGEST_TEXT = 4 * 10**9  # bytes, unpacked
 _NOT_FOUND = "HTTP 404"
 _MISPRINTS = {"3qml": "3qm1"}
@@ -106,11 +97,6 @@ def fetch(entries: Sequence[str], *, structure_dir: Path | str | None = None, pr
     if failures := {entry: error for entry, error in results.items() if isinstance(error, CryodenError)}:
         raise CryodenError(_message(failures))
     return {entry: path for entry, path in results.items() if isinstance(path, Path)}
-
-
-def cache_dir() -> Path:
-    """The folder of downloaded entries: CRYODEN_CACHE, or the user's cache of this operating system."""
-    return Path(os.environ.get("CRYODEN_CACHE") or pooch.os_cache("cryoden")).expanduser()
 
 
 def _local_dir(structure_dir: Path | str | None) -> Path | None:
@@ -206,44 +192,21 @@ def _download(pdb_id: str, temporary: Path, cache: Path, display: Progress, stop
         url = mirror.format(id=pdb_id)
         task = display.add_task(pdb_id, total=None)
         try:
-            for size, total in _transfer(url, temporary):
+            for size, total in transfer(url, temporary):
                 if stop.is_set():
                     raise KeyboardInterrupt
                 display.update(task, total=total, advance=size)
             path = cache / f"{pdb_id}{_verify(temporary, pdb_id)}"
             temporary.replace(path)
             return path
-        except (OSError, urllib3.exceptions.HTTPError, CryodenError) as error:
-            problems.append((urlsplit(url).netloc, _reason(error)))
+        except FAILURES as error:
+            problems.append((urlsplit(url).netloc, reason(error)))
         finally:
             display.remove_task(task)
     if all(problem == _NOT_FOUND for _, problem in problems):
         raise CryodenError("the PDB has no entry of this ID: check the ID")
     answers = ", ".join(f"{host}: {problem}" for host, problem in problems)
     raise _UnreachableError(f"not in the cache {cache}, and not to be downloaded ({answers})")
-
-
-def _transfer(url: str, path: Path) -> Iterator[tuple[int, int | None]]:
-    """Writes to a file what a server sends, as it comes; yields the bytes of each piece, and of all if it says so.
-
-    Raises:
-        CryodenError: It sends too slowly, or too much.
-        OSError: It sends nothing.
-        urllib3.exceptions.HTTPError: It stops before the end.
-    """
-    begun, received = time.monotonic(), 0
-    with requests.get(url, stream=True, timeout=TIMEOUT) as response, path.open("wb") as file:
-        response.raise_for_status()
-        length = response.headers.get("Content-Length", "")
-        while piece := response.raw.read1(_CHUNK):  # what is there: one that waits for more would wait for ever
-            file.write(piece)
-            received += len(piece)
-            if received > _LARGEST:
-                raise CryodenError(f"more than {_LARGEST / 1e9:g} GB")
-            late = time.monotonic() - begun - TIMEOUT
-            if late > 0 and received < _SLOWEST * late:
-                raise CryodenError(f"slower than {_SLOWEST} bytes a second")
-            yield len(piece), int(length) if length.isdecimal() else None
 
 
 def _verify(path: Path, pdb_id: str) -> str:
@@ -271,17 +234,3 @@ def _verify(path: Path, pdb_id: str) -> str:
     if its_own not in (None, pdb_id):
         raise CryodenError(f"another entry, {its_own}")
     return ".cif.gz" if gzipped else ".cif"
-
-
-def _reason(error: OSError | urllib3.exceptions.HTTPError | CryodenError) -> str:
-    """What went wrong with a download, in a few words."""
-    if isinstance(error, CryodenError):
-        return str(error)
-    response = getattr(error, "response", None)
-    if response is not None:
-        return f"HTTP {response.status_code}"
-    if "timed out" in str(error).lower():
-        return f"no answer in {TIMEOUT:g} s"
-    if isinstance(error, urllib3.exceptions.HTTPError):
-        return "broken off"
-    return error.strerror or {"ConnectionError": "no connection"}.get(type(error).__name__, type(error).__name__)

@@ -13,6 +13,7 @@ from pathlib import Path
 import gemmi
 import pytest
 
+from cryoden import download
 from cryoden.errors import CryodenError
 from cryoden.particles import archive
 from cryoden.particles.archive import fetch, find_or_fetch
@@ -135,8 +136,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     monkeypatch.setattr(archive, "MIRRORS", server.mirrors)
-    monkeypatch.setattr(archive, "TIMEOUT", 0.3)
-    monkeypatch.setattr(archive, "_LARGEST", 20_000)
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "_LARGEST", 20_000)
     monkeypatch.setattr(archive, "_LARGEST_TEXT", 200_000)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield server
@@ -265,7 +266,7 @@ class TestSeveral:
         entries = ["4cr2", "1bxn", "3cf3", "1u6g"]
         server.barrier = threading.Barrier(len(entries))  # lets nobody through until all have come
         server.answers = {f"/first/{entry}.cif.gz": sends(CIF_GZ) for entry in entries}
-        monkeypatch.setattr(archive, "TIMEOUT", 10)
+        monkeypatch.setattr(download, "TIMEOUT", 10)
         paths = fetch(entries)
         assert list(paths) == entries
         assert names(cache) == sorted(path.name for path in paths.values())

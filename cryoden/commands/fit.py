@@ -17,7 +17,7 @@ import cryoden.networks
 import cryoden.simulation  # noqa: F401 - importing a room makes its classes known by their names
 from cryoden.callbacks import Balance, KeepMemory, Report, Stop, best_precision
 from cryoden.checkpoint import read_checkpoint
-from cryoden.commands.parser import OneLine, plain_words, refuse_null
+from cryoden.commands.parser import OneLine, in_one_line, plain_words, refuse_null
 from cryoden.console import quiet
 from cryoden.errors import CryodenError, one_line
 from cryoden.hardware import choose_device, require_devices
@@ -174,7 +174,7 @@ class _CLI(LightningCLI):
         except CryodenError:
             raise
         except (AttributeError, OverflowError, TypeError, ValueError) as error:  # what Lightning says of its arguments
-            raise CryodenError(one_line(error)) from error
+            raise CryodenError(in_one_line(error) or one_line(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer: Any = super().instantiate_trainer(**kwargs)

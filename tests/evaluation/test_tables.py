@@ -73,7 +73,11 @@ def test_detail_is_told_beside_the_sharpest_filter(module: ParticleDataModule) -
 
 def test_the_thesis_stands_only_beside_volumes_like_its_own(module: ParticleDataModule) -> None:
     comparison = comparison_of(module, {"SimpleAE": lambda v: v / 2})
-    assert any(grid.title == "Beside the thesis" for grid in grids(comparison))
+    beside = next(grid for grid in grids(comparison) if grid.title == "Beside the thesis").rows
+    median = next(row for row in beside if row[:2] == ["SimpleAE", "50"])
+    assert median[5] == f"{comparison.median('SimpleAE'):.3f}"
+    assert median[6:] == ["0.978", "29.89", "1.027", "0.432"]  # table 2
+    assert ["UpsampleUnetGAN", "50", *["–"] * 4, "0.993", "34.64", "0.343", "0.247"] in beside
     assert "0.3657" in csv_of(comparison)
     comparison.experiment = None
     assert not any("thesis" in f"{grid.title} {grid.note} {grid.header}" for grid in grids(comparison))

@@ -453,7 +453,7 @@ def _voxel_size(header: np.recarray[Any, Any]) -> tuple[float, float, float]:
     if min(intervals) <= 0:
         return (0.0, 0.0, 0.0)
     x, y, z = (length / interval for length, interval in zip(lengths, intervals, strict=True))
-    return (x, y, z) if is_length(max(x, y, z)) else (0.0, 0.0, 0.0)
+    return (x, y, z) if math.isfinite(x + y + z) and is_length(max(x, y, z)) else (0.0, 0.0, 0.0)
 
 
 def _unsigned_bytes(header: np.recarray[Any, Any]) -> bool:

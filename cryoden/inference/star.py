@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -174,6 +175,8 @@ def _read(path: Path, column: str = _NAME, what: str = "of tomograms") -> _Table
             lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
         raise CryodenError(f"{path} is not a star file: {error}") from error
+    if any("\0" in line for line in lines):
+        raise CryodenError(f"{path} is not a star file: it has bytes that are 0, which no text has")
     starts = [i for i, line in enumerate(lines) if line.lstrip("\ufeff").lower().startswith("data_")]
     for start, stop in pairwise([*starts, len(lines)]):
         if any(_words(line)[:1] == [f"_{column}"] for line in lines[start:stop]):
@@ -240,7 +243,8 @@ def _quoted(text: str) -> str:
 
 
 def _locate(file: str, star: Path) -> Path:
-    for folder in (Path(), *star.absolute().parents):
-        if (folder / file).exists():
-            return folder / file
+    with suppress(OSError):  # a name may be longer than names can be
+        for folder in (Path(), *star.absolute().parents):
+            if (folder / file).exists():
+                return folder / file
     return Path(file)

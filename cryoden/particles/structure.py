@@ -21,6 +21,7 @@ _ZINC, _HALOGENS = 30, ("F", "Cl", "Br", "I")
 
 _MARKERS = "DUM"  # residues that mark where a membrane lies, as those of OPM do
 _NOWHERE = 9999.0  # Å; what programs write for an atom whose place is unknown
+_FURTHEST = 1e5  # Å; no structure reaches as far
 
 # A serial number of six digits that pushes all columns behind it one to the right, where gemmi would read other values:
 # the point of x, which stands in column 35, is then in column 36.
@@ -298,6 +299,7 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise CryodenError(f"{path}: cannot be read: {error.strerror}") from error
     text = content.decode("utf-8-sig", errors="replace")
+    text = text.encode("ascii", errors="replace").decode()  # as the formats have it, and gemmi cuts
     return _SIX_DIGITS.sub(r"\1\2", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
@@ -338,7 +340,7 @@ def _remove_what_is_none(model: gemmi.Model, name: str) -> None:
     """Take away what is no part of a specimen: water under any name, marker atoms, and atoms that are nowhere.
 
     Raises:
-        CryodenError: An atom has coordinates that are no numbers.
+        CryodenError: An atom has coordinates that are no numbers, or is further away than any structure reaches.
     """
     markers = nowhere = 0
     for chain in model:
@@ -346,10 +348,10 @@ def _remove_what_is_none(model: gemmi.Model, name: str) -> None:
             residue = chain[number]
             for atom in reversed(residue):
                 place = atom.pos.tolist()
-                if not np.isfinite(place).all():
+                if not all(abs(each) < _FURTHEST for each in place):
                     where = f"{atom.name} of {residue.name} {residue.seqid} in chain {chain.name}"
                     raise CryodenError(
-                        f"{name}: atom {where} is at {place}, which are no numbers; correct its line or delete it"
+                        f"{name}: atom {where} is at {place}, which is no place; correct its line or delete it"
                     )
                 if min(map(abs, place)) >= _NOWHERE - 1e-3:
                     residue.remove_atom(atom.name, atom.altloc, atom.element)

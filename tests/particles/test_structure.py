@@ -290,9 +290,11 @@ class TestWhatOtherProgramsWrite:
         assert "a: 7 marker atoms (DUM) left out" in caplog.text
         assert "a: 1 atoms at 9999 Å, where nothing is, left out" in caplog.text
 
-    def test_coordinates_that_are_no_numbers(self, tmp_path):
-        line = PROTEIN[3].replace(f"{11.4:8.3f}", "     nan")
-        with pytest.raises(CryodenError, match=r"a: atom CA of ALA 4 in chain A is at \[nan, .* correct its line or"):
+    @pytest.mark.parametrize("place", ["     nan", " 1234567"])
+    def test_coordinates_that_are_no_numbers_or_no_place(self, tmp_path, place):
+        line = PROTEIN[3].replace(f"{11.4:8.3f}", place)
+        found = r"a: atom CA of ALA 4 in chain A is at \[(nan|1234567.0), .* correct its line or"
+        with pytest.raises(CryodenError, match=found):
             read_lines(tmp_path, [*PROTEIN[:3], line, *PROTEIN[4:]])
 
     def test_columns_that_nothing_needs_may_be_missing(self, tmp_path):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[str]:
 
     Returns:
         The figures' names.
+
+    Raises:
+        CryodenError: the disk refuses one of them; then none is there.
     """
     tables, drawn = grids(comparison), figures(comparison)
     pngs = {name: rendered(figure) for name, figure in drawn.items()}
@@ -47,9 +51,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[str]:
         **{f"figures/{name}.png": png for name, png in pngs.items()},
         **{f"figures/{name}.svg": rendered(figure, "svg") for name, figure in drawn.items()},
     }
-    for name, content in files.items():
-        with whole_file(folder / name, overwrite=True) as partial:
-            partial.write_bytes(content)
+    with ExitStack() as all_or_none:
+        for name, content in files.items():
+            all_or_none.enter_context(whole_file(folder / name, overwrite=True)).write_bytes(content)
     return list(drawn)
 
 

@@ -157,6 +157,8 @@ def plan_file(
         raise CryodenError(f"cannot write {path_out}: the result is an MRC file; give a name that ends in .mrc")
     check_output(path_out, overwrite=overwrite)
     volume = open_volume(path_in, settings.voxel_size)
+    if Origin.is_result(volume):
+        _log.warning("%s was denoised by cryoden before, as its label says; give the tomogram it was made of", path_in)
     size = volume.data.size * (_SCRATCH.itemsize + (2 if float16 else 4))
     check_output(path_out, overwrite=overwrite, size=size)
     plan = engine.plan(volume, settings, str(path_in))

@@ -48,6 +48,11 @@ class Origin:
         found = _LABEL.fullmatch(last[0]) if len(last) == 2 and last[1].startswith("cryoden ") else None
         return None if found is None else cls(int(found[1]), int(found[2]), found[3], found[4])
 
+    @staticmethod
+    def is_result(volume: Volume) -> bool:
+        """Whether a file has a label of `cryoden denoise`, wherever: it was denoised, and perhaps changed since."""
+        return any(_LABEL.fullmatch(label) for label in labels(volume))
+
     @property
     def label(self) -> str:
         """As a label of an MRC file: at most 80 characters."""

@@ -478,3 +478,11 @@ def test_stopped_half_way_nothing_is_left_and_a_rerun_is_clean(denoise, model, n
     assert denoise("in.mrc", "out.mrc") == 0
     assert listing() == {"in.mrc", "out.mrc"}
     assert open_volume("out.mrc").data.shape == (20, 24, 28)
+
+
+def test_what_was_denoised_before_is_told(denoise: Command, caplog: pytest.LogCaptureFixture) -> None:
+    write("a.mrc")
+    assert denoise("a.mrc", "once.mrc") == 0
+    assert "denoised by cryoden before" not in caplog.text
+    assert denoise("once.mrc", "twice.mrc", "--contrast=bright") == 0
+    assert "once.mrc was denoised by cryoden before, as its label says; give the tomogram it was made of" in caplog.text

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.progress import Progress
@@ -16,9 +17,11 @@ from rich.progress import Progress
 from cryoden.checkpoint import import_module_of_networks
 from cryoden.commands.parser import first_reason
 from cryoden.data import SceneDataModule, VolumeDataModule
+from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError, one_line
 from cryoden.evaluation.baselines import tuned_filters
 from cryoden.evaluation.evaluate import TRIVIAL, Method, evaluate, spaced
+from cryoden.evaluation.halves import Judged, halves_verdict, judge_tomogram, write_halves
 from cryoden.evaluation.models import load_models, notes
 from cryoden.evaluation.report import write_comparison
 from cryoden.evaluation.results import Comparison, examples
@@ -27,6 +30,8 @@ from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
 from cryoden.files import check_folder, find_experiment
 from cryoden.hardware import choose_device
+from cryoden.inference.jobs import find_files, half_jobs
+from cryoden.inference.quality import quality_table
 from cryoden.runs import find_config
 
 
@@ -35,6 +40,7 @@ def compare(
     output: str = "comparison",
     *,
     data: str | None = None,
+    halves: str | None = None,
     module: str | None = None,
     volumes: int = 200,
     sensitivity: int = 0,
@@ -53,6 +59,9 @@ def compare(
         data: a YAML file whose `data:` says what to test on, such as experiments/quick.yaml; by default the config.yaml
             of the first run that has one. A run may be anyone's, so that its config.yaml imports nothing that was not
             imported before, and its cache is left alone.
+        halves: a folder of half tomograms of yours (_EVN/_ODD, _half1/_half2, even/ and odd/) to compare on instead of
+            test volumes: each half judges the answers to the other, see docs/denoising.md. Only report.html, its curves
+            and quality.csv are written.
         module: a module of yours to import first, whose networks and data the runs may be of, such as mine for mine.py.
         volumes: how many of the test volumes to take, evenly spaced over them.
         sensitivity: test volumes at each point of curves against signal-to-noise ratio (0.1 to 5) and tilt range (±40°
@@ -72,6 +81,10 @@ def compare(
     for name, number, least in (("volumes", volumes, 1), ("sensitivity", sensitivity, 0), ("matching", matching, 0)):
         if number < least:
             raise CryodenError(f"{name}: got {number}; it must be at least {least}")
+    if halves is not None:
+        for name, given in (("data", data), ("sensitivity", sensitivity), ("matching", matching)):
+            if given:
+                raise CryodenError(f"{name} needs volumes whose truth is known, and halves have none: leave one out")
     device, reason = choose_device()
     import_module_of_networks(module)
     models, denoisers, failed = load_models(runs)
@@ -79,6 +92,10 @@ def compare(
         yield f"left out: {run}: {why}"
     if not models:
         raise CryodenError("none of the runs can be used, so there is nothing to compare; see above")
+    if halves is not None:
+        yield f"{', '.join(models)} on the halves in {halves}, on {device} ({reason})"
+        yield from _on_halves(Path(halves), denoisers, failed, device, folder)
+        return
     source = find_experiment(data) if data else find_config(runs)
     test_data, described = load_data(source, shared=data is None)
     if matching and not isinstance(test_data, SceneDataModule):
@@ -141,6 +158,31 @@ def compare(
     yield from verdict(comparison)
     figures = write_comparison(comparison, folder)
     yield f"wrote {folder}: report.html, tables.md, tables.csv, results.json, and in figures {', '.join(figures)}"
+
+
+def _on_halves(
+    source: Path, denoisers: dict[str, Denoiser], failed: dict[str, str], device: torch.device, folder: Path
+) -> Iterator[str]:
+    """Compare models on the half tomograms in a folder."""
+    jobs, _ = half_jobs(find_files([str(source)]), folder)
+    judged: list[Judged] = []
+    for job in jobs:
+        try:
+            found = judge_tomogram(job, denoisers, device)
+        except CryodenError as error:
+            failed[job.name] = str(error)
+            yield f"left out: {error}"
+            continue
+        judged.append(found)
+        for name, why in found.failed.items():
+            failed[f"{name} on {job.name}"] = why
+            yield f"left out: {name} on {job.name}: {why}"
+        yield f"{job.name}, {quality_table(found.halves, found.found)[0]}"
+        yield from quality_table(found.halves, found.found)[1:]
+    if not judged:
+        raise CryodenError(f"none of the tomograms can be used, of {len(jobs)} in {source}; see above")
+    yield from halves_verdict(judged)
+    yield f"wrote {folder}: {', '.join(write_halves(judged, failed, folder))}"
 
 
 def load_data(path: Path, *, shared: bool = False) -> tuple[VolumeDataModule, dict[str, Any]]:

@@ -66,30 +66,60 @@ def report(comparison: Comparison, tables: list[Grid], pngs: Mapping[str, bytes]
         pngs: name → figure, to show below.
     """
     headline, *sentences = verdict(comparison)
+    return page(
+        title=f"Which denoiser to trust: {_what(comparison)}",
+        headline=headline,
+        sentences=[_linked(sentence, comparison.examples) for sentence in sentences],
+        tables="".join(table_html(grid, set(comparison.models)) for grid in tables),
+        figures="".join(figure_html(CAPTIONS[name.partition("_")[0]], png) for name, png in pngs.items()),
+        facts=_facts(comparison),
+        examples=[_example(example, comparison.voxel_size) for example in comparison.examples],
+    )
+
+
+def page(
+    title: str,
+    headline: str,
+    sentences: Sequence[str],
+    tables: str,
+    figures: str,
+    facts: Mapping[str, str],
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """A page that answers a question.
+
+    Args:
+        title: what it is about.
+        headline: the answer, beginning with "Yes:", "No:" or words of doubt.
+        sentences: below it, as HTML.
+        tables: as HTML.
+        figures: as HTML.
+        facts: how it was made.
+        examples: volumes to leaf through, see `_example`.
+    """
     parts = {
-        "TITLE": escape(f"Which denoiser to trust: {_what(comparison)}"),
+        "TITLE": escape(title),
         "ANSWER": {"Yes": "yes", "No": "no"}.get(headline.partition(":")[0], "doubt"),
         "HEADLINE": escape(headline),
-        "VERDICT": "".join(f"<li>{_linked(sentence, comparison.examples)}</li>" for sentence in sentences),
-        "TABLES": "".join(_table(grid, set(comparison.models)) for grid in tables),
-        "FIGURES": "".join(_figure(name, png) for name, png in pngs.items()),
-        "FACTS": "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in _facts(comparison).items()),
+        "VERDICT": "".join(f"<li>{sentence}</li>" for sentence in sentences),
+        "TABLES": tables,
+        "FIGURES": figures,
+        "FACTS": "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items()),
         # "</" would end the script
-        "EXAMPLES": json.dumps([_example(example, comparison.voxel_size) for example in comparison.examples]).replace(
-            "</", "<\\/"
-        ),
+        "EXAMPLES": json.dumps(examples).replace("</", "<\\/"),
     }
-    page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    html = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     for name, part in parts.items():
-        page = page.replace(f"@@{name}@@", part)
-    return page
+        html = html.replace(f"@@{name}@@", part)
+    return html
 
 
 def _what(comparison: Comparison) -> str:
     return f"{', '.join(comparison.compared)} on {comparison.n} volumes"
 
 
-def _table(grid: Grid, models: set[str]) -> str:
+def table_html(grid: Grid, models: set[str]) -> str:
+    """A table that can be sorted by every column; the models' rows stand out."""
     words = [not any(map(_NUMBER.match, column)) for column in zip(*grid.rows, strict=True)]
     kinds = ["" if i == 0 or not word else " class=text" for i, word in enumerate(words)]
     header = "".join(
@@ -106,8 +136,8 @@ def _table(grid: Grid, models: set[str]) -> str:
     )
 
 
-def _figure(name: str, png: bytes) -> str:
-    caption = CAPTIONS[name.partition("_")[0]]
+def figure_html(caption: str, png: bytes) -> str:
+    """A figure and what it shows."""
     return (
         f'<figure class="plot"><img alt="{escape(caption)}" src="{_data_url(png)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -166,12 +196,19 @@ def slice_sheet(volume: NDArray[np.float32], low: float, high: float) -> bytes:
     return buffer.getvalue()
 
 
-def _facts(comparison: Comparison) -> dict[str, str]:
+def machine_facts() -> dict[str, str]:
+    """With what, and on what."""
     here = machine()
-    facts = {
-        "Made": comparison.created,
+    return {
         "With": ", ".join(f"{name} {number}" for name, number in versions().items()),
         "On": f"{here['gpu'] or 'no GPU'}; {here['cpu']}, {here['cores']} cores, {here['threads']} threads",
+    }
+
+
+def _facts(comparison: Comparison) -> dict[str, str]:
+    facts = {
+        "Made": comparison.created,
+        **machine_facts(),
         "Data": json.dumps(comparison.data),
         "Volumes": f"{comparison.n} of the test split, {' × '.join(map(str, comparison.evaluation.shape))} voxels of "
         f"{comparison.voxel_size:g} Å; SHA-256 {comparison.evaluation.sha256}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cryoden.errors import CryodenError
 from cryoden.files import claimed, write_text
 from cryoden.inference.removed import structure_removed
-from cryoden.metrics.halves import GAUSSIAN, INPUT, HalfScore, Halves
+from cryoden.metrics.halves import GAUSSIAN, INPUT, Estimate, HalfScore, Halves
 from cryoden.volume import central, release
 
 Array = NDArray[Any]
@@ -70,13 +70,15 @@ class Quality:
         return dict(zip(_NUMBERS, values, strict=True))
 
 
-def judge(halves: Halves, given: tuple[Array, Array], answers: Mapping[str, tuple[Array, Array]]) -> list[Quality]:
+def judge(
+    halves: Halves, given: tuple[Array, Array], answers: Iterable[tuple[str, tuple[Array, Array]]]
+) -> list[Quality]:
     """The input, a Gaussian filter at its best, and methods, by what the halves show.
 
     Args:
         halves: As `Halves.of` saw them.
         given: The halves, each (D, H, W); may be mapped.
-        answers: A method's name → what it made of each; the same.
+        answers: Methods' names, and what each made of both halves; the same. They are asked for one after the other.
 
     Raises:
         CryodenError: No score can be given, see `Halves.flaw`.
@@ -88,15 +90,12 @@ def judge(halves: Halves, given: tuple[Array, Array], answers: Mapping[str, tupl
     return [
         Quality(INPUT, halves.input(), 0.0),
         Quality(GAUSSIAN, blurred, structure_removed(before, gaussian_filter(before, sigma)), f", σ {sigma:.1f}"),
-        *(
-            Quality(name, halves.score(*pair), structure_removed(before, _middle(pair)))
-            for name, pair in answers.items()
-        ),
+        *(Quality(name, halves.score(*pair), structure_removed(before, _middle(pair))) for name, pair in answers),
     ]
 
 
-def quality_table(halves: Halves, found: Sequence[Quality]) -> list[str]:
-    """Methods one below the other, in lines of one width."""
+def table_rows(halves: Halves, found: Sequence[Quality]) -> list[tuple[str, ...]]:
+    """Headings, and a row for each method."""
     rows: list[tuple[str, ...]] = [_HEADINGS]
     for each in found:
         score = each.score
@@ -104,12 +103,32 @@ def quality_table(halves: Halves, found: Sequence[Quality]) -> list[str]:
         resolution = f"{score.resolution_half:.1f}" if math.isfinite(score.resolution_half) else "none"
         agreement = float(score.agreement[halves.judged].nanmean())
         rows.append((each.method + each.setting, *estimates, resolution, f"{agreement:.3f}"))
+    return rows
+
+
+def quality_table(halves: Halves, found: Sequence[Quality]) -> list[str]:
+    """Methods one below the other, in lines of one width."""
+    rows = table_rows(halves, found)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
         shown = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
         lines.append("  ".join(["", name.ljust(widths[0]), *shown]))
     return [f"judged by what the other half shows, in waves down to {halves.resolution:.1f} Å:", *lines]
+
+
+def compared(found: Sequence[Quality]) -> dict[str, Estimate]:
+    """How much further from what both halves show each method is than the best filter of shells, of one tomogram."""
+    (best,) = (each.score.nrmse for each in found if each.method == GAUSSIAN)
+    return {each.method: each.score.nrmse - best for each in found if each.method not in (INPUT, GAUSSIAN)}
+
+
+def outcome(further: Estimate) -> str:
+    """In a word what `compared` found of a method: nearer, further, or alike."""
+    sure = further.error if math.isfinite(further.error) else 0.0
+    if abs(further.value) <= sure:
+        return "alike"
+    return "nearer" if further.value < 0 else "further"
 
 
 def reading(found: Sequence[Quality], where: str) -> list[str]:
@@ -119,26 +138,17 @@ def reading(found: Sequence[Quality], where: str) -> list[str]:
         found: Of one tomogram.
         where: The result can be looked at.
     """
-    (best,) = (each.score.nrmse for each in found if each.method == GAUSSIAN)
     told = []
-    for each in found:
-        if each.method in (INPUT, GAUSSIAN):
-            continue
-        higher = each.score.nrmse - best
-        sure = higher.error if math.isfinite(higher.error) else 0.0
-        size = str(replace(higher, value=abs(higher.value)))
-        if abs(higher.value) <= sure:
-            told.append(
-                f"{each.method} is as near to what both halves show as the best filter of shells: within {size}"
-            )
-        elif higher.value < 0:
-            told.append(f"{each.method} is nearer to what both halves show than any filter of shells, by {size}")
-        else:
-            told.append(
-                f"warning: {each.method} is further from what both halves show than the best filter of shells, by "
-                f"{size}: it takes away or changes what is in both. Background and contrast transfer may go, structure "
-                f"may not: look at {where}"
-            )
+    for method, further in compared(found).items():
+        size = replace(further, value=abs(further.value))
+        sentences = {
+            "nearer": f"{method} is nearer to what both halves show than any filter of shells, by {size}",
+            "alike": f"{method} is as near to what both halves show as the best filter of shells: within {size}",
+            "further": f"warning: {method} is further from what both halves show than the best filter of shells, "
+            f"by {size}: it takes away or changes what is in both. Background and contrast transfer may go, structure "
+            f"may not: look at {where}",
+        }
+        told.append(sentences[outcome(further)])
     return [*told, "believe NRMSE and FSC to the signal; answers agree on what a network always draws, too"]
 
 

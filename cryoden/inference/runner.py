@@ -168,7 +168,7 @@ class Runner:
                 yield f"no score from the halves: {halves.flaw}"
             else:
                 given = plans[0].volume.data, plans[1].volume.data
-                found = judge(halves, given, {self.name: (first.data, second.data)})
+                found = judge(halves, given, [(self.name, (first.data, second.data))])
                 yield from quality_table(halves, found)
                 yield from reading(found, str(job.average))
             if found and self.quality is not None:

@@ -174,10 +174,14 @@ class Halves:
         return cls(voxel_size, flaw, judged, first.shape, blocks, region, raw)
 
     @property
+    def frequencies(self) -> Tensor:
+        """(S,), at the middle of the shells, in cycles per voxel."""
+        return shell_frequencies(self._raw.shape)
+
+    @property
     def resolution(self) -> float:
         """Å, the shortest wave that can be judged."""
-        frequencies = shell_frequencies(self._raw.shape)[self.judged]
-        return self.voxel_size / float(frequencies.max())
+        return self.voxel_size / float(self.frequencies[self.judged].max())
 
     def score(self, first: Array, second: Array) -> HalfScore:
         """Judges a method.
@@ -204,9 +208,8 @@ class Halves:
 
         After a gain for each shell it is as good as the input: that gain is a filter itself.
         """
-        frequencies = shell_frequencies(self._raw.shape)
         tried = {
-            float(sigma): self._score(self._raw.filtered(torch.exp(-2 * (torch.pi * sigma * frequencies) ** 2)))
+            float(sigma): self._score(self._raw.filtered(torch.exp(-2 * (torch.pi * sigma * self.frequencies) ** 2)))
             for sigma in _SIGMAS
         }
         sigma = min(tried, key=lambda sigma: tried[sigma].nrmse_one_gain.value)
@@ -215,7 +218,7 @@ class Halves:
     def _score(self, sums: _Sums) -> HalfScore:
         if self.flaw:
             raise CryodenError(self.flaw)
-        coarse = shell_frequencies(sums.shape) <= _COARSE
+        coarse = self.frequencies <= _COARSE
         bands = self.judged, self.judged & coarse, self.judged & ~coarse
 
         def numbers(cross: Tensor, power: Tensor, signal: Tensor) -> list[float]:

@@ -47,7 +47,7 @@ def test_methods_stand_one_below_the_other_with_the_filter_at_its_best():
     signal = gaussian_filter(rng.normal(size=(24, 96, 48)), 1.5)
     given = tuple(signal / signal.std() + 2 * rng.normal(size=signal.shape) for _ in range(2))
     halves = Halves.of(*given, 10.0)
-    found = judge(halves, given, {"mine": tuple(gaussian_filter(half, 1.0) for half in given)})
+    found = judge(halves, given, [("mine", tuple(gaussian_filter(half, 1.0) for half in given))])
     assert [each.method for each in found] == ["input", "Gaussian filter", "mine"]
     unfiltered, filtered, mine = (each.score.nrmse_one_gain.value for each in found)
     assert filtered - 0.02 < mine < unfiltered - 0.1

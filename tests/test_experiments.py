@@ -122,5 +122,18 @@ def test_the_table_of_aliasing_is_that_of_its_result(monkeypatch: pytest.MonkeyP
     assert table(result["difference"]) in (EXPERIMENTS.parent / "docs" / "simulation.md").read_text(encoding="utf-8")
 
 
+def test_what_halves_tell_is_near_the_truth_and_the_tables_are_those_of_the_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    script = runpy.run_path(str(EXPERIMENTS / "half_scores.py"))
+    result = json.loads((EXPERIMENTS / "results" / "benchmarks" / "half_scores.json").read_text(encoding="utf-8"))
+    page = (EXPERIMENTS.parent / "docs" / "denoising.md").read_text(encoding="utf-8")
+    assert script["off"](result["hold"], "nrmse")[1] <= 0.02
+    assert script["off"](result["hold"], "fsc_area")[1] <= 0.025
+    assert script["table"](result["hold"]) in page
+    assert script["failures"](result["fail"]) in page
+
+
 def test_the_readme_is_short() -> None:
     assert len((EXPERIMENTS / "README.md").read_text(encoding="utf-8").splitlines()) <= 80

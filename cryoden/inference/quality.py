@@ -139,14 +139,16 @@ def reading(found: Sequence[Quality], where: str) -> list[str]:
         where: The result can be looked at.
     """
     told = []
+    fine = {each.method: each.score.nrmse_high.value for each in found}
     for method, further in compared(found).items():
         size = replace(further, value=abs(further.value))
+        but = ", though nearer in waves shorter than 4 voxels" if fine[method] < fine[GAUSSIAN] else ""
         sentences = {
             "nearer": f"{method} is nearer to what both halves show than any filter of shells, by {size}",
             "alike": f"{method} is as near to what both halves show as the best filter of shells: within {size}",
             "further": f"warning: {method} is further from what both halves show than the best filter of shells, "
-            f"by {size}: it takes away or changes what is in both. Background and contrast transfer may go, structure "
-            f"may not: look at {where}",
+            f"by {size}{but}: it takes away or changes what is in both. Background and contrast transfer may go, "
+            f"structure may not: look at {where}",
         }
         told.append(sentences[outcome(further)])
     return [*told, "believe NRMSE and FSC to the signal; answers agree on what a network always draws, too"]

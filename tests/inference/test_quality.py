@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,6 +35,14 @@ def test_a_sentence_says_which_is_better_and_a_model_that_loses_is_warned_of(nrm
     assert sentence.startswith(told)
     assert sentence.endswith("look at out/T1.mrc") == sentence.startswith("warning")
     assert last.startswith("believe NRMSE and FSC to the signal")
+
+
+def test_a_model_that_loses_may_be_nearer_in_fine_waves():
+    filters = [quality(name, 0.55, 0.65) for name in ("input", "Gaussian filter")]
+    worse = quality("it", 0.7, 0.9)
+    assert "though" not in reading([*filters, worse], "")[0]
+    finer = replace(worse, score=replace(worse.score, nrmse_high=Estimate(0.5, (0.5, 0.5))))
+    assert "by 0.200 ± 0.050, though nearer in waves shorter than 4 voxels: it" in reading([*filters, finer], "")[0]
 
 
 def test_without_an_error_bar_the_smaller_one_is_better():

@@ -28,6 +28,7 @@ from cryoden.checkpoint import export_weights
 from cryoden.cli import main, verbs
 from cryoden.modules.recipes import SimpleAE
 from cryoden.particles import load_particle
+from cryoden.simulation.scene import SceneContents
 
 # Nothing, 0, below 0, no number, endless, huge, tiny, broken, another kind, a list, a table, a folder, a long name.
 ODD = (
@@ -77,6 +78,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CRYODEN_STRUCTURE_DIR", raising=False)
     monkeypatch.setattr("cryoden.commands.simulate.save_figure", lambda *_, **__: None)
     monkeypatch.setattr("cryoden.commands.demo._TRAINING", ["phantom:1"])
+    monkeypatch.setattr("cryoden.commands.demo._CROWD", ["phantom:1"])
+    monkeypatch.setattr("cryoden.commands.demo._SHAPE", (16, 32, 32))
+    monkeypatch.setattr("cryoden.commands.demo._CONTENTS", SceneContents(count=1))
     fill(tmp_path)
     return tmp_path
 

@@ -164,7 +164,7 @@ def test_how_a_structure_is_read_is_asked_for_by_flags(tmp_path, monkeypatch):
     ("words", "message"),
     [
         ([], "entries: none given"),
-        (["phantom:1", "--config=no.yaml"], "File does not exist"),
+        (["phantom:1", "--config=no.yaml"], "no.yaml: no such file"),
         (["phantom:1", "--copies=0"], "copies: got 0"),
         (["phantom:1", "--seed=-1"], "seed: got -1; allowed is a whole number from 0 up"),
         (["phantom:1", "phantom:2", "phantom:1"], "phantom:1 and phantom:1 would both be written to phantom-1_0_clean"),

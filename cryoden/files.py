@@ -16,6 +16,7 @@ try:
 except ImportError:  # Windows, where nothing of this kind spans processes
     fcntl = None  # type: ignore[assignment]
 
+_EXPERIMENTS = ("*.yaml", "overlays/*.yaml", "simulations/*.yaml")  # of which the command line takes the arguments
 _MACHINE = re.sub(r"\W", "_", platform.node())[:30] or "machine"
 
 
@@ -32,7 +33,8 @@ def find_experiment(name: str) -> Path:
         return Path(name)
     home = Path(__file__).with_name("experiments")  # in the wheel, and beside the package in its sources
     home = home if home.is_dir() else Path(__file__).parents[1] / "experiments"
-    known = {path.relative_to(home).with_suffix("").as_posix(): path for path in sorted(home.rglob("*.yaml"))}
+    there = [path for pattern in _EXPERIMENTS for path in sorted(home.glob(pattern))]
+    known = {path.relative_to(home).with_suffix("").as_posix(): path for path in there}
     plain = name.removeprefix("experiments/").removesuffix(".yaml")
     if plain in known:
         return known[plain]

@@ -10,7 +10,9 @@ tomogram with its files.
 import argparse
 import json
 import math
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -198,7 +200,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="only try the way")
     arguments = parser.parse_args()
-    found: dict[str, Any] = {"hardware": hardware(arguments.device)}
+    command = shlex.join(["python", "experiments/benchmarks/gpu.py", *sys.argv[1:]])
+    found: dict[str, Any] = {"commands": [command], "hardware": hardware(arguments.device)}
     print(found["hardware"])
     parts: dict[str, Callable[[], Any]] = {
         "right": lambda: right(arguments.device),

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cryoden.batch import Batch
 from cryoden.checkpoint import load_denoiser
-from cryoden.denoiser import Denoiser
+from cryoden.denoiser import Denoiser, digest_of
 from cryoden.errors import CryodenError
 from cryoden.losses import Loss, data_consistency
 from cryoden.metrics import percentiles
@@ -196,7 +196,11 @@ class Training(LightningModule):
         for name in ("hyper_parameters", "datamodule_hyper_parameters"):
             if name in checkpoint:
                 checkpoint[name] = plain(checkpoint[name])
-        checkpoint["cryoden"] = {**self.denoiser.record(), "seed": self.seed}
+        # Averages of the weights stand in their place by now, if there are any, and the digest is of what is kept.
+        inside = "denoiser.generator."
+        kept = {k.removeprefix(inside): v for k, v in checkpoint["state_dict"].items() if k.startswith(inside)}
+        record = self.denoiser.record()
+        checkpoint["cryoden"] = {**record, "digest": digest_of(record, kept), "seed": self.seed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the same randomness, if the checkpoint is of the same system.

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from cryoden import (
     CompactUnetAE,
@@ -91,6 +92,19 @@ def test_checkpoints_of_python_users(system, data, tmp_path: Path) -> None:
         torch.testing.assert_close(again(volume), expected)
     with pytest.raises(CryodenError, match="exists; choose another name"):
         export_weights(loaded, tmp_path / "a.safetensors")
+
+
+def test_a_checkpoint_of_averaged_weights_denoises_before_the_end(data, tmp_path: Path) -> None:
+    """Its weights are the average, and so is what their digest is of."""
+    keep = ModelCheckpoint(tmp_path, filename="kept", every_n_train_steps=2)
+    model = CompactUnetAE(channels=4)
+    trainer(tmp_path, enable_checkpointing=True, limit_train_batches=3, callbacks=[EMAWeightAveraging(0.5), keep]).fit(
+        model, data
+    )
+    kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)
+    name = "denoiser.generator.head.weight"
+    assert not torch.equal(kept["state_dict"][name], kept["current_model_state"][f"module.{name}"])
+    assert torch.equal(load_denoiser(tmp_path / "kept.ckpt").generator.head.weight, kept["state_dict"][name])
 
 
 def test_noise_with_a_mean_hardly_lifts_the_background() -> None:

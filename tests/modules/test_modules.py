@@ -98,9 +98,9 @@ def test_a_checkpoint_of_averaged_weights_denoises_before_the_end(data, tmp_path
     """Its weights are the average, and so is what their digest is of."""
     keep = ModelCheckpoint(tmp_path, filename="kept", every_n_train_steps=2)
     model = CompactUnetAE(channels=4)
-    trainer(tmp_path, enable_checkpointing=True, limit_train_batches=3, callbacks=[EMAWeightAveraging(0.5), keep]).fit(
-        model, data
-    )
+    trainer(
+        tmp_path, enable_checkpointing=True, limit_train_batches=3, callbacks=[EMAWeightAveraging(decay=0.5), keep]
+    ).fit(model, data)
     kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)
     name = "denoiser.generator.head.weight"
     assert not torch.equal(kept["state_dict"][name], kept["current_model_state"][f"module.{name}"])

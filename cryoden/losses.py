@@ -51,6 +51,22 @@ def mse(denoised: Tensor, clean: Tensor) -> Tensor:
     return ((denoised - clean).square().mean(_VOXELS) / clean.square().mean(_VOXELS)).mean()
 
 
+def pooled_mse(denoised: Tensor, clean: Tensor) -> Tensor:
+    """Mean squared error of the batch over its mean squared clean density: a volume counts by what is in it.
+
+    Where volumes differ in that, as boxes of a tomogram do, the mean of their own errors goes by those that are nearly
+    empty, and teaches a network to draw too faintly.
+
+    Args:
+        denoised: (B, C, D, H, W).
+        clean: (B, C, D, H, W), not all zero.
+
+    Returns:
+        Scalar; zeros score 1.
+    """
+    return (denoised - clean).square().mean() / clean.square().mean()
+
+
 def ssim(denoised: Tensor, clean: Tensor) -> Tensor:
     """What is missing to a structural similarity of 1, over what zeros miss, averaged over the batch.
 
@@ -84,7 +100,7 @@ def fsc(denoised: Tensor, clean: Tensor) -> Tensor:
     return 1 - fourier_shell_correlation(denoised, clean)[:, 1:].mean()
 
 
-LOSSES: dict[str, Loss] = {"l1": l1, "mse": mse, "ssim": ssim, "fsc": fsc}
+LOSSES: dict[str, Loss] = {"l1": l1, "mse": mse, "pooled_mse": pooled_mse, "ssim": ssim, "fsc": fsc}
 
 
 def make_loss(mixture: LossMixture) -> Loss:

@@ -16,8 +16,8 @@ class Autoencoder(Training):
 
     Args:
         generator: the network.
-        loss: what is minimised, relative to the clean volume's own power: l1, mse, ssim, fsc, or several with their
-            weights, such as {mse: 1.0, ssim: 0.2}.
+        loss: what is minimised, relative to the clean volume's own power: l1, mse, pooled_mse, ssim, fsc, or several
+            with their weights, such as {mse: 1.0, ssim: 0.2}.
         learning_rate: of AdamW.
         kwargs: see Training.
     """

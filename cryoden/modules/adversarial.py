@@ -42,8 +42,8 @@ class Adversarial(Training):
     Args:
         generator: the denoising network.
         discriminator: gives raw logits, higher for "clean".
-        reconstruction_loss: compares denoised with clean, relative to the clean volume's own power: l1, mse, pooled_mse,
-            ssim, fsc, or several with their weights, such as {mse: 1.0, ssim: 0.2}.
+        reconstruction_loss: compares denoised with clean, relative to the clean volume's own power: l1, mse,
+            pooled_mse, ssim, fsc, or several with their weights, such as {mse: 1.0, ssim: 0.2}.
         reconstruction_weight: its weight; the adversarial loss has weight 1.
         feature_matching: weight of a loss on the discriminator's features of denoised and clean volumes.
         discriminator_steps: optimizer steps of the discriminator on each batch.

@@ -75,13 +75,13 @@ def test_a_checkpoint_that_does_not_serve_is_refused(
             torch.save({"state_dict": {}}, path)
         case "another network":
             shutil.copy(trained / "last.ckpt", path)
-            extra = ["--model.channels=4"]
+            extra = ["--model.channels=4", "--trainer.max_epochs=2"]
     refused(cryoden(tmp_path, "fit", *GAN, *extra, "--ckpt_path", str(path)), *parts)
 
 
 def test_a_checkpoint_of_another_system_is_refused(trained: Path, tmp_path: Path) -> None:
     wgan = ["--config", str(EXPERIMENTS / "wgan.yaml"), "--model.channels=3", "--model.critic_channels=2", *TINY]
-    run = cryoden(tmp_path, "fit", *wgan, "--ckpt_path", str(trained / "last.ckpt"))
+    run = cryoden(tmp_path, "fit", *wgan, "--trainer.max_epochs=2", "--ckpt_path", str(trained / "last.ckpt"))
     refused(run, "of another system, UpsampleUnetGAN; this run's is UpsampleUnetWGAN", "config.yaml")
 
 

@@ -8,9 +8,9 @@ that is best on that very tomogram, which nobody has in a laboratory. All are co
 affine fit, without gold and what is around it: correlation, NRMSE, also where there is something, Fourier shell
 correlation in the measured part of Fourier space and in the missing wedge, where the former falls below 0.5, how much
 of the structure was taken away (of the truth itself, and of half of it, this is told to compare with), and the share of
-the answer's power that lies where there is nothing. With --topaz, its command, Topaz's two models for tomograms stand
-beside them. With --find, a structure of the scenes, it is told how well template matching finds it above the threshold
-that was best on the first tomogram of the folder. The medians over tomograms are printed.
+the answer's power that lies where there is nothing. With --topaz, its command, Topaz's model for tomograms of about
+that voxel size stands beside them. With --find, a structure of the scenes, it is told how well template matching finds
+it above the threshold that was best on the first tomogram of the folder. The medians over tomograms are printed.
 """
 
 import argparse
@@ -56,7 +56,7 @@ Mask = NDArray[np.bool_]
 AROUND = 9  # voxels around the middle of gold that are left out
 SOMETHING = 0.2  # of the 99.9th percentile of the truth; above, there is something
 ORIENTATIONS = 200  # of a template: 42° apart
-TOPAZ = ("unet-3d-10a", "unet-3d-20a")  # its models for tomograms
+TOPAZ = {"unet-3d-10a": 10.0, "unet-3d-20a": 20.0}  # its models for tomograms, and their voxel sizes in Å
 SHELLS = 31  # of 1/64 cycles per voxel, up to Nyquist
 
 
@@ -176,8 +176,8 @@ def methods(
         filtered = each(batch, min(tried)[1])[0, 0].numpy()
         yield each.name, filtered, time.perf_counter() - began
     if command is not None:
-        for name in TOPAZ:
-            yield f"Topaz {name}", *topaz(command, path, name)
+        nearest = min(TOPAZ, key=lambda name: abs(math.log(TOPAZ[name] / truth.voxel_size)))
+        yield f"Topaz {nearest}", *topaz(command, path, nearest)
     for name, weights in models.items():
         model = load_denoiser(weights)
         began = time.perf_counter()
@@ -263,7 +263,13 @@ def main() -> None:
             truth = Truth.read(path)
             for name, volume, seconds in methods(truth, path, models, arguments.topaz):
                 scores = {**truth.scores(volume), "seconds": seconds}
-                if search and name in ("input", "the truth", "Gaussian filter", "Topaz unet-3d-10a", *models):
+                if search and name in (
+                    "input",
+                    "the truth",
+                    "Gaussian filter",
+                    *(f"Topaz {each}" for each in TOPAZ),
+                    *models,
+                ):
                     scores["f1"] = search.f1(name, volume, path, truth)
                 rows.append({"tomogram": f"{folder.name}/{path.stem}", "method": name, **scores})
                 told = ", ".join(f"{measure} {value:.3f}" for measure, value in scores.items())

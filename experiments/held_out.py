@@ -16,7 +16,6 @@ it above the threshold that was best on the first tomogram of the folder. The me
 import argparse
 import json
 import math
-import re
 import shlex
 import subprocess
 import sys
@@ -47,7 +46,7 @@ from cryoden.evaluation.template_matching import (
 from cryoden.inference.removed import structure_removed
 from cryoden.particles import load_particle
 from cryoden.simulation.degradation import MissingWedge
-from cryoden.simulation.scene import Placement
+from cryoden.simulation.tables import read_shrec_table
 from cryoden.simulation.units import BRIGHTEST
 
 Array = NDArray[np.float64]
@@ -190,7 +189,6 @@ class Search:
 
     Args:
         entry: a structure of the scenes.
-        path: of a tomogram of the folder; particles.star and classes lie beside it.
     """
 
     def __init__(self, entry: str) -> None:
@@ -223,7 +221,8 @@ class Search:
             measured=measured,
         )
         across, name = self.particle.diameter / size, self.particle.name
-        there = [placed for placed in placements(path) if placed.particle == self.entry]
+        table = path.with_name(path.name.replace("_degraded.mrc", "_particle_locations.txt"))
+        there = [placed for placed in read_shrec_table(table) if placed.particle == self.entry]
         finds = find_peaks({name: (best[0], index[0])}, self.rotations, {name: 0.4 * across}, 2 * len(there) + 10)
         found, wanted, near = (
             [[replace(each, particle=self.entry) for each in finds]],
@@ -234,16 +233,6 @@ class Search:
             self.least[method] = best_threshold(found, wanted, near, size)
             return math.nan
         return match_detections(above(found, self.least[method]), wanted, near, size).f1
-
-
-def placements(path: Path) -> list[Placement]:
-    """Where things are in a simulated tomogram, from the table beside it, as `cryoden simulate` writes it."""
-    text = path.with_name(path.name.replace("_degraded.mrc", "_particles.star")).read_text(encoding="utf-8")
-    names = dict(re.findall(r"^# class (\d+): (.+)$", text, re.MULTILINE))
-    rows = [line.split() for line in text.splitlines() if len(line.split()) == 8 and not line.startswith(("_", "#"))]
-    return [
-        Placement(names[row[7]], np.array([float(row[3]), float(row[2]), float(row[1])]), np.eye(3)) for row in rows
-    ]
 
 
 def main() -> None:

@@ -14,6 +14,9 @@ import pytest
 import yaml
 
 import cryoden
+from cryoden.commands.simulate import simulate
+from cryoden.simulation.scene import SceneContents
+from cryoden.simulation.tilt_series import Exposure, TiltSeriesDegradation
 from experiments import tables
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -68,6 +71,24 @@ def test_a_benchmark_runs_at_its_smallest(name: str, tmp_path: Path) -> None:
     assert process.exitcode == 0
     # the subprocesses of some print past the file
     assert (tmp_path / "printed").read_text() or name == "denoise"
+
+
+def test_models_are_judged_on_held_out_tomograms(tmp_path: Path) -> None:
+    """The first tomogram gives the threshold of the search, the second is searched."""
+    step = TiltSeriesDegradation(voxel_size=16.0, exposure=Exposure(dose=1000.0))
+    scene = {"shape": (16, 40, 40), "contents": SceneContents(count=6), "voxel_size": 16.0, "resolution": 32.0}
+    list(simulate(["phantom:1"], str(tmp_path / "made"), copies=2, degradation=[step], **scene))
+    words = ["made", "--model", "it=cryoden-16A", "--find", "phantom:1", "--output", "found.json"]
+    process = APART.Process(target=run_script, args=(EXPERIMENTS / "held_out.py", words, tmp_path))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert {"input", "zeros", "Gaussian filter"} < set(found["percentiles"])
+    assert found["percentiles"]["the truth"]["f1"]["p50"] > 0.8
+    assert found["percentiles"]["zeros"]["nrmse"]["p50"] == 1
+    assert 0 < found["percentiles"]["it"]["nrmse"]["p50"] < 1
+    assert [row.get("f1") is None for row in found["tomograms"] if row["method"] == "it"] == [True, False]
 
 
 def defaults(kind: type) -> dict[str, Any]:

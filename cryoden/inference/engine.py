@@ -37,9 +37,7 @@ Progress = Callable[[int, int], None]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _FLIPS = [axes for count in range(4) for axes in combinations((2, 3, 4), count)]
-_CHECKED = (
-    "cuda",
-)  # where a tile in float32 costs little, and libraries have been seen to be silently wrong in bfloat16
+_CHECKED = ("cuda",)  # where float32 costs little, and libraries have been seen to be silently wrong in bfloat16
 _BFLOAT16_ERROR = 0.02  # relative; docs/denoising.md says what was measured
 _SAMPLE, _SAMPLE_EDGE = 32, 96  # tiles, and their edge, that tell what the norms of a network are going to see
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ class Recipe:
         contents = replace(preset.contents, occupancy=self.occupancy, microtubules=self.microtubules)
         return Scene(self.shape, self.voxel_size, 2 * self.voxel_size, particles, contents)
 
+    @cached_property
     def microscopes(self) -> tuple[TiltSeriesDegradation, TiltSeriesDegradation]:
         """Usual ones, and any."""
         any_of_them = PRESETS["realistic"](self.voxel_size, self.shape).degradation
@@ -131,7 +133,7 @@ def imaged(path: Path, recipe: Recipe, generator: torch.Generator, device: torch
     """A scene as one microscope shows it: clean and degraded, (1, D, H, W), and what tells how."""
     clean, seen = torch.from_numpy(np.load(path)).to(device).float()[:, None]
     usual, empty = (torch.rand(2, generator=generator) < torch.tensor([recipe.usual, recipe.empty])).tolist()
-    step = recipe.microscopes()[0 if usual else 1]
+    step = recipe.microscopes[0 if usual else 1]
     parameters = step.sample(generator)
     degraded = step.apply((clean if empty else seen)[None], [parameters])[0]
     return {"clean": clean.clamp(max=BRIGHTEST), "degraded": degraded, "step": step, "parameters": [parameters]}
@@ -281,7 +283,7 @@ def main() -> None:
     scene = recipe.scene(arguments.structures, arguments.maps or Path())
     folder = arguments.out / "scenes"
     folder.mkdir(parents=True, exist_ok=True)
-    scene.class_names, scene._sizes  # noqa: B018 - what all workers need is made once, before they are forked
+    scene._sizes  # noqa: B018 - what all workers need is made once, before they are forked
     makers = [
         multiprocessing.get_context("fork").Process(
             target=make_scenes, args=(scene, folder, range(first, recipe.scenes, arguments.workers)), daemon=True
@@ -290,7 +292,8 @@ def main() -> None:
     ]
     for maker in makers:
         maker.start()
-    while len(list(folder.glob("*.npy"))) < VALIDATION + LEAST or not (folder / f"{VALIDATION - 1:05d}.npy").exists():
+    first_scenes = [folder / f"{number:05d}.npy" for number in range(VALIDATION + LEAST)]
+    while not all(path.exists() for path in first_scenes):
         if not any(maker.is_alive() for maker in makers):
             raise SystemExit("no scenes were made")
         time.sleep(0.5)

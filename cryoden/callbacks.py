@@ -233,7 +233,7 @@ class Report(Callback):
 class KeepMemory(Callback):
     """Where a CPU computes, keeps memory that is freed for what is allocated next, and says so.
 
-    It makes training faster by a tenth to a third, for more memory: see docs/speed.md. Only with glibc (Linux).
+    It makes training faster by a tenth to a third, for more memory: see docs/speed-inside.md. Only with glibc (Linux).
 
     Args:
         enabled: false gives freed memory back to the system at once.

@@ -75,7 +75,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc gives every large tensor back to the system when it is freed. The next one comes as new pages,
     which the system fills with zeros one by one as they are touched: a tenth to a third of a training step on a CPU.
-    Kept, the heap stays as large as it ever was, and has gaps; docs/speed.md tells what both amount to.
+    Kept, the heap stays as large as it ever was, and has gaps; docs/speed-inside.md tells what both amount to.
 
     Returns:
         Whether it does: only with glibc, and unless the environment already sets up its allocator (MALLOC_...,

@@ -1,4 +1,4 @@
-"""The tables of experiments/README.md and docs/experiments.md, made from results/*.json.
+"""The tables of experiments/README.md and docs/, made from results/*.json.
 
     python experiments/tables.py                                makes them anew
     python experiments/tables.py NAME comparison/results.json   first keeps a result, as results/NAME.json
@@ -20,7 +20,8 @@ from cryoden.evaluation.tables import read_thesis
 from cryoden.metrics import MEASURES
 
 EXPERIMENTS = Path(__file__).resolve().parent
-PAGES = (EXPERIMENTS / "README.md", EXPERIMENTS.parent / "docs" / "experiments.md")
+_DOCS = EXPERIMENTS.parent / "docs"
+PAGES = (EXPERIMENTS / "README.md", *(_DOCS / f"{name}.md" for name in ("experiments", "models-measured", "unseen")))
 THESIS = "UpsampleUnetGAN, thesis"  # its best system
 MARK = re.compile(r"(<!-- (\w+): ([\w., ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _KEPT = ("created", "versions", "hardware", "experiment")

@@ -14,7 +14,7 @@ def calibrate(simulated: str, real: str, output: str = "calibration.png", overwr
     """Draw a simulated tomogram beside a real one: slices, power spectrum, grey values, correlation of the noise.
 
     Grey scales may differ, and the sign: both are brought to a standard deviation of 1 and bright protein.
-    Which arguments of the simulation change what, docs/tilt-series.md tells. What is left of the difference between
+    Which arguments of the simulation change what, docs/calibration.md tells. What is left of the difference between
     the spectra is printed as a line for the YAML of a TiltSeriesDegradation: with this `radial_gain` such tomograms
     have the spectrum of the real one.
 

@@ -60,7 +60,7 @@ def compare(
             of the first run that has one. A run may be anyone's, so that its config.yaml imports nothing that was not
             imported before, and its cache is left alone.
         halves: a folder of half tomograms of yours (_EVN/_ODD, _half1/_half2, even/ and odd/) to compare on instead of
-            test volumes: each half judges the answers to the other, see docs/denoising.md. Only report.html, its curves
+            test volumes: each half judges the answers to the other, see docs/halves.md. Only report.html, its curves
             and quality.csv are written.
         module: a module of yours to import first, whose networks and data the runs may be of, such as mine for mine.py.
         volumes: how many of the test volumes to take, evenly spaced over them.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cryoden.scaling import Scale
 from cryoden.volume import central, native, release
 
-SUSPICIOUS = 0.7  # docs/denoising.md says what was measured
+SUSPICIOUS = 0.7  # docs/judging.md says what was measured
 
 _SMOOTH = 1.5  # voxels, standard deviation: noise of single voxels averages out, and a protein does not
 _BOUND = 6.0  # spreads; what is further counts as this far, so that a few beads do not decide alone

@@ -16,7 +16,7 @@ class WGAN(Adversarial):
     """A generator against a critic whose weights are clipped, so that its slope is bounded.
 
     Arjovsky et al. 2017 (arXiv:1701.07875), algorithm 1, with RMSprop for the critic as there; the critic's steps are
-    on one batch each time. What keeps it stable is written down in docs/training.md.
+    on one batch each time. What keeps it stable is written down in docs/adversarial.md.
 
     Args:
         generator: the denoising network.

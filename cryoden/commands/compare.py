@@ -62,7 +62,8 @@ def compare(
         halves: a folder of half tomograms of yours (_EVN/_ODD, _half1/_half2, even/ and odd/) to compare on instead of
             test volumes: each half judges the answers to the other, see docs/halves.md. Only report.html, its curves
             and quality.csv are written.
-        module: a module of yours to import first, whose networks and data the runs may be of, such as mine for mine.py.
+        module: a module of yours to import first, such as mine for mine.py: the runs may be of its networks and data,
+            and its measures are shown.
         volumes: how many of the test volumes to take, evenly spaced over them.
         sensitivity: test volumes at each point of curves against signal-to-noise ratio (0.1 to 5) and tilt range (±40°
             to ±70°); 0 draws none.

@@ -6,7 +6,7 @@
 from cryoden.metrics.fsc import fourier_shell_correlation, resolution_at, shell_frequencies
 from cryoden.metrics.functional import mse, nrmse, particle_mask, psnr, ssim
 from cryoden.metrics.halves import Estimate, HalfScore, Halves, half_scores
-from cryoden.metrics.measures import CURVES, MEASURES, PERCENTILES, Measure, Pair, measure, percentiles
+from cryoden.metrics.measures import CURVES, MEASURES, PERCENTILES, Measure, Pair, as_measure, measure, percentiles
 
 __all__ = [
     "CURVES",
@@ -17,6 +17,7 @@ __all__ = [
     "Halves",
     "Measure",
     "Pair",
+    "as_measure",
     "fourier_shell_correlation",
     "half_scores",
     "measure",

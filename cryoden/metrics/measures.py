@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from cryoden.errors import CryodenError
 from cryoden.metrics import functional
 from cryoden.metrics.fsc import Spectra, resolution_at
 
@@ -123,92 +124,109 @@ MEASURES: dict[str, Measure] = {}
 """By name, in the order of tables. NRMSE comes first, since SSIM flatters an empty box."""
 
 
-def _measure(
+def as_measure(
     heading: str, better: int, *, factor: float = 1.0, digits: int = 3, name: str = ""
 ) -> Callable[[Function], Function]:
-    """Make a function one of the `MEASURES`, under its own name or another; its docstring says what it means."""
+    """Make a function one of the `MEASURES`, so that tables, results and reports show it.
+
+    Args:
+        heading: with its unit.
+        better: +1 where more is better, -1 where less is, 0 where neither is.
+        factor: what a value is multiplied by before it is shown.
+        digits: after the point.
+        name: in results; by default the function's. Its docstring says in one sentence what it means.
+
+    Returns:
+        A decorator of a function of a `Pair` that gives one value per volume (B,).
+
+    Raises:
+        CryodenError: there is a measure of this name.
+    """
 
     def add(of: Function) -> Function:
+        key = name or of.__name__
+        if key in MEASURES:
+            raise CryodenError(f"measure {key}: there is one of this name; choose another")
         about = (of.__doc__ or "").rstrip(".")
-        MEASURES[name or of.__name__] = Measure(of, heading, about, better, factor, digits)
+        MEASURES[key] = Measure(of, heading, about, better, factor, digits)
         return of
 
     return add
 
 
-@_measure("NRMSE", -1)
+@as_measure("NRMSE", -1)
 def nrmse(pair: Pair) -> Tensor:
     """RMS error over the RMS of the clean volume; an empty volume scores 1."""
     return functional.nrmse(pair.denoised, pair.clean)
 
 
-@_measure("NRMSE in mask", -1)
+@as_measure("NRMSE in mask", -1)
 def masked_nrmse(pair: Pair) -> Tensor:
     """NRMSE where the particle is (density above 5 % of the maximum, grown by 2 voxels)."""
     return functional.nrmse(pair.denoised, pair.clean, pair.mask)
 
 
-@_measure("PSNR dB", 1, digits=2)
+@as_measure("PSNR dB", 1, digits=2)
 def psnr(pair: Pair) -> Tensor:
     """Peak signal-to-noise ratio, data range 1."""
     return functional.psnr(pair.denoised, pair.clean)
 
 
-@_measure("MSE ×10⁻³", -1, factor=1000.0)
+@as_measure("MSE ×10⁻³", -1, factor=1000.0)
 def mse(pair: Pair) -> Tensor:
     """Mean squared error."""
     return functional.mse(pair.denoised, pair.clean)
 
 
-@_measure("SSIM", 1)
+@as_measure("SSIM", 1)
 def ssim(pair: Pair) -> Tensor:
     """Structural similarity; an empty volume scores 0.95 or more."""
     return functional.ssim(pair.denoised, pair.clean)
 
 
-@_measure("SSIM in mask", 1)
+@as_measure("SSIM in mask", 1)
 def masked_ssim(pair: Pair) -> Tensor:
     """SSIM where the particle is, so that empty space does not flatter."""
     return functional.ssim(pair.denoised, pair.clean, mask=pair.mask)
 
 
-@_measure("FSC area", 1)
+@as_measure("FSC area", 1)
 def fsc_area(pair: Pair) -> Tensor:
     """Mean Fourier shell correlation from the first shell to Nyquist."""
     return _area(pair.fsc)
 
 
-@_measure("res. at 0.5, Å", -1, digits=1, name="resolution_0.5")
+@as_measure("res. at 0.5, Å", -1, digits=1, name="resolution_0.5")
 def resolution_half(pair: Pair) -> Tensor:
     """Where the Fourier shell correlation with the clean volume falls below 0.5."""
     return pair.resolution(0.5)
 
 
-@_measure("res. at 0.143, Å", -1, digits=1, name="resolution_0.143")
+@as_measure("res. at 0.143, Å", -1, digits=1, name="resolution_0.143")
 def resolution_seventh(pair: Pair) -> Tensor:
     """Where it falls below 0.143."""
     return pair.resolution(0.143)
 
 
-@_measure("FSC measured", 1)
+@as_measure("FSC measured", 1)
 def fsc_measured(pair: Pair) -> Tensor:
     """Mean FSC outside the missing wedge: what was denoised."""
     return _area(pair.fsc_measured)
 
 
-@_measure("FSC in wedge", 1)
+@as_measure("FSC in wedge", 1)
 def fsc_wedge(pair: Pair) -> Tensor:
     """Mean FSC inside the missing wedge: what was filled in."""
     return _area(pair.fsc_wedge)
 
 
-@_measure("filled in", 0)
+@as_measure("filled in", 0)
 def wedge_power(pair: Pair) -> Tensor:
     """Power inside the missing wedge, over that of the clean volume there: 1 is as much as belongs."""
     return pair.wedge_power
 
 
-@_measure("invented", -1)
+@as_measure("invented", -1)
 def invented(pair: Pair) -> Tensor:
     """Share of that power that the clean volume does not have: 1 - correlation² inside the wedge."""
     correlation = pair.spectra.correlation(~pair.measured).clamp(0, 1)  # of the wrong sign nothing is right

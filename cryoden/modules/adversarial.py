@@ -137,7 +137,7 @@ class Adversarial(Training):
 
     def _optimize(self, optimizer: Player, terms: Mapping[str, Tensor]) -> None:
         """One backward pass over the sum of the terms, and one step when enough batches are accumulated."""
-        self.manual_backward(self._total(terms) / self.accumulate)
+        self.manual_backward(self.total(terms) / self.accumulate)
         if (self.trainer.fit_loop.batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch:
             optimizer.step()
             optimizer.zero_grad()
@@ -155,7 +155,7 @@ class Adversarial(Training):
 
     def _supervision(self, batch: Batch, denoised: Tensor, features: list[Tensor]) -> dict[str, Tensor]:
         """The generator's terms beside the adversarial one; `features` are the discriminator's of denoised volumes."""
-        terms = self._reconstruction(batch, denoised, self.reconstruction_loss)
+        terms = self.supervised(batch, denoised, self.reconstruction_loss)
         terms["reconstruction"] = self.reconstruction_weight * terms["reconstruction"]
         if self.feature_matching:
             with torch.no_grad():
@@ -173,6 +173,13 @@ class Adversarial(Training):
         self.log_dict(logged, prog_bar=True, batch_size=len(batch["clean"]))
 
     @property
+    def _asked(self) -> dict[str, str]:
+        if self._alone:  # the generator has no loss
+            return {}
+        matching = {"feature_matching": "feature_matching"} if self.feature_matching else {}
+        return {"reconstruction": "reconstruction_loss", **matching, **super()._asked}
+
+    @property
     def _alone(self) -> bool:
         """Whether the discriminator learns alone."""
         return self.trainer.fit_loop.total_batch_idx < self.critic_warmup_steps
@@ -185,11 +192,11 @@ class Adversarial(Training):
     def configure_optimizers(self) -> Any:
         """An optimizer for each player, both with the schedule of Training."""
         optimizers = self._optimizers()
-        return list(optimizers), [self._schedule(optimizer) for optimizer in optimizers]
+        return list(optimizers), [self.schedule(optimizer) for optimizer in optimizers]
 
     def _optimizers(self) -> tuple[Optimizer, Optimizer]:
         players = ((self.generator, self.learning_rate), (self.discriminator, self.discriminator_learning_rate))
-        first, second = (Adam(p.parameters(), lr=rate, betas=self.betas, fused=self._fused) for p, rate in players)
+        first, second = (Adam(p.parameters(), lr=rate, betas=self.betas, fused=self.fused) for p, rate in players)
         return first, second
 
 

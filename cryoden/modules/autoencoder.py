@@ -36,11 +36,15 @@ class Autoencoder(Training):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on a batch of pairs."""
-        loss = self._total(self._reconstruction(batch, self(batch["degraded"]), self.loss))
+        loss = self.total(self.supervised(batch, self(batch["degraded"]), self.loss))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["clean"]))
         return loss
 
+    @property
+    def _asked(self) -> dict[str, str]:
+        return {"reconstruction": "loss", **super()._asked}
+
     def configure_optimizers(self) -> Any:
         """AdamW with the schedule of Training."""
-        optimizer = AdamW(self.generator.parameters(), lr=self.learning_rate, fused=self._fused)
-        return {"optimizer": optimizer, "lr_scheduler": self._schedule(optimizer)}
+        optimizer = AdamW(self.generator.parameters(), lr=self.learning_rate, fused=self.fused)
+        return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer)}

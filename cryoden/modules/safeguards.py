@@ -45,6 +45,18 @@ class Safeguard(Callback):
         self._broken = ""
         self._rollbacks = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a precision whose gradients are scaled, and infinite on purpose.
+
+        Raises:
+            CryodenError: clipping or going back is asked for, in 16-mixed.
+        """
+        if trainer.precision == "16-mixed" and (self.clip is not None or self.rollback):
+            raise CryodenError(
+                "gradient_clip, and nonfinite rollback, do nothing in precision 16-mixed, which scales gradients and "
+                "skips steps by itself: take bf16-mixed or 32, or leave them out"
+            )
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember weights and optimizers as the state to go back to."""
         if self.rollback:

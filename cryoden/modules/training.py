@@ -76,6 +76,7 @@ class Training(LightningModule):
         self.safeguard = Safeguard(gradient_clip, rollback=nonfinite == "rollback")
         self.init_weights = init_weights
         self.terms: dict[str, Tensor] = {}
+        self._answered = self._scheduled = False
         self.seed = torch.initial_seed()
         self.val_metrics = TrainingMetrics("val/")
         self.test_metrics = TrainingMetrics("test/")
@@ -87,6 +88,7 @@ class Training(LightningModule):
 
     def forward(self, degraded: Tensor) -> Tensor:
         """Denoise volumes (B, 1, D, H, W), as `Denoiser` does."""
+        self._answered = True
         denoised: Tensor = self.denoiser(degraded)
         return denoised
 
@@ -113,15 +115,46 @@ class Training(LightningModule):
         self.generator.load_state_dict(begun.generator.state_dict())
 
     def on_train_start(self) -> None:
-        """A cosine must know its end."""
+        """A schedule must be followed, and a cosine must know its end.
+
+        Raises:
+            CryodenError: it is not, or does not.
+        """
+        if (self.cosine or self.warmup_steps) and not self._scheduled:
+            raise CryodenError(
+                f"cosine and warmup_steps: the optimizers of {type(self).__name__} do not follow them; let its "
+                "configure_optimizers give self.schedule(optimizer), or set cosine to false and warmup_steps to 0"
+            )
         if self.cosine and not math.isfinite(self.trainer.estimated_stepping_batches):
             raise CryodenError("cosine: needs to know where training ends; set trainer.max_epochs, or cosine to false")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin a batch: all its randomness follows from the seed, so that a resumed run goes on as it would have."""
         self.terms = {}
+        self._answered = False
         state = np.random.SeedSequence([self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank])
         self.random = torch.Generator(self.device).manual_seed(int(state.generate_state(1, np.uint64)[0]))
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Refuse a training step, maybe someone's own, that would leave out in silence what an argument asks for.
+
+        Raises:
+            CryodenError: it does.
+        """
+        step = f"the training step of {type(self).__name__}"
+        for term, argument in self._asked.items():
+            if term not in self.terms:
+                raise CryodenError(
+                    f"{argument}: {step} does not obey it; let its loss be self.total({{**self.supervised(batch, "
+                    "denoised, loss), ...}), or derive the class from one that has no such argument"
+                )
+        if not self._answered:
+            raise CryodenError(f"standardize and residual: {step} passes them by; call self(degraded), not a network")
+
+    @property
+    def _asked(self) -> dict[str, str]:
+        """The terms that the loss of this batch must have, and the arguments that ask for them."""
+        return {"data_consistency": "data_consistency"} if self.data_consistency else {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Score a batch; the denoised volumes are for callbacks."""
@@ -156,8 +189,17 @@ class Training(LightningModule):
                 self.log_dict({name: median, f"{name}_p5": low, f"{name}_p95": high}, sync_dist=True)
         metrics.reset()
 
-    def _reconstruction(self, batch: Batch, denoised: Tensor, loss: Loss) -> dict[str, Tensor]:
-        """The supervised terms of a loss."""
+    def supervised(self, batch: Batch, denoised: Tensor, loss: Loss) -> dict[str, Tensor]:
+        """The terms of a loss that compare with the clean volumes.
+
+        Args:
+            batch: of pairs.
+            denoised: (B, 1, D, H, W), what the network made of the degraded ones.
+            loss: of (denoised, clean).
+
+        Returns:
+            Name → (): the loss, and what `data_consistency` asks for.
+        """
         clean = batch["clean"]
         terms = {"reconstruction": loss(denoised, clean)}
         if self.data_consistency:
@@ -165,13 +207,14 @@ class Training(LightningModule):
             terms["data_consistency"] = self.data_consistency * contradiction
         return terms
 
-    def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The sum of a loss's terms, which are kept under their names until the next batch."""
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of a loss's terms, name → (), which are kept under their names until the next batch."""
         self.terms |= {name: term.detach() for name, term in terms.items()}
         return torch.stack(list(terms.values())).sum()
 
-    def _schedule(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The learning rate over all batches of the training, as Lightning takes it."""
+    def schedule(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The learning rate over all batches, by `warmup_steps` and `cosine`, as Lightning takes it."""
+        self._scheduled = True
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
@@ -187,7 +230,7 @@ class Training(LightningModule):
         return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
 
     @property
-    def _fused(self) -> bool | None:
+    def fused(self) -> bool | None:
         """Whether an Adam updates all parameters at once: on a GPU that is one launch for hundreds; None: torch's."""
         return True if self.device.type == "cuda" else None
 

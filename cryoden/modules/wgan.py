@@ -72,7 +72,7 @@ class WGAN(Adversarial):
 
     def _optimizers(self) -> tuple[Optimizer, Optimizer]:
         return (
-            Adam(self.generator.parameters(), lr=self.learning_rate, betas=self.betas, fused=self._fused),
+            Adam(self.generator.parameters(), lr=self.learning_rate, betas=self.betas, fused=self.fused),
             RMSprop(self.discriminator.parameters(), lr=self.discriminator_learning_rate),
         )
 

@@ -1,0 +1,112 @@
+"""A training method of one's own passes over no argument in silence."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning import Trainer
+from torch.optim import SGD
+
+from cryoden import Autoencoder, CryodenError, ParticleDataModule, UpsampleUnetGAN
+from cryoden.losses import mse
+from cryoden.modules.safeguards import Safeguard
+from cryoden.modules.training import Training
+from cryoden.networks.compact_unet import CompactUnet
+
+
+@pytest.fixture(scope="module")
+def data() -> ParticleDataModule:
+    return ParticleDataModule(
+        entries=["phantom:1"], copies=5, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
+    )
+
+
+class Plain(Training):
+    """As one would write it who knows Lightning and not what is inherited."""
+
+    def training_step(self, batch, batch_idx):
+        return mse(self(batch["degraded"]), batch["clean"])
+
+    def configure_optimizers(self):
+        optimizer = SGD(self.parameters(), lr=1e-3)
+        return {"optimizer": optimizer, "lr_scheduler": self.schedule(optimizer)}
+
+
+class Supervised(Plain):
+    def training_step(self, batch, batch_idx):
+        return self.total(self.supervised(batch, self(batch["degraded"]), mse))
+
+
+class Past(Plain):
+    def training_step(self, batch, batch_idx):
+        return mse(self.generator(batch["degraded"]), batch["clean"])
+
+
+class OtherLoss(Autoencoder):
+    def training_step(self, batch, batch_idx):
+        return mse(self(batch["degraded"]), batch["clean"])
+
+
+class Unscheduled(Supervised):
+    def configure_optimizers(self):
+        return SGD(self.parameters(), lr=1e-3)
+
+
+class Unmatched(UpsampleUnetGAN):
+    def _supervision(self, batch, denoised, features):
+        return self.supervised(batch, denoised, self.reconstruction_loss)
+
+
+def train(model: Training, data: ParticleDataModule, folder: Path) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(default_root_dir=folder, max_epochs=1, limit_val_batches=0, enable_checkpointing=False, **quiet)
+    trainer.fit(model, data)
+    return trainer
+
+
+def network() -> CompactUnet:
+    return CompactUnet(channels=2, levels=1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Plain(network()),
+        lambda: Supervised(network(), data_consistency=1.0, warmup_steps=1),
+        lambda: Unscheduled(network(), cosine=False),
+        lambda: Unmatched(channels=3, box=16, norm="group"),
+        lambda: UpsampleUnetGAN(channels=3, box=16, norm="group", critic_warmup_steps=1, data_consistency=1.0),
+    ],
+)
+def test_what_obeys_every_argument_trains(make, data, tmp_path: Path) -> None:
+    assert train(make(), data, tmp_path).state.finished
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Plain(network(), data_consistency=1.0), "data_consistency: the training step of Plain does not obey"),
+        (lambda: OtherLoss(network()), "loss: the training step of OtherLoss does not obey it"),
+        (lambda: Past(network()), "standardize and residual: the training step of Past passes them by"),
+        (lambda: Unscheduled(network()), "cosine and warmup_steps: the optimizers of Unscheduled do not follow them"),
+        (lambda: Unscheduled(network(), cosine=False, warmup_steps=5), "cosine and warmup_steps: the optimizers of"),
+        (
+            lambda: Unmatched(channels=3, box=16, norm="group", feature_matching=1.0),
+            "feature_matching: the training step of Unmatched does not obey it",
+        ),
+    ],
+)
+def test_what_passes_an_argument_by_is_refused_in_one_line(make, words: str, data, tmp_path: Path) -> None:
+    with pytest.raises(CryodenError, match=words) as refusal:
+        train(make(), data, tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("clip", "rollback"), [(1.0, False), (None, True)])
+def test_gradients_that_16_mixed_scales_are_neither_clipped_nor_gone_back_from(clip, rollback: bool) -> None:
+    """Lightning takes 16-mixed on a GPU alone, so that here nothing but its name is at hand."""
+    trainer = SimpleNamespace(precision="16-mixed")
+    Safeguard(None, rollback=False).setup(trainer, torch.nn.Module(), "fit")
+    with pytest.raises(CryodenError, match="gradient_clip, and nonfinite rollback, do nothing in precision 16-mixed"):
+        Safeguard(clip, rollback=rollback).setup(trainer, torch.nn.Module(), "fit")

@@ -14,41 +14,9 @@ from torch import Tensor, nn
 from cryoden.denoiser import Denoiser, denoiser_of
 from cryoden.errors import CryodenError, one_line
 from cryoden.files import whole_file
-from cryoden.models import shipped_models
+from cryoden.models import ALLOWED, find_checkpoint
 
 _KEY = "cryoden"
-_HINT = (
-    "give a run's folder, a .ckpt that `cryoden fit` wrote, a .safetensors that `cryoden export` wrote, a name of "
-    "`cryoden models`, or URL#sha256=HEX"
-)
-
-
-def find_checkpoint(run: Path | str) -> Path:
-    """The checkpoint that a name, a run, or a path to a checkpoint stands for: a run's best, else its last.
-
-    Args:
-        run: a path, the name of a model that comes with cryoden, or URL#sha256=HEX of one that is downloaded, once.
-
-    Raises:
-        CryodenError: there is no such file, or no checkpoint in the folder.
-    """
-    if "://" in str(run):
-        from cryoden.download import fetch_stated  # with requests, which takes long to import, and few need it
-
-        return fetch_stated(str(run))
-    run = Path(run)
-    if run.is_file():
-        return run
-    if not run.exists():
-        if str(run) in shipped_models():
-            return shipped_models()[str(run)].weights
-        raise CryodenError(f"model {run}: no such file or folder; {_HINT}")
-    for folder in (run, run / "checkpoints"):
-        for pattern in ("best*.ckpt", "last*.ckpt", "*.safetensors"):
-            found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
-            if found:
-                return found[-1]
-    raise CryodenError(f"model {run}: no best*.ckpt, last*.ckpt or *.safetensors in this folder; {_HINT}")
 
 
 def load_denoiser(run: Path | str) -> Denoiser:
@@ -133,8 +101,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CryodenError: there is none, or it is damaged or not of cryoden's.
     """
     if not path.is_file():
-        raise CryodenError(f"checkpoint {path}: no such file; {_HINT}")
-    unreadable = f"model {path}: not a readable checkpoint, or cut short or damaged; {_HINT}"
+        raise CryodenError(f"checkpoint {path}: no such file; {ALLOWED}")
+    unreadable = f"model {path}: not a readable checkpoint, or cut short or damaged; {ALLOWED}"
     try:
         # torch's own check of its archive is none: another weight for each flipped bit
         with ZipFile(path) as archive:
@@ -145,7 +113,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever torch says of a file that is something else; it may be anyone's
         raise CryodenError(unreadable) from error
     if not isinstance(checkpoint, dict) or _KEY not in checkpoint:
-        raise CryodenError(f"model {path}: a checkpoint, but not of cryoden's; {_HINT}")
+        raise CryodenError(f"model {path}: a checkpoint, but not of cryoden's; {ALLOWED}")
     return checkpoint
 
 
@@ -167,10 +135,12 @@ def _read_weights(path: Path) -> tuple[Any, dict[str, Tensor]]:
             record = (file.metadata() or {}).get(_KEY)
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except Exception as error:  # SafetensorError, and whatever else it says of a file that is something else
-        raise CryodenError(f"model {path}: not a readable safetensors file, or cut short; {_HINT}") from error
+        raise CryodenError(f"model {path}: not a readable safetensors file, or cut short; {ALLOWED}") from error
     if record is None:
-        raise CryodenError(f"model {path}: safetensors, but without cryoden's description of the network; {_HINT}")
+        raise CryodenError(f"model {path}: safetensors, but without cryoden's description of the network; {ALLOWED}")
     try:
         return json.loads(record), weights
     except (ValueError, RecursionError) as error:
-        raise CryodenError(f"model {path}: its description cannot be read, so the file is damaged; {_HINT}") from error
+        raise CryodenError(
+            f"model {path}: its description cannot be read, so the file is damaged; {ALLOWED}"
+        ) from error

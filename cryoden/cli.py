@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from cryoden.commands.pages import overview, page, verbs
+from cryoden.console import loading
 from cryoden.errors import CryodenError
 from cryoden.signals import Stopped, stoppable
 
@@ -100,11 +101,13 @@ def _run(words: list[str]) -> None:
             f"{name}: got {empty!r}, which is empty; give a value, or leave it out (a variable of the shell that is "
             "not set?)"
         )
-    verb = getattr(import_module(f"cryoden.commands.{name}"), name)
+    from cryoden.commands.parser import call, plain_words
+
+    rest = plain_words(rest)  # which finds the files of --config, or refuses them, before torch is imported
+    with loading():
+        verb = getattr(import_module(f"cryoden.commands.{name}"), name)
     if any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(verb).parameters.values()):
         verb(*rest)
         return
-    from cryoden.commands.parser import call
-
     for line in call(verb, name, rest):
         print(line)

@@ -2,7 +2,10 @@
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Advice that does not apply here, or that a user can do nothing about.
 _NOISE = (
@@ -23,3 +26,16 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """A word on a terminal while torch and what is built on it are imported, which takes seconds; gone afterwards."""
+    seen = sys.stderr.isatty()
+    if seen:
+        print("loading torch ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if seen:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -17,8 +17,8 @@ from superqt.utils import ensure_main_thread
 from cryoden.checkpoint import load_denoiser
 from cryoden.errors import CryodenError
 from cryoden.inference.engine import Engine
-from cryoden.inference.plan import Settings
 from cryoden.inference.removed import structure_removed, tell_removed
+from cryoden.inference.settings import Settings
 from cryoden.models import nearest_model, shipped_models
 from cryoden.napari_reader import MADE_BY
 from cryoden.volume import Volume

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from cryoden import download, export_weights
-from cryoden.checkpoint import find_checkpoint, load_denoiser
+from cryoden.checkpoint import load_denoiser
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
+from cryoden.models import find_checkpoint
 from cryoden.networks import CompactUnet
 
 

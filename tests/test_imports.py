@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import cryoden
+from cryoden.console import loading
 
 PACKAGE = Path(cryoden.__file__).parent
 
@@ -20,9 +21,9 @@ PACKAGE = Path(cryoden.__file__).parent
 # do not know each other. The door, `__init__`, is the room named cryoden.
 FLOORS = (
     ("console", "errors", "signals", "version"),
-    ("files", "hardware", "models"),
+    ("files", "hardware"),
     ("download", "pictures", "scaling", "volume"),
-    ("metrics", "networks", "particles"),
+    ("metrics", "models", "networks", "particles"),
     ("losses", "simulation"),
     ("batch",),
     ("denoiser",),
@@ -176,6 +177,52 @@ def test_import_is_light() -> None:
         assert loaded.split() == []
     # The aim is 0.2 s, interpreter included; the rest is for a busy machine.
     assert min(times) < 0.5, f"import cryoden took {min(times):.2f} s at best of {len(times)}"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("denoise missing.mrc out.mrc", "cannot read missing.mrc"),
+        ("denoise text.mrc out.mrc", "text.mrc is not an MRC file"),
+        ("denoise missing.mrc --output out --overlap=2", "cannot read missing.mrc"),
+        ("denoise text.mrc out.mrc --tilt-range=missing.tlt", "cannot read missing.tlt"),
+        ("denoise text.mrc out.mrc --tilt-range=[60,-60]", "tilt range 60 to -60"),
+        ("denoise text.mrc nowhere/out.mrc", "there is no folder nowhere"),
+        ("denoise text.mrc out.mrc --overlop=2", "did you mean '--overlap'"),
+        ("compare missing", "none of the runs can be used"),
+        ("compare cryoden-10A --data=missing.yaml", "missing.yaml: no such file"),
+        ("compare cryoden-10A --halves=missing", "no half tomograms"),
+        ("calibrate missing.mrc text.mrc", "cannot read missing.mrc"),
+        ("export out.safetensors --model=missing", "model missing: no such file"),
+        ("models card missing", "got 'card missing'"),
+        ("fit --config missing.yaml", "missing.yaml: no such file"),
+        ("validate --config missing.yaml", "missing.yaml: no such file"),
+        ("simulate 1abc --config missing.yaml", "missing.yaml: no such file"),
+    ],
+)
+def test_paths_and_headers_are_looked_at_before_anything_heavy_is_imported(words: str, told: str, tmp_path) -> None:
+    (tmp_path / "text.mrc").write_text("text")
+    code = f"""
+import contextlib, os, sys
+from cryoden.cli import main
+os.chdir({str(tmp_path)!r})
+with contextlib.suppress(SystemExit), contextlib.redirect_stderr(sys.stdout):
+    main({words.split()})
+print(*sorted({{"lightning", "matplotlib", "scipy", "torch"}} & {{*sys.modules}}))
+"""
+    *lines, loaded = run(code).split("\n")[:-1]
+    assert told in "\n".join(lines)
+    assert loaded == ""
+
+
+def test_a_terminal_has_a_word_while_torch_is_imported(monkeypatch, capsys) -> None:
+    with loading():
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with loading():
+        assert capsys.readouterr().err == "loading torch ..."
+    assert capsys.readouterr().err == "\r\x1b[K"
 
 
 def test_each_public_name_is_there_once() -> None:

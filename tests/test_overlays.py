@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from cryoden.cli import main
-from cryoden.commands.compare import load_data
+from cryoden.commands.comparison import load_data
 from cryoden.commands.simulate import simulate
 from cryoden.particles import load_particle
 from cryoden.simulation.scene import Scene, SceneContents
@@ -73,7 +73,7 @@ import gemmi, jsonargparse, lightning, matplotlib.pyplot, scipy.ndimage, skimage
 def read(path):
     from pathlib import Path
     from cryoden import CryodenError
-    from cryoden.commands.compare import load_data
+    from cryoden.commands.comparison import load_data
     try:
         load_data(Path(path))
     except CryodenError as error:

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryoden.console import loading
 from cryoden.errors import CryodenError
-from cryoden.evaluation.calibration import calibration_figure, describe, radial_gain, spectral_distance
 from cryoden.files import check_output
-from cryoden.pictures import save_figure
 from cryoden.volume import read_volume
 
 
@@ -43,6 +42,9 @@ def calibrate(simulated: str, real: str, output: str = "calibration.png", overwr
             f"{simulated} has voxels of {sizes[0]:.4g} Å, {real} of {sizes[1]:.4g} Å; what is compared must be of the "
             "same scale within 10 %: simulate at the real voxel size"
         )
+    with loading():
+        from cryoden.evaluation.calibration import calibration_figure, describe, radial_gain, spectral_distance
+        from cryoden.pictures import save_figure
     characters = {file: describe(volume, file) for file, volume in volumes.items()}
     names = ("simulated", "real")
     for name, (file, it) in zip(names, characters.items(), strict=True):

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from cryoden.checkpoint import find_checkpoint, import_module_of_networks, load_denoiser
-from cryoden.console import quiet
+from cryoden.console import loading
 from cryoden.errors import CryodenError
-from cryoden.hardware import choose_device, keep_freed_memory, require_devices
-from cryoden.inference.engine import Engine
+from cryoden.files import check_output
 from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, passed_over, single_jobs
-from cryoden.inference.plan import Settings
-from cryoden.inference.quality import QUALITY, read_quality
-from cryoden.inference.runner import Runner
+from cryoden.inference.settings import Settings
 from cryoden.inference.star import star_jobs, write_star
 from cryoden.inference.tilts import read_tilts
-from cryoden.models import nearest_model
-from cryoden.volume import open_volume
+from cryoden.models import find_checkpoint, nearest_model
+from cryoden.volume import Volume, open_volume
 
 _NAMED = 3  # files of many, where each is like the others
 
@@ -92,19 +86,29 @@ def denoise(
         raise CryodenError(f"devices {devices}, nodes {nodes}: each must be at least 1")
     tilts = read_tilts(tilt_range) if isinstance(tilt_range, str) else tilt_range
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size, measured_only, tilts)
+    jobs, star = _jobs(inputs, output, halves)
+    check_jobs([*jobs, *([star.job] if star else [])], Path(output) if output else None)
+    if output is None:
+        check_output(jobs[0].outputs[0], overwrite=True)  # what is there may be done already
+    looked_at = _first_that_opens(jobs, voxel_size)
+    model, why = (model, "") if model else _nearest(*looked_at)
+    checkpoint = find_checkpoint(model)
+    with loading():  # when all is refused that can be at a look, since torch takes seconds
+        from cryoden.checkpoint import import_module_of_networks, load_denoiser
+        from cryoden.hardware import choose_device, keep_freed_memory, require_devices
+        from cryoden.inference.engine import Engine
+        from cryoden.inference.quality import QUALITY, read_quality
+        from cryoden.inference.runner import Runner, one_by_one
     device, reason = choose_device()
     require_devices(devices, device)
     kept = device.type == "cpu" and not dry_run and keep_freed_memory()
     import_module_of_networks(module)
-    jobs, star = _jobs(inputs, output, halves)
-    check_jobs([*jobs, *([star.job] if star else [])], Path(output) if output else None)
-    model, why = (model, "") if model else _nearest(jobs[0].inputs[0], voxel_size)
     engine = Engine.of(load_denoiser(model), device)
     first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0  # others run all this, too
     if first:
         used = f"in {str(engine.precision).removeprefix('torch.')}{', keeping freed memory' * kept}"
         many = "" if devices * nodes == 1 else f", {devices * nodes} processes"
-        yield f"model {find_checkpoint(model)}{why} on {device} ({reason}), {used}{many}"
+        yield f"model {checkpoint}{why} on {device} ({reason}), {used}{many}"
         if len(jobs) > 1 or halves:
             yield from (f"  {' + '.join(map(str, job.inputs))} -> {job.average or job.outputs[0]}" for job in jobs)
     quality = Path(output, QUALITY) if output and any(job.average for job in jobs) else None
@@ -112,11 +116,13 @@ def denoise(
         read_quality(quality)  # to be refused now, not after an hour, if it is another's
     runner = Runner(engine, settings, overwrite, float16, preview, output is not None, model, quality)
     if dry_run:
-        failed = yield from _one_by_one(runner, jobs, dry_run=True)
+        failed = yield from one_by_one(runner, jobs, dry_run=True)
     elif devices * nodes == 1:
-        failed = yield from _one_by_one(runner, jobs)
+        failed = yield from one_by_one(runner, jobs)
     else:
-        failed = _together(runner, jobs, devices, nodes)
+        from cryoden.inference.distribute import together  # with Lightning, which one device does without
+
+        failed = together(runner, jobs, devices, nodes)
     if star is not None and first and not dry_run:
         done = {row: job for row, job in star.rows.items() if runner.is_done(job)}
         if done:
@@ -141,13 +147,27 @@ class _Star:
         return Job(str(self.path), (self.path,), (self.target,))
 
 
-def _nearest(path: Path, voxel_size: float | None) -> tuple[str, str]:
+def _first_that_opens(jobs: Sequence[Job], voxel_size: float | None) -> tuple[Path, Volume]:
+    """The first tomogram that can be read, and its file: of many, those that cannot are told of in their turn.
+
+    Raises:
+        CryodenError: None can; what is wrong with the first.
+    """
+    wrong: list[CryodenError] = []
+    for job in jobs:
+        try:
+            return job.inputs[0], open_volume(job.inputs[0], voxel_size)
+        except CryodenError as error:
+            wrong.append(error)
+    raise wrong[0]
+
+
+def _nearest(path: Path, volume: Volume) -> tuple[str, str]:
     """The name of the model that comes with cryoden for tomograms like this one, and why it is that."""
-    size = voxel_size or open_volume(path).voxel_size
-    if not size > 0:
+    if not volume.voxel_size > 0:
         raise CryodenError(f"{path}: has no voxel size, by which a model is chosen; give --voxel-size, or a --model")
-    model = nearest_model(size)
-    return model.name, f" ({model.range}, the nearest to {size:.4g} Å)"
+    model = nearest_model(volume.voxel_size)
+    return model.name, f" ({model.range}, the nearest to {volume.voxel_size:.4g} Å)"
 
 
 def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list[Job], _Star | None]:
@@ -183,39 +203,3 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list
     for path in others:
         print(f"{path}: no half, left out", file=sys.stderr)
     return jobs, None
-
-
-def _one_by_one(runner: Runner, jobs: Sequence[Job], *, dry_run: bool = False) -> Generator[str, None, int]:
-    failed = 0
-    remaining = list(jobs)
-    while remaining:
-        # what another run is at comes last, when it is done
-        free = (number for number, job in enumerate(remaining) if dry_run or not runner.is_taken(job))
-        job = remaining.pop(next(free, 0))
-        try:
-            yield from runner.dry_run(job) if dry_run else runner.run(job)
-        except CryodenError as error:
-            if len(jobs) == 1:
-                raise
-            print(f"cryoden: error: {error}", file=sys.stderr)
-            failed += 1
-    return failed
-
-
-def _together(runner: Runner, jobs: Sequence[Job], devices: int, nodes: int) -> int:
-    from cryoden.inference.distribute import spread  # with Lightning, which one device does without
-
-    quiet()
-
-    def work(job: Job, device: torch.device) -> bool:
-        try:
-            for line in replace(runner, engine=replace(runner.engine, device=device)).run(job):
-                print(line, flush=True)
-        except CryodenError as error:
-            print(f"cryoden: error: {error}", file=sys.stderr, flush=True)
-            return False
-        return True
-
-    return spread(
-        jobs, work, accelerator="gpu" if runner.engine.device.type == "cuda" else "cpu", devices=devices, nodes=nodes
-    )

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from cryoden.checkpoint import export_weights, import_module_of_networks, load_denoiser
+from cryoden.console import loading
+from cryoden.models import find_checkpoint
 
 
 def export(output: str, *, model: str, module: str | None = None, overwrite: bool = False) -> Iterator[str]:
@@ -17,6 +18,9 @@ def export(output: str, *, model: str, module: str | None = None, overwrite: boo
     Yields:
         What it wrote.
     """
+    checkpoint = find_checkpoint(model)
+    with loading():
+        from cryoden.checkpoint import export_weights, import_module_of_networks, load_denoiser
     import_module_of_networks(module)
-    export_weights(load_denoiser(model), output, overwrite=overwrite)
+    export_weights(load_denoiser(checkpoint), output, overwrite=overwrite)
     yield f"wrote {output}"

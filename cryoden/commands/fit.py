@@ -17,7 +17,7 @@ import cryoden.networks
 import cryoden.simulation  # noqa: F401 - importing a room makes its classes known by their names
 from cryoden.callbacks import Balance, KeepMemory, Report, Stop, best_precision
 from cryoden.checkpoint import read_checkpoint
-from cryoden.commands.parser import OneLine, in_one_line, plain_words, refuse_null
+from cryoden.commands.parser import OneLine, in_one_line, refuse_null
 from cryoden.console import quiet
 from cryoden.errors import CryodenError, one_line
 from cryoden.hardware import choose_device, require_devices
@@ -83,7 +83,7 @@ def run(*words: str) -> None:
             },
             parser_kwargs={"prog": "cryoden"},
             parser_class=_Parser,
-            args=plain_words(words),
+            args=list(words),
         )
     except (MisconfigurationException, OSError) as error:
         raise CryodenError(" ".join(str(error).split())) from error

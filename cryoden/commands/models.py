@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator
 
-import torch
-from safetensors.torch import load_file
-
-from cryoden.checkpoint import load_denoiser
+from cryoden.console import loading
 from cryoden.errors import CryodenError
 from cryoden.models import ShippedModel, shipped_models
 
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # root mean square, in standard deviations of the answer
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # root mean square, in standard deviations of the answer
 
 
 def models(words: list[str] = []) -> Iterator[str]:  # noqa: B006 - never changed
@@ -51,6 +48,11 @@ def models(words: list[str] = []) -> Iterator[str]:  # noqa: B006 - never change
 
 def _check(model: ShippedModel) -> str:
     """Denoise the volume that comes with a model in each precision, and tell how far off the answer is."""
+    with loading():
+        import torch
+        from safetensors.torch import load_file
+
+        from cryoden.checkpoint import load_denoiser
     pair = load_file(model.check)
     denoiser = load_denoiser(model.weights)
     told = []
@@ -58,10 +60,13 @@ def _check(model: ShippedModel) -> str:
         given = pair["degraded"][None, None].float().to(device)
         denoiser.to(device)
         for precision, tolerance in _TOLERANCE.items():
-            with torch.inference_mode(), torch.autocast(device, precision, enabled=precision != torch.float32):
+            with (
+                torch.inference_mode(),
+                torch.autocast(device, getattr(torch, precision), enabled=precision != "float32"),
+            ):
                 answer = denoiser(given)[0, 0].float().cpu()
             off = float((answer - pair["denoised"]).square().mean().sqrt() / pair["denoised"].std())
-            told.append(f"{str(precision).removeprefix('torch.')} on {device} {off:.0e}")
+            told.append(f"{precision} on {device} {off:.0e}")
             if not off <= tolerance:
                 raise CryodenError(
                     f"{model.name} gives another answer here than where it was made: {told[-1]} of its standard "

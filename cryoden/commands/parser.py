@@ -50,7 +50,7 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     Args:
         tool: the function.
         name: what it is called on the command line.
-        words: its arguments.
+        words: its arguments, of `plain_words`.
 
     Returns:
         What the function does: its lines.
@@ -77,10 +77,12 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     for flag in flags:  # bare, where jsonargparse would want true or false
         parser.add_argument(f"--{flag}", action="store_true", help=about[flag])
     skip: set[str | int] = {*flags, *(each.name for each in options), *([listed] if listed else [])}
+    # jsonargparse looks for a function by its name in each package above it, and cryoden.denoise is one with torch
+    tool.__qualname__ = f"the verb {name}"
     added = parser.add_function_arguments(tool, as_positional=True, skip=skip)
     bare = {f"--{name}" for name in added if parser.get_defaults()[name] is False}  # flags of what it hands on to
     parser.description = (inspect.getdoc(tool) or "").partition("\nArgs:")[0].strip()
-    plain = [f"{word}=true" if word in bare else word for word in plain_words(words)]
+    plain = [f"{word}=true" if word in bare else word for word in words]
     parsed = parser.parse_args(plain)
     refuse_null(tool, parsed.as_dict())
     given = parser.instantiate(parsed).as_dict()

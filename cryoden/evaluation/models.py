@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryoden.checkpoint import find_checkpoint, read_model
+from cryoden.checkpoint import read_model
 from cryoden.data import VolumeDataModule
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError, one_line
+from cryoden.models import find_checkpoint
 from cryoden.runs import read_history, trained_on
 
 

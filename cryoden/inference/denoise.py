@@ -26,8 +26,9 @@ from cryoden.files import check_output, tell_size
 from cryoden.inference.engine import Engine, Precision, Progress
 from cryoden.inference.jobs import Job, check_jobs
 from cryoden.inference.origin import Origin
-from cryoden.inference.plan import Plan, Settings
+from cryoden.inference.plan import Plan
 from cryoden.inference.removed import structure_removed, tell_removed
+from cryoden.inference.settings import Settings
 from cryoden.inference.tilts import find_tilts
 from cryoden.inference.wedge import tell_wedge
 from cryoden.volume import Volume, open_volume, write_volume

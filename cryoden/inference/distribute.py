@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,10 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch.utils.data import DataLoader
 
+from cryoden.console import quiet
+from cryoden.errors import CryodenError
 from cryoden.inference.jobs import Job
+from cryoden.inference.runner import Runner
 
 Work = Callable[[Job, torch.device], bool]
 
@@ -73,3 +78,31 @@ def spread(jobs: Sequence[Job], work: Work, *, accelerator: str, devices: int, n
     loader: DataLoader[int] = DataLoader(range(len(jobs)), batch_size=1, collate_fn=list)  # type: ignore[arg-type]
     trainer.predict(_Passer(), loader, return_predictions=False)
     return writer.failed
+
+
+def together(runner: Runner, jobs: Sequence[Job], devices: int, nodes: int) -> int:
+    """Denoises all, shared among devices; of each, its lines are printed.
+
+    Args:
+        runner: How; its device tells the kind of all.
+        jobs: Which.
+        devices: GPUs, or processes, of a machine.
+        nodes: Machines.
+
+    Returns:
+        How many failed.
+    """
+    quiet()
+
+    def work(job: Job, device: torch.device) -> bool:
+        try:
+            for line in replace(runner, engine=replace(runner.engine, device=device)).run(job):
+                print(line, flush=True)
+        except CryodenError as error:
+            print(f"cryoden: error: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
+
+    return spread(
+        jobs, work, accelerator="gpu" if runner.engine.device.type == "cuda" else "cpu", devices=devices, nodes=nodes
+    )

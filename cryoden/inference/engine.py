@@ -24,8 +24,9 @@ from cryoden.denoiser import Denoiser, denoiser_of
 from cryoden.errors import CryodenError
 from cryoden.hardware import choose_device, choose_precision
 from cryoden.inference.normalisation import has_group_norm, normalised_alike
-from cryoden.inference.plan import Plan, Settings, make_plan
+from cryoden.inference.plan import Plan, make_plan
 from cryoden.inference.resampling import resample
+from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid, filled_section, out_of_memory, tell, tiled
 from cryoden.inference.wedge import see_wedge
 from cryoden.version import __version__

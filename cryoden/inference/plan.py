@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.inference.contrast import Contrast, GreyValues, look
 from cryoden.inference.memory import peak_memory
+from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid, fit_tile, tell
-from cryoden.inference.tilts import TiltRange
-from cryoden.volume import Statistics, Volume, check_length, measure
+from cryoden.volume import Statistics, Volume, measure
 
 _MEMORY = 3e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
 _OVERLAP = 32
@@ -25,54 +24,6 @@ _SMALLEST = 16
 _SAME_SIZE = 0.1  # a network hardly notices voxels that are larger or smaller by this share of their size
 _EXACT_SIZE = 0.01
 _FURTHEST = 4.0  # times: beyond it, nothing of what the network knows is left in the tomogram, or the reverse
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How volumes are denoised.
-
-    Args:
-        contrast: Whether protein is brighter or darker than its surroundings; "auto" tells from the voxels. Models
-            are trained on bright protein: a dark volume is inverted for the network, and the result inverted back.
-        voxel_size: Å, instead of what the file says.
-        rescale: Resample tiles to the voxel size of the model's training, and the result back.
-        augment: Denoise each tile in the 8 orientations that flips make and average the results: all flips keep the
-            beam and the tilt axis in place. Takes 8 times as long.
-        tile: Largest edge of a tile in the network's voxels, a multiple of `model.generator.multiple`; by default what
-            the network takes in 3 GB of float32, half of that in bfloat16, and at most 256.
-        overlap: The network's voxels shared by neighbouring tiles, which fade into each other. By default, twice what
-            the network reaches, and nothing fades, since nothing tells where tiles met; where nothing is known of its
-            reach, or that would cost too much, 32 or a third of `tile`.
-        batch_size: Tiles denoised at once: more are faster on a GPU and need more of its memory.
-        measured_only: Take out of the answer what lies in the missing wedge, where nothing was measured; needs
-            `tilt_range`. Margins become background, since their edges have waves of any direction.
-        tilt_range: The lowest and the highest tilt in degrees, about y. What the answer has beyond them is told.
-    """
-
-    contrast: Literal["auto", "bright", "dark"] = "auto"
-    voxel_size: float | None = None
-    rescale: bool = False
-    augment: bool = False
-    tile: int | None = None
-    overlap: int | None = None
-    batch_size: int = 1
-    measured_only: bool = False
-    tilt_range: tuple[float, float] | TiltRange | None = None
-
-    def __post_init__(self) -> None:
-        if self.contrast not in ("auto", "bright", "dark"):
-            raise CryodenError(f"contrast {self.contrast!r} is unknown; it is 'auto', 'bright' or 'dark'")
-        if self.voxel_size is not None:
-            check_length("voxel_size", self.voxel_size)
-        if self.batch_size < 1:
-            raise CryodenError(f"batch size {self.batch_size} is too small: at least 1 tile at once is needed")
-        if self.tilts is not None:
-            self.tilts.check()
-
-    @property
-    def tilts(self) -> TiltRange | None:
-        """Between which tilts the volume was measured, if that is known."""
-        return None if self.tilt_range is None else TiltRange(*self.tilt_range)
 
 
 @dataclass(frozen=True, eq=False)

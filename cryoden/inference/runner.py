@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from cryoden.inference.halves import average, check_halves, see_halves
 from cryoden.inference.jobs import Job
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.origin import Origin
-from cryoden.inference.plan import Plan, Settings
+from cryoden.inference.plan import Plan
 from cryoden.inference.quality import Quality, judge, quality_table, reading, write_quality
+from cryoden.inference.settings import Settings
 from cryoden.metrics.halves import Halves
 from cryoden.volume import Volume, open_volume, write_volume
 
@@ -216,6 +217,39 @@ class Runner:
             return origin is not None and origin.key in keys and origin.is_of(sources)
         except CryodenError:
             return False
+
+
+def one_by_one(runner: Runner, jobs: Sequence[Job], *, dry_run: bool = False) -> Generator[str, None, int]:
+    """Denoises all; of several, one that fails is told of, and the rest go on.
+
+    Args:
+        runner: How.
+        jobs: Which.
+        dry_run: Only tell what would be done.
+
+    Yields:
+        Lines that tell what was done.
+
+    Returns:
+        How many failed.
+
+    Raises:
+        CryodenError: The only one cannot be done.
+    """
+    failed = 0
+    remaining = list(jobs)
+    while remaining:
+        # what another run is at comes last, when it is done
+        free = (number for number, job in enumerate(remaining) if dry_run or not runner.is_taken(job))
+        job = remaining.pop(next(free, 0))
+        try:
+            yield from runner.dry_run(job) if dry_run else runner.run(job)
+        except CryodenError as error:
+            if len(jobs) == 1:
+                raise
+            print(f"cryoden: error: {error}", file=sys.stderr)
+            failed += 1
+    return failed
 
 
 class _Speed(ProgressColumn):

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import yaml
 
+from cryoden.errors import CryodenError
+
 FOLDER = Path(__file__).parent
+
+ALLOWED = (
+    "give a run's folder, a .ckpt that `cryoden fit` wrote, a .safetensors that `cryoden export` wrote, a name of "
+    "`cryoden models`, or URL#sha256=HEX"
+)
+"""What stands for a model, for errors."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,34 @@ def nearest_model(voxel_size: float) -> ShippedModel:
         voxel_size: Å, above 0.
     """
     return min(shipped_models().values(), key=lambda model: abs(math.log(model.voxel_size / voxel_size)))
+
+
+def find_checkpoint(run: Path | str) -> Path:
+    """The checkpoint that a name, a run, or a path to a checkpoint stands for: a run's best, else its last.
+
+    Args:
+        run: a path, the name of a model that comes with cryoden, or URL#sha256=HEX of one that is downloaded, once.
+
+    Raises:
+        CryodenError: there is no such file, or no checkpoint in the folder.
+    """
+    if "://" in str(run):
+        from cryoden.download import fetch_stated  # with requests, which takes long to import, and few need it
+
+        return fetch_stated(str(run))
+    run = Path(run)
+    if run.is_file():
+        return run
+    if not run.exists():
+        if str(run) in shipped_models():
+            return shipped_models()[str(run)].weights
+        raise CryodenError(f"model {run}: no such file or folder; {ALLOWED}")
+    for folder in (run, run / "checkpoints"):
+        for pattern in ("best*.ckpt", "last*.ckpt", "*.safetensors"):
+            found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+            if found:
+                return found[-1]
+    raise CryodenError(f"model {run}: no best*.ckpt, last*.ckpt or *.safetensors in this folder; {ALLOWED}")
 
 
 def _read(path: Path) -> ShippedModel:

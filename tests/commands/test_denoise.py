@@ -23,8 +23,9 @@ from cryoden.checkpoint import load_denoiser
 from cryoden.cli import main
 from cryoden.denoiser import Denoiser
 from cryoden.inference.engine import Engine
-from cryoden.inference.plan import Settings, make_plan
+from cryoden.inference.plan import make_plan
 from cryoden.inference.quality import read_quality
+from cryoden.inference.settings import Settings
 from cryoden.networks import CompactUnet
 
 Command = Callable[..., int]

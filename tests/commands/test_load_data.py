@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cryoden.commands.compare import load_data
+from cryoden.commands.comparison import load_data
 from cryoden.errors import CryodenError
 
 

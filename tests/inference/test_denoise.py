@@ -19,7 +19,8 @@ from cryoden.hardware import choose_device, choose_precision
 from cryoden.inference.denoise import denoise, denoise_file
 from cryoden.inference.engine import Engine, bfloat16_error
 from cryoden.inference.memory import peak_memory
-from cryoden.inference.plan import Settings, make_plan
+from cryoden.inference.plan import make_plan
+from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid
 from cryoden.models import shipped_models
 from cryoden.networks import CompactUnet, DenoisingNetwork

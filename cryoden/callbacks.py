@@ -78,8 +78,8 @@ class Stop(Callback):
         if not isinstance(exception, Stopped):
             return
         if trainer.state.fn == TrainerFn.FITTING:
-            names = ("last_model_path", "best_model_path")
-            paths = [getattr(each, name, "") for name in names for each in trainer.checkpoint_callbacks]
+            # the one that is kept whatever its score comes last
+            paths = [getattr(each, "best_model_path", "") for each in reversed(trainer.checkpoint_callbacks)]
             kept = next((path for path in paths if path and Path(path).is_file()), None)
             exception.told = f"in epoch {trainer.current_epoch + 1} of {_number(trainer.max_epochs)}; " + (
                 f"go on where the last checkpoint was kept with --ckpt-path {kept}"

@@ -118,3 +118,13 @@ def test_the_configuration_of_a_run_serves_again(trained: Path, tmp_path: Path) 
     run = cryoden(tmp_path, "validate", "--config", str(config), "--ckpt_path", str(last))
     assert run.returncode == 0, run.stderr
     assert "UpsampleUnetGAN, validation" in run.stdout
+
+
+def test_the_last_checkpoint_is_the_last_and_not_the_best(tmp_path: Path) -> None:
+    # so that the second epoch is no better than the first
+    still = ["--model.channels=1", "--model.norm=group", "--model.learning_rate=1e-30", "--trainer.max_epochs=2"]
+    run = cryoden(tmp_path, "fit", "--model=SimpleAE", "--data=ParticleDataModule", *TINY, *still)
+    assert run.returncode == 0, run.stderr
+    kept = tmp_path / "runs" / "version_0" / "checkpoints"
+    epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in kept.iterdir()}
+    assert epochs == {"best.ckpt": 0, "last.ckpt": 1}

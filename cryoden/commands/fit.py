@@ -163,7 +163,6 @@ class _CLI(LightningCLI):
             {
                 "checkpoint.monitor": "val/nrmse",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.auto_insert_metric_name": False,
             }
         )
@@ -178,7 +177,10 @@ class _CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer: Any = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(Stop())  # no argument of the command line's: nobody wants to be without
+        # No arguments of the command line's: nobody wants to be without. Lightning's save_last would keep the last
+        # only where it is the best as well (since 2.6.0), so that who goes on from it goes back.
+        beside = getattr(trainer.checkpoint_callback, "dirpath", None)
+        trainer.callbacks += [ModelCheckpoint(beside, filename="last", enable_version_counter=False), Stop()]
         if trainer.fast_dev_run:  # Lightning's own would write its last checkpoint all the same
             trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
         made: Trainer = trainer

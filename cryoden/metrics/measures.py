@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cryoden.errors import CryodenError
 from cryoden.metrics import functional
-from cryoden.metrics.fsc import Spectra, resolution_at
+from cryoden.metrics.fsc import Spectra, resolution_at, shell_sums
 
 PERCENTILES = (5, 50, 95)
 _FILLED = 1e-4  # with less of the clean volume's power in the wedge than this, nothing was filled in
@@ -206,6 +206,15 @@ def resolution_half(pair: Pair) -> Tensor:
 def resolution_seventh(pair: Pair) -> Tensor:
     """Where it falls below 0.143."""
     return pair.resolution(0.143)
+
+
+@as_measure("sharpness", 0)
+def sharpness(pair: Pair) -> Tensor:
+    """Power above half of Nyquist, over that of the clean volume there: less than 1 is smoother than the truth."""
+    spectra = pair.spectra
+    fine = min(spectra.shape) // 4 + 1
+    ours, theirs = (shell_sums(power, spectra.shape)[:, fine:].sum(1) for power in (spectra.denoised, spectra.clean))
+    return ours / theirs.where(theirs > 0, torch.nan)
 
 
 @as_measure("FSC measured", 1)

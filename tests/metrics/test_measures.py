@@ -32,8 +32,18 @@ def test_the_truth_scores_best(clean: torch.Tensor) -> None:
     assert list(curves) == list(CURVES)
     best = {"nrmse": 0, "masked_nrmse": 0, "mse": 0, "psnr": math.inf, "ssim": 1, "masked_ssim": 1, "fsc_area": 1}
     best |= {"resolution_0.5": 20, "resolution_0.143": 20, "fsc_measured": 1, "fsc_wedge": 1, "wedge_power": 1}
-    for name, expected in {**best, "invented": 0}.items():
+    for name, expected in {**best, "invented": 0, "sharpness": 1}.items():
         assert values[name].tolist() == pytest.approx([expected] * 2, abs=1e-5), name
+
+
+def test_what_is_blurred_is_not_sharp_and_noise_is_too_sharp(clean: torch.Tensor) -> None:
+    blurred = torch.nn.functional.avg_pool3d(clean, 3, stride=1, padding=1)
+    noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    coarse = torch.ones_like(clean) * clean.mean()  # no detail was changed
+    for volumes, low, high in ((blurred, 0.0, 0.5), (noisy, 1.5, math.inf), (clean + coarse, 1 - 1e-4, 1 + 1e-4)):
+        values, _ = measure(volumes, clean, wedge_of(clean)[1], 10.0)
+        assert (values["sharpness"] > low).all()
+        assert (values["sharpness"] < high).all()
 
 
 def test_the_wedge_tells_what_was_filled_in_from_what_was_invented(clean: torch.Tensor) -> None:

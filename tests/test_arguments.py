@@ -53,6 +53,7 @@ SOUND: dict[str, tuple[list[str], int]] = {
     "fit": (FIT, 20),
     "models": (["card"], 10),
     "simulate": (["--entries=[phantom:1]", "--box=16", "--voxel_size=20", "--resolution=40", "--output=out"], 25),
+    "sweep": (["sweep.yaml", "--runs=1", "--output=out"], 8),
     "test": ([*FIT, "--ckpt_path=sound.ckpt"], 6),
     "validate": ([*FIT, "--ckpt_path=sound.ckpt"], 6),
 }
@@ -100,6 +101,8 @@ def fill(folder: Path) -> None:
     (folder / "structures").mkdir()
     (folder / "structures" / "1abc.cif").touch()
     (folder / "data.yaml").write_text(yaml.safe_dump({"data": {"class_path": "ParticleDataModule", "init_args": DATA}}))
+    sweep = {"method": "grid", "metric": {"name": "val/nrmse"}, "parameters": {"model.norm": {"value": "group"}}}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep | {"command": ["cryoden", "fit", *FIT]}))
     export_weights(SimpleAE(channels=1), folder / "model.safetensors")
     (folder / "sound.ckpt").write_bytes(checkpoint())
     for seed, name in enumerate(("sound.mrc", "other.mrc")):

@@ -76,7 +76,7 @@ def test_a_draw_of_a_sweep_runs(path: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_sweeps() -> None:
-    assert {path.stem for path in SWEEPS} == {"gan", "wgangp"}
+    assert {path.stem for path in SWEEPS} == {"gan", "gan_balance", "wgangp"}
 
 
 @pytest.mark.parametrize(

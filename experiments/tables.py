@@ -90,6 +90,12 @@ def rendered(text: str) -> str:
     return MARK.sub(table, text)
 
 
+def write_pages() -> None:
+    """Make the tables anew."""
+    for page in PAGES:
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def main() -> None:
     """Keep a result if one is given, and write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,8 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.name:
         keep(arguments.name, arguments.source)
-    for page in PAGES:
-        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+    write_pages()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,72 @@
+"""The script that runs the thesis's systems on its experiments: it plans, works, goes on, and tells what it found."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.test_experiments import APART, EXPERIMENTS, run_script
+
+ONE = "control/simple_ae/*/seed-1"
+SMALL = ["--small", "--out", "out", "--results", "results", "--width", "2", "--epochs", "2", "--volumes", "1"]
+
+
+def run(folder: Path, *words: str) -> str:
+    process = APART.Process(target=run_script, args=(EXPERIMENTS / "thesis.py", [*words, *SMALL], folder))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return (folder / "printed").read_text(encoding="utf-8")
+
+
+def test_a_row_is_planned_trained_and_tested_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    assert "0 of 2 epochs done" in run(tmp_path, ONE, "--plan")
+    assert "the same command goes on" in run(tmp_path, ONE, "--minutes", "0")
+    assert not list((tmp_path / "results").iterdir())
+
+    printed = run(tmp_path, ONE)
+    assert "validation, epoch 2" in printed
+    assert "2 of 2 epochs done, about 0.0 min" in run(tmp_path, ONE, "--plan")
+    (tmp_path / "results" / "thesis_control.json").unlink()
+    assert "validation" not in run(tmp_path, ONE)  # all is done, and only told again
+
+    found = {
+        each: json.loads((tmp_path / "results" / f"thesis_{each}.json").read_text("utf-8"))
+        for each in ("control", "unseen_particle", "different_noise")
+    }
+    label = "SimpleAE, 2 channels, 2 epochs"
+    for experiment, result in found.items():
+        name = label if experiment == "control" else f"{label}, trained on control"
+        assert result["experiment"] == experiment.replace("_", "-")
+        assert {"input", "zeros", "Gaussian filter", name} <= set(result["percentiles"])
+        assert result["percentiles"]["zeros"]["nrmse"]["p50"] == 1
+        assert result["rows"][name]["nrmse_of_each_seed"] == [result["percentiles"][name]["nrmse"]["p50"]]
+    row = found["control"]["rows"][label]
+    assert [seen for seen, _ in row["curve"]] == [4, 8]  # of 5 volumes one validates
+    assert row["minutes"][0] > 0
+
+
+def test_rows_of_several_seeds_make_one_row(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    run(tmp_path, "small/simple_ae/*/seed-[12]")
+    result = json.loads((tmp_path / "results" / "thesis_small.json").read_text("utf-8"))
+    ((_, row),) = result["rows"].items()
+    assert row["seeds"] == [1, 2]
+    assert len(set(row["nrmse_of_each_seed"])) == 2
+
+
+def test_the_grid_has_every_system_on_every_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    import thesis
+
+    rows = thesis.grid(64, None, ["*"])
+    assert len({row.name for row in rows}) == len(rows)
+    systems = {row.system for row in rows}
+    assert systems == {yaml.safe_load(path.read_text())["model"]["class_path"] for path in EXPERIMENTS.glob("*.yaml")}
+    plain = {(row.data, row.system, row.seed) for row in rows if not row.arguments}
+    assert len(plain) == 9 * 5 * 3
+    assert [row.seed for row in rows] == sorted(row.seed for row in rows)
+    assert {row.length for row in rows} == {20, 100}
+    assert {row.channels for row in thesis.grid(16, None, ["control/*_ae/*"])} == {4, 16}

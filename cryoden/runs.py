@@ -1,6 +1,8 @@
 """What a run's folder holds beside its checkpoints: its configuration, and its log."""
 
 import csv
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from cryoden.errors import CryodenError
 from cryoden.files import whole_file
@@ -43,6 +45,29 @@ class SaveConfig(SaveConfigCallback):
             self.parser.save(self.config, partial, overwrite=True)
         if isinstance(trainer.logger, WandbLogger):
             trainer.logger.log_hyperparams(plain(self.config.as_dict()))
+
+
+def keep_history(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Keep what a run's metrics.csv holds up to a checkpoint: Lightning's logger would begin another one.
+
+    Args:
+        trainer: of the run that goes on, before it does.
+        checkpoint: what it goes on from.
+    """
+    logger = trainer.logger
+    path = run_directory(trainer) / "metrics.csv"
+    if not isinstance(logger, CSVLogger) or not trainer.is_global_zero or not path.is_file():
+        return
+    if "loops" not in checkpoint:  # weights alone, from which Lightning does not go on
+        return
+    last = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["step"]) <= last]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*exists and is not empty")
+        writer: Any = logger.experiment
+    writer.metrics = rows
+    writer.save()
 
 
 def beside(path: Path, name: str) -> Path | None:

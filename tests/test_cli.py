@@ -120,12 +120,22 @@ def test_a_training_says_what_it_was_and_what_is_next_and_goes_on_from_there(run
         run("fit", *go_on, "2")
     assert "last.ckpt: epoch 2 of 2 is done already, and there is nothing to do" in capfd.readouterr().err
     assert [path.name for path in folder.parent.iterdir()] == ["version_0"]
+    log = (folder / "metrics.csv").read_text().splitlines()
+    later = dict(zip(log[0].split(","), log[-1].split(","), strict=True)) | {"step": "999", "val/nrmse": "7"}
+    (folder / "metrics.csv").write_text("\n".join([*log, ",".join(later.values()), ""]))  # after the last checkpoint
     run("fit", *go_on, "3")
     printed = capfd.readouterr().out
     assert "validation, epoch 3" in printed
     assert "validation, epoch 2" not in printed
+    assert [path.name for path in folder.parent.iterdir()] == ["version_0"]
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows if row["val/nrmse"]] == ["0", "1", "2"]
+    assert [float(row["val/nrmse"]) for row in rows if row["val/nrmse"]][:2] == scores
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["logger"]["init_args"].get("version") is None
     run("validate", "--config", str(folder / "config.yaml"), "--ckpt-path", "last")
-    assert "validation, epoch 2" in capfd.readouterr().out
+    assert "validation, epoch 3" in capfd.readouterr().out
 
 
 def test_a_trial_of_a_batch_leaves_nothing_behind(run, tmp_path: Path, capfd) -> None:

@@ -22,7 +22,7 @@ from cryoden.console import quiet
 from cryoden.errors import CryodenError, one_line
 from cryoden.hardware import choose_device, require_devices
 from cryoden.modules.training import Training
-from cryoden.runs import SaveConfig, run_directory
+from cryoden.runs import SaveConfig, keep_history, run_directory
 
 
 def fit(*words: str) -> None:
@@ -106,6 +106,21 @@ def _checkpoint_beside(configs: Sequence[Path], which: str) -> Path:
     )
 
 
+def _going_on(logger: Any, checkpoint: Path) -> Path | None:
+    """The folder of the run that a checkpoint is of, if this one has its name: then it is the same run.
+
+    Args:
+        logger: as the configuration describes it.
+        checkpoint: what is gone on from.
+    """
+    run = checkpoint.resolve().parent.parent
+    given: Any = getattr(logger, "init_args", None)
+    if not getattr(logger, "class_path", "").endswith("CSVLogger") or given.version is not None:
+        return None
+    mine = Path(given.save_dir, given.name or "").resolve()
+    return run if mine == run.parent and (run / "config.yaml").is_file() else None
+
+
 def _refuse_finished(path: Path, checkpoint: Mapping[str, Any], epochs: int | None) -> None:
     """Refuse to go on from a checkpoint with which a training is at its end, before a folder is made for it.
 
@@ -150,6 +165,8 @@ class _Parser(OneLine, LightningArgumentParser):
 class _CLI(LightningCLI):
     """Lightning's verbs over cryoden's systems and data."""
 
+    going_on: Path | None = None  # the folder of the run that is resumed
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Lightning's own warns of words that are not taken from sys.argv, although they are the same
         self.config = parser.parse_args(args)
@@ -168,8 +185,15 @@ class _CLI(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
+        given = self.config[self.config.subcommand]
+        if self.config.subcommand == "fit" and given.ckpt_path is not None:
+            self.going_on = _going_on(given.trainer.logger, Path(given.ckpt_path))
         try:
+            if self.going_on:
+                given.trainer.logger.init_args.version = self.going_on.name
             super().instantiate_classes()
+            if self.going_on:  # the configuration is kept as it was: given again, it is another run
+                given.trainer.logger.init_args.version = None
         except CryodenError:
             raise
         except (AttributeError, OverflowError, TypeError, ValueError) as error:  # what Lightning says of its arguments
@@ -227,6 +251,8 @@ class _CLI(LightningCLI):
 
     # Lightning looks for methods of these names; a checkpoint may hold nothing but plain values.
     def fit(self, **kwargs: Any) -> None:
+        if self.going_on:
+            keep_history(self.trainer, read_checkpoint(Path(kwargs["ckpt_path"])))
         self.trainer.fit(**kwargs, weights_only=True)
         if self.trainer.is_global_zero:
             print("\n".join(_closing(self.trainer)))

@@ -61,9 +61,11 @@ def slice_figure(volumes: Mapping[str, NDArray[Any]], voxel_size: float, title: 
     Returns:
         The figure; the scale bar is in nm.
     """
-    figure = Figure(figsize=(2.5 * len(volumes) + 1, 7.6), layout="constrained")
-    axes = figure.subplots(3, len(volumes), squeeze=False)
     *_, reference = volumes.values()
+    depth, height, width = reference.shape
+    heights = [height / width, depth / width, height / width]
+    figure = Figure(figsize=(2.5 * len(volumes) + 1, 2.5 * sum(heights) + 0.1), layout="constrained")
+    axes = figure.subplots(3, len(volumes), squeeze=False, height_ratios=heights)
     low, high = grey_scale(reference)
     for column, (name, volume) in enumerate(volumes.items()):
         for row, (plane, across) in enumerate(PLANES):
@@ -72,7 +74,7 @@ def slice_figure(volumes: Mapping[str, NDArray[Any]], voxel_size: float, title: 
             if row == 0:
                 axis.set_title(name, fontsize=11)
             if column == 0:
-                axis.set_ylabel(f"{plane} slice, middle of {across}", fontsize=9)
+                axis.set_ylabel(f"{plane} slice,\nmiddle of {across}", fontsize=9)
     scale_bar(axes[0, 0], reference.shape[2], voxel_size)
     figure.colorbar(shown, ax=axes, shrink=0.5, label="density")
     if title:

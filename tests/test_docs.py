@@ -29,7 +29,8 @@ def dead(page: Path) -> list[str]:
     for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         file, _, anchor = link.partition("#")
         there = page.parent / file if file else page
-        if "://" not in link and (not there.is_file() or (anchor and anchor not in anchors(there))):
+        made = page.parent.name == "tutorials" and file.endswith(".png")  # when the pages are built, or the build fails
+        if "://" not in link and not made and (not there.is_file() or (anchor and anchor not in anchors(there))):
             found.append(link)
     return found
 

@@ -16,7 +16,7 @@ from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, passe
 from cryoden.inference.settings import Settings
 from cryoden.inference.star import star_jobs, write_star
 from cryoden.inference.tilts import read_tilts
-from cryoden.models import find_checkpoint, nearest_model
+from cryoden.models import find_checkpoint, nearest_model, shipped_models
 from cryoden.volume import Volume, open_volume
 
 _NAMED = 3  # files of many, where each is like the others
@@ -108,7 +108,8 @@ def denoise(
     if first:
         used = f"in {str(engine.precision).removeprefix('torch.')}{', keeping freed memory' * kept}"
         many = "" if devices * nodes == 1 else f", {devices * nodes} processes"
-        yield f"model {checkpoint}{why} on {device} ({reason}), {used}{many}"
+        name = model if model in shipped_models() else checkpoint
+        yield f"model {name}{why} on {device} ({reason}), {used}{many}"
         if len(jobs) > 1 or halves:
             yield from (f"  {' + '.join(map(str, job.inputs))} -> {job.average or job.outputs[0]}" for job in jobs)
     quality = Path(output, QUALITY) if output and any(job.average for job in jobs) else None

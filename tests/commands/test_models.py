@@ -92,7 +92,7 @@ def test_a_tomogram_is_denoised_by_the_nearest_where_none_is_named(tmp_path, mon
     write_volume("nowhere.mrc", Volume(data, 0.0))
     main(["denoise", "in.mrc", "out.mrc", "--contrast", "bright"])
     told = capsys.readouterr().out
-    assert "cryoden-10A.safetensors (trained for 8–12.5 Å, the nearest to 10.5 Å)" in told
+    assert "model cryoden-10A (trained for 8–12.5 Å, the nearest to 10.5 Å)" in told
     main(["denoise", "in.mrc", "named.mrc", "--contrast", "bright", "--model", "cryoden-10A"])
     one, other = (cryoden.read_volume(name).data for name in ("out.mrc", "named.mrc"))
     np.testing.assert_array_equal(one, other)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cryoden.checkpoint import export_weights as export_weights
     from cryoden.checkpoint import load_denoiser as load_denoiser
+    from cryoden.data import HalvesDataModule as HalvesDataModule
     from cryoden.data import PairDataModule as PairDataModule
     from cryoden.data import ParticleDataModule as ParticleDataModule
     from cryoden.data import SceneDataModule as SceneDataModule
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cryoden.modules import WGANGP as WGANGP
     from cryoden.modules import Autoencoder as Autoencoder
     from cryoden.modules import CompactUnetAE as CompactUnetAE
+    from cryoden.modules import Noise2Noise as Noise2Noise
     from cryoden.modules import OriginalUnetAE as OriginalUnetAE
     from cryoden.modules import SimpleAE as SimpleAE
     from cryoden.modules import Training as Training

@@ -72,3 +72,50 @@ class Batch(TypedDict):
     parameters: "Sequence[Sequence[Parameters]]"
     rotation: NotRequired[Tensor]
     placements: NotRequired["list[list[Placement]]"]
+
+
+class HalfBoxes(TypedDict):
+    """Boxes cut at the same place from both halves of tomograms.
+
+    Attributes:
+        given: (B, 1, D, H, W) float32, of the half that a network is shown: background 0, spread 1, protein bright.
+        other: the same of the half that it is compared with.
+        measured: (B, D, 1, W // 2 + 1) bool, in the layout of `torch.fft.rfftn`: which part of Fourier space was
+            measured.
+        tomogram: (B,) int64, numbers from 0 up.
+        entry: the tomograms' names.
+    """
+
+    given: Tensor
+    other: Tensor
+    measured: Tensor
+    tomogram: Tensor
+    entry: list[str]
+
+
+class TuningBatch(TypedDict):
+    """What a network is tuned on.
+
+    Attributes:
+        halves: a laboratory's own.
+        simulated: boxes whose truth is known, where there are any.
+    """
+
+    halves: HalfBoxes
+    simulated: NotRequired[Batch]
+
+
+class HeldOut(TypedDict):
+    """A part of a tomogram that nothing is learnt from.
+
+    Attributes:
+        first: (D, H, W) float32, of the first half: background 0, spread 1, protein bright; the tilt axis is y.
+        second: the same of the second half.
+        voxel_size: Å.
+        entry: the tomogram's name.
+    """
+
+    first: Tensor
+    second: Tensor
+    voxel_size: float
+    entry: str

@@ -153,8 +153,9 @@ class Report(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
-        """Score the baselines on a batch."""
-        self._score(outputs["denoised"], batch)
+        """Score the baselines on a batch, where there is a truth."""
+        if outputs is not None:
+            self._score(outputs["denoised"], batch)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
@@ -164,7 +165,7 @@ class Report(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and draw."""
-        if not trainer.sanity_checking:
+        if not trainer.sanity_checking and self._picture:
             epoch = trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else self._epoch
             module = _training(pl_module)
             self._finish(trainer, module, module.val_metrics, f"validation, epoch {epoch}", f"epoch-{epoch:04d}.png")

@@ -55,6 +55,7 @@ SOUND: dict[str, tuple[list[str], int]] = {
     "simulate": (["--entries=[phantom:1]", "--box=16", "--voxel_size=20", "--resolution=40", "--output=out"], 25),
     "sweep": (["sweep.yaml", "--runs=1", "--output=out"], 8),
     "test": ([*FIT, "--ckpt_path=sound.ckpt"], 6),
+    "tune": (["halves", "--halves", "--output=out.safetensors", "--model=model.safetensors"], 15),
     "validate": ([*FIT, "--ckpt_path=sound.ckpt"], 6),
 }
 CONFIGURED = {
@@ -103,11 +104,14 @@ def fill(folder: Path) -> None:
     (folder / "data.yaml").write_text(yaml.safe_dump({"data": {"class_path": "ParticleDataModule", "init_args": DATA}}))
     sweep = {"method": "grid", "metric": {"name": "val/nrmse"}, "parameters": {"model.norm": {"value": "group"}}}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep | {"command": ["cryoden", "fit", *FIT]}))
+    (folder / "halves").mkdir()
     export_weights(SimpleAE(channels=1), folder / "model.safetensors")
     (folder / "sound.ckpt").write_bytes(checkpoint())
-    for seed, name in enumerate(("sound.mrc", "other.mrc")):
+    small, large = (20, 24, 24), (48, 96, 48)
+    shapes = {"sound.mrc": small, "other.mrc": small, "halves/a_half1.mrc": large, "halves/a_half2.mrc": large}
+    for seed, (name, shape) in enumerate(shapes.items()):
         with mrcfile.new(folder / name) as file:  # skewed, as bright protein is
-            file.set_data(np.random.default_rng(seed).gamma(1, size=(20, 24, 24)).astype(np.float32))
+            file.set_data(np.random.default_rng(seed).gamma(1, size=shape).astype(np.float32))
             file.voxel_size = 10.0
 
 
@@ -247,6 +251,8 @@ def test_all_verbs_are_tried() -> None:
 def test_an_argument_is_taken_or_refused_in_one_line(verb: str, folder: Path, capfd, monkeypatch) -> None:
     if verb == "demo":
         monkeypatch.setattr(Trainer, "fit", working)
+    if verb == "tune":  # when all was looked at
+        monkeypatch.setattr("cryoden.data.halves.SceneDataModule", working)
     check(verb, SOUND[verb][1], folder, capfd)
 
 
@@ -255,6 +261,8 @@ def test_an_argument_is_taken_or_refused_in_one_line(verb: str, folder: Path, ca
 def test_so_is_every_argument_with_every_value(verb: str, folder: Path, capfd, monkeypatch) -> None:
     if verb == "demo":
         monkeypatch.setattr(Trainer, "fit", working)
+    if verb == "tune":
+        monkeypatch.setattr("cryoden.data.halves.SceneDataModule", working)
     check(verb, None, folder, capfd)
 
 

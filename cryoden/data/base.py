@@ -90,6 +90,10 @@ class VolumeDataModule(LightningDataModule, ABC):
         """The volumes of TRAIN, VALIDATION or TEST, as training and tables have them."""
         return self._volumes(split, self.degradation)
 
+    def training_volumes(self) -> VolumeDataset:
+        """The training volumes: item (epoch, i) for each i."""
+        return self._dataset(TRAIN)
+
     def validation_volumes(self) -> VolumeDataset:
         """The validation volumes: item (0, i) for each i."""
         return self._dataset(VALIDATION)

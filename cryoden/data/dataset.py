@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,14 @@ from cryoden.simulation.units import BRIGHTEST
 
 Key = tuple[int, int]
 """(epoch, index): what a sampler hands to the dataset, so that workers need no state of their own."""
+
+
+class Keyed(Protocol):
+    """What such a sampler can sample."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key, /) -> Any: ...
 
 
 class VolumeDataset(Dataset[Item], ABC):
@@ -150,10 +158,8 @@ class EpochSampler(DistributedSampler[Key]):
             none waits for ever (up to world_size - 1 items sit out an epoch); otherwise each item is seen exactly once.
     """
 
-    def __init__(
-        self, dataset: VolumeDataset, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
-        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+    def __init__(self, dataset: Keyed, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(cast(Dataset[Any], dataset), num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
         self.length = len(dataset)
         self.skip = 0  # items at the start of the next pass that were seen before
         self.end = self.length - self.length % world_size if shuffle else self.length
@@ -182,8 +188,8 @@ class ResumableLoader(DataLoader[Item]):
         kwargs: see DataLoader.
     """
 
-    def __init__(self, dataset: VolumeDataset, sampler: EpochSampler, batch_size: int, **kwargs: Any) -> None:
-        super().__init__(dataset, sampler=sampler, batch_size=batch_size, **kwargs)
+    def __init__(self, dataset: Keyed, sampler: EpochSampler, batch_size: int, **kwargs: Any) -> None:
+        super().__init__(cast(Dataset[Any], dataset), sampler=sampler, batch_size=batch_size, **kwargs)
         self._order = sampler
         self._first = 0
         self._given = 0

@@ -71,7 +71,7 @@ def look(data: NDArray[Any]) -> GreyValues:
     Args:
         data: (D, H, W), any unit, real; may be mapped from a file.
     """
-    scale = _scale(data)
+    scale = scale_of(data)
     squares, cubes, bins, left_out, hot = 0.0, 0.0, 0, 0, 0
     for first in range(0, len(data), _BIN):
         slab = torch.from_numpy(native(data[first : first + _BIN]))[None, None]
@@ -88,8 +88,12 @@ def look(data: NDArray[Any]) -> GreyValues:
     return GreyValues(scale, data.size, left_out, hot, skewness, bins)
 
 
-def _scale(data: NDArray[Any]) -> Scale:
-    """As `Scale.of`, of which it reads what that needs: some rows, and around them what tells what is filled."""
+def scale_of(data: NDArray[Any]) -> Scale:
+    """As `Scale.of`, of which it reads what that needs: some rows, and around them what tells what is filled.
+
+    Args:
+        data: (D, H, W), any unit, real; may be mapped from a file.
+    """
     depth, height, width = data.shape
     rows, same = [], []
     for number in sampled_rows((depth, height, width)):

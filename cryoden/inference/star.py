@@ -7,7 +7,7 @@ written as it was read.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryoden.errors import CryodenError
 from cryoden.files import write_text
-from cryoden.inference.jobs import Job
+from cryoden.inference.jobs import Job, find_files, half_jobs
 
 _NAME = "rlnTomoName"
 _HALVES = ("rlnTomoReconstructedTomogramHalf1", "rlnTomoReconstructedTomogramHalf2")
@@ -106,6 +106,25 @@ def star_jobs(path: Path, folder: Path) -> tuple[dict[int, Job], list[str]]:
     if not jobs:
         raise CryodenError(f"{path}: no row has halves or a tomogram; {told[0] if told else 'it has no rows'}")
     return jobs, told
+
+
+def find_halves(inputs: Sequence[str]) -> list[Job]:
+    """The tomograms in halves that files, folders, patterns or a RELION 5 tomograms.star stand for.
+
+    Raises:
+        CryodenError: there are none.
+    """
+    if not inputs:
+        raise CryodenError("inputs: none given; name half tomograms, their folder, or a tomograms.star")
+    stars = [Path(word) for word in inputs if word.endswith(".star")]
+    if not stars:
+        return half_jobs(find_files(inputs), Path())[0]
+    if len(inputs) > 1:
+        raise CryodenError(f"{stars[0]} stands for all its tomograms: give it alone")
+    jobs = [job for job in star_jobs(stars[0], Path())[0].values() if job.average is not None]
+    if not jobs:
+        raise CryodenError(f"{stars[0]}: no row has two halves")
+    return jobs
 
 
 def write_star(path: Path, target: Path, done: Mapping[int, Job]) -> None:

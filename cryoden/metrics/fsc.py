@@ -158,12 +158,26 @@ def shell_sums(values: Tensor, shape: tuple[int, ...]) -> Tensor:
         (B, S), S = min(shape) // 2 + 1; frequencies beyond Nyquist, in the corners, are left out.
     """
     n = min(shape)
-    axes = [torch.fft.fftfreq(shape[0]), torch.fft.fftfreq(shape[1]), torch.fft.rfftfreq(shape[2])]
-    z, y, x = (axis.to(values.device) for axis in axes)
-    radius = (z[:, None, None].square() + y[:, None].square() + x.square()).sqrt()
-    shell = (radius * n).round().long().clamp(max=n // 2 + 1).flatten()
+    shell = shell_numbers(shape).to(values.device).flatten()
     sums = values.new_zeros(len(values), n // 2 + 2)
     return sums.index_add(1, shell, values.flatten(1))[:, :-1]
+
+
+def shell_numbers(shape: tuple[int, ...]) -> Tensor:
+    """In which shell each frequency lies.
+
+    Args:
+        shape: (D, H, W) in voxels.
+
+    Returns:
+        (D, H, W // 2 + 1) int64 on the CPU, in the layout of `torch.fft.rfftn`: from 0 to min(shape) // 2, and one more
+        for all that is beyond Nyquist, in the corners.
+    """
+    n = min(shape)
+    z, y, x = torch.fft.fftfreq(shape[0]), torch.fft.fftfreq(shape[1]), torch.fft.rfftfreq(shape[2])
+    radius = (z[:, None, None].square() + y[:, None].square() + x.square()).sqrt()
+    shells: Tensor = (radius * n).round().long().clamp(max=n // 2 + 1)
+    return shells
 
 
 def multiplicity(volumes: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from cryoden.modules.autoencoder import Autoencoder
 from cryoden.modules.dragan import DRAGAN
 from cryoden.modules.gan import GAN
+from cryoden.modules.noise2noise import Noise2Noise
 from cryoden.modules.recipes import (
     CompactUnetAE,
     OriginalUnetAE,
@@ -24,6 +25,7 @@ __all__ = [
     "WGANGP",
     "Autoencoder",
     "CompactUnetAE",
+    "Noise2Noise",
     "OriginalUnetAE",
     "SimpleAE",
     "Training",

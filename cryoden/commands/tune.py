@@ -1,0 +1,75 @@
+"""The verb `tune`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from cryoden.console import loading
+from cryoden.errors import CryodenError
+from cryoden.files import check_output
+from cryoden.inference.star import find_halves
+from cryoden.models import find_checkpoint
+
+
+def tune(
+    inputs: list[str],
+    *,
+    output: str,
+    model: str | None = None,
+    halves: bool = False,
+    tilt_range: tuple[float, float] | str | None = None,
+    from_scratch: bool = False,
+    contrast: Literal["auto", "bright", "dark"] = "auto",
+    voxel_size: float | None = None,
+    epochs: int = 20,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Iterator[str]:
+    """Tune a model on half tomograms of your own; what it learns is kept only where they say that it helps.
+
+    cryoden tune tomograms --halves --output mine.safetensors, where tomograms is a folder, or a RELION 5
+    tomograms.star.
+
+    A part of each tomogram is held out. There each half judges what was made of the other, before and after: if the
+    tuned model is no nearer to what both show, mine.safetensors is the model that it started from. Both stand beside
+    each other in mine/report.html and mine/quality.csv. Stopped, the same command goes on where it was.
+
+    Args:
+        inputs: files, folders or 'patterns*' of half tomograms; or one RELION 5 tomograms.star.
+        output: the model that is written, a name that ends in .safetensors.
+        model: what to start from: a run's folder, a checkpoint, weights, or the name of a model that comes with
+            cryoden; by default the one of these that is nearest in voxel size.
+        halves: pair half tomograms by name (_EVN/_ODD, _half1/_half2, even/ and odd/); there is no other way.
+        tilt_range: degrees, '[-60, 60]', or a file that tells them: .tlt, .rawtlt, .mdoc, a tilt series' .star; by
+            default what lies beside each tomogram, or what the star file names.
+        from_scratch: start with random weights, of the same network; they are kept whatever comes out.
+        contrast: what protein looks like; auto tells from the voxels.
+        voxel_size: angstrom, where headers have none or a wrong one.
+        epochs: of 50 steps, at most: it ends when the score has not improved for 6.
+        seed: of everything random.
+        overwrite: replace an existing model, and begin anew.
+
+    Yields:
+        What it runs on, how the score goes, and what was kept.
+
+    Raises:
+        CryodenError: the halves or the model cannot be used, or the output exists.
+    """
+    target = Path(output)
+    if target.suffix != ".safetensors":
+        raise CryodenError(f"output {output}: a model is written as safetensors; give a name that ends in .safetensors")
+    if not halves:
+        raise CryodenError("tune learns one half from the other: give --halves, by which they are paired by name")
+    if epochs < 1:
+        raise CryodenError(f"epochs: got {epochs}; allowed is a whole number from 1 up")
+    check_output(target, overwrite=overwrite)
+    find_halves(inputs)
+    if model:
+        find_checkpoint(model)
+    with loading():
+        from cryoden.commands.tuning import Tuning
+    settings = {"tilt_range": tilt_range, "contrast": contrast, "voxel_size": voxel_size, "seed": seed}
+    tuning = Tuning(inputs, target, model, epochs, from_scratch=from_scratch, overwrite=overwrite, settings=settings)
+    yield from tuning.run()

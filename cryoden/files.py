@@ -17,6 +17,7 @@ except ImportError:  # Windows, where nothing of this kind spans processes
     fcntl = None  # type: ignore[assignment]
 
 _EXPERIMENTS = ("*.yaml", "overlays/*.yaml", "simulations/*.yaml")  # of which the command line takes the arguments
+_STORE = (".zgroup", ".zarray", "zarr.json")  # what tells that a folder is one
 _MACHINE = re.sub(r"\W", "_", platform.node())[:30] or "machine"
 
 
@@ -44,7 +45,7 @@ def find_experiment(name: str) -> Path:
 
 
 def refuse_existing(path: Path | str, *, overwrite: bool) -> None:
-    """Refuse to replace a file, or to fill a folder that holds something: for asking before long work begins.
+    """Refuse to replace a file or a store, or to fill a folder that holds something: to ask before long work begins.
 
     Args:
         path: what is to be written.
@@ -56,8 +57,13 @@ def refuse_existing(path: Path | str, *, overwrite: bool) -> None:
     path = Path(path)
     if overwrite or not (any(path.iterdir()) if path.is_dir() else path.exists()):
         return
-    what = "is a folder that is not empty" if path.is_dir() else "exists"
+    what = "is a folder that is not empty" if path.is_dir() and not is_store(path) else "exists"
     raise CryodenError(f"{path} {what}; choose another name or allow overwriting (--overwrite)")
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder stands for one file: a Zarr store."""
+    return any((path / name).is_file() for name in _STORE)
 
 
 def check_output(path: Path | str, *, overwrite: bool, size: int = 0) -> None:
@@ -73,7 +79,7 @@ def check_output(path: Path | str, *, overwrite: bool, size: int = 0) -> None:
             disk is too full.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_store(path):
         raise CryodenError(f"cannot write {path}: it is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise CryodenError(f"cannot write {path}: there is no folder {path.parent}; create it first")
@@ -166,7 +172,7 @@ def whole_file(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
     """A name beside a file's own, to write to; when that is done, it is moved, so that a file is whole or not there.
 
     Whatever ends the writing, the temporary file is gone and what was there before is untouched. What processes of this
-    machine that were killed had begun in this folder is removed.
+    machine that were killed had begun in this folder is removed. A store is a file, too.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -180,17 +186,24 @@ def whole_file(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
     """
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
-    partial = unfinished(path)
+    partial, aside = unfinished(path), unfinished(path.with_name(f"{path.name}.before"))
     with made_folder(path.parent):
         try:
             clear_leftovers(path.parent)
             yield partial
-            partial.replace(path)
+            if is_store(path):  # which nothing can be moved onto
+                path.replace(aside)
+            try:
+                partial.replace(path)
+            except OSError:
+                if aside.exists():
+                    aside.replace(path)
+                raise
         except OSError as error:
             raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
         finally:
-            if partial.exists():
-                partial.unlink()
+            _remove(partial)
+            _remove(aside)
 
 
 def write_text(path: Path | str, text: str, *, overwrite: bool) -> None:
@@ -269,9 +282,14 @@ def clear_leftovers(folder: Path) -> None:
         try:
             os.kill(int(found[2]), 0)
         except ProcessLookupError:
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                partial.unlink(missing_ok=True)
+            _remove(partial)
         except (OverflowError, OSError):
             continue
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""MRC files in napari: mapped, so that tomograms larger than memory open at once, and in their place in ångström."""
+"""Tomograms in napari: mapped, so that those larger than memory open at once, and in their place in ångström."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryoden.errors import CryodenError
 from cryoden.inference.origin import Origin
-from cryoden.volume import central, labels, open_volume, release
+from cryoden.volume import Mrc, central, format_of, look_at, open_volume, release
 
 MADE_BY = "cryoden"
 """The key in a layer's metadata under which stands what denoised it."""
@@ -19,8 +20,18 @@ LayerData = tuple[NDArray[Any], dict[str, Any], str]
 _SHOWN = (0.5, 99.9)  # percentiles that are black and white: gold and hot voxels do not make the rest grey
 
 
-def mrc_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerData]]:
-    """What reads a file, or several; napari asks by the names in `napari.yaml`, and the content is looked at later."""
+def reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerData]] | None:
+    """What reads a file, or several; napari asks by the names in `napari.yaml`.
+
+    What is wrong with an MRC file is told when it is read. Of TIFF and OME-Zarr what is no volume is left to others, of
+    which napari has some.
+    """
+    for each in [path] if isinstance(path, str) else path:
+        try:
+            if format_of(each) is not Mrc:
+                look_at(each)
+        except CryodenError:
+            return None
     return _read
 
 
@@ -37,7 +48,7 @@ def _layer(path: str) -> LayerData:
     volume = open_volume(path)
     low, high = np.nanpercentile(central(volume.data).astype(np.float32), _SHOWN)
     release(volume.data)
-    told: dict[str, Any] = {"metadata": {MADE_BY: labels(volume)[-1]} if Origin.told_by(volume) else {}}
+    told: dict[str, Any] = {"metadata": {MADE_BY: volume.labels[-1]} if Origin.told_by(volume.labels) else {}}
     if low < high:
         told["contrast_limits"] = (float(low), float(high))
     if volume.voxel_size > 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tifffile import imwrite
 
 from cryoden import denoise, export_weights
 from cryoden.cli import main
@@ -159,6 +160,23 @@ def test_a_tomogram_is_opened_mapped_with_its_units_and_place(viewer, tmp_path: 
     np.testing.assert_array_equal(layer.translate, (10, 20, 30))
     assert [str(unit) for unit in layer.units] == ["angstrom"] * 3
     assert layer.contrast_limits == pytest.approx(np.percentile(volume()[..., 39:231], (0.5, 99.9)))
+
+
+@pytest.mark.parametrize("name", ["tomo.tif", "tomo.ome.zarr"])
+def test_tiff_and_ome_zarr_open_mapped_in_angstrom_and_are_denoised(name, viewer, widget, tmp_path: Path) -> None:
+    write_volume(tmp_path / name, Volume(volume(), 10.0))
+    (layer,) = viewer.open(tmp_path / name, plugin="cryoden")
+    assert isinstance(layer.data, np.memmap)
+    np.testing.assert_array_equal(layer.data, volume())
+    np.testing.assert_array_equal(layer.scale, (10, 10, 10))
+    assert [str(unit) for unit in layer.units] == ["angstrom"] * 3
+    assert "Added" in press(widget)
+
+
+def test_a_tiff_that_is_no_volume_is_left_to_other_readers(viewer, tmp_path: Path) -> None:
+    imwrite(tmp_path / "photo.tif", np.zeros((40, 50, 3), np.uint8), photometric="rgb")
+    (layer,) = viewer.open(tmp_path / "photo.tif")
+    assert layer.rgb
 
 
 def test_a_file_that_cryoden_denoised_is_refused_when_it_is_opened(viewer, widget, tmp_path: Path) -> None:

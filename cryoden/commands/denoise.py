@@ -12,12 +12,12 @@ from typing import Literal
 from cryoden.console import loading
 from cryoden.errors import CryodenError
 from cryoden.files import check_output
-from cryoden.inference.jobs import Job, check_jobs, find_files, half_jobs, passed_over, single_jobs
+from cryoden.inference.jobs import SEARCHED, Job, check_jobs, find_files, half_jobs, passed_over, single_jobs
 from cryoden.inference.settings import Settings
 from cryoden.inference.star import star_jobs, write_star
 from cryoden.inference.tilts import read_tilts
 from cryoden.models import find_checkpoint, nearest_model, shipped_models
-from cryoden.volume import Volume, open_volume
+from cryoden.volume import VolumeFile, format_of, look_at
 
 _NAMED = 3  # files of many, where each is like the others
 
@@ -47,6 +47,8 @@ def denoise(
 ) -> Iterator[str]:
     """Denoise tomograms of any size; place, voxel size, grey scale and sign are kept.
 
+    Formats are MRC (.mrc, .rec, .map, also .gz or .bz2), TIFF (.tif) and OME-Zarr (.zarr); a result has that of its name,
+    in a folder that of its input.
     One tomogram: cryoden denoise IN.mrc OUT.mrc.
     Many: cryoden denoise FILES --output FOLDER, where FILES are files, folders, patterns in quotes, or a RELION 5
     tomograms.star. Results that this model made before are skipped.
@@ -89,9 +91,10 @@ def denoise(
     jobs, star = _jobs(inputs, output, halves)
     check_jobs([*jobs, *([star.job] if star else [])], Path(output) if output else None)
     if output is None:
+        format_of(jobs[0].outputs[0])
         check_output(jobs[0].outputs[0], overwrite=True)  # what is there may be done already
     looked_at = _first_that_opens(jobs, voxel_size)
-    model, why = (model, "") if model else _nearest(*looked_at)
+    model, why = (model, "") if model else _nearest(looked_at)
     checkpoint = find_checkpoint(model)
     with loading():  # when all is refused that can be at a look, since torch takes seconds
         from cryoden.checkpoint import import_module_of_networks, load_denoiser
@@ -148,8 +151,8 @@ class _Star:
         return Job(str(self.path), (self.path,), (self.target,))
 
 
-def _first_that_opens(jobs: Sequence[Job], voxel_size: float | None) -> tuple[Path, Volume]:
-    """The first tomogram that can be read, and its file: of many, those that cannot are told of in their turn.
+def _first_that_opens(jobs: Sequence[Job], voxel_size: float | None) -> VolumeFile:
+    """The first tomogram that can be read: of many, those that cannot are told of in their turn.
 
     Raises:
         CryodenError: None can; what is wrong with the first.
@@ -157,18 +160,20 @@ def _first_that_opens(jobs: Sequence[Job], voxel_size: float | None) -> tuple[Pa
     wrong: list[CryodenError] = []
     for job in jobs:
         try:
-            return job.inputs[0], open_volume(job.inputs[0], voxel_size)
+            return look_at(job.inputs[0], voxel_size)
         except CryodenError as error:
             wrong.append(error)
     raise wrong[0]
 
 
-def _nearest(path: Path, volume: Volume) -> tuple[str, str]:
+def _nearest(file: VolumeFile) -> tuple[str, str]:
     """The name of the model that comes with cryoden for tomograms like this one, and why it is that."""
-    if not volume.voxel_size > 0:
-        raise CryodenError(f"{path}: has no voxel size, by which a model is chosen; give --voxel-size, or a --model")
-    model = nearest_model(volume.voxel_size)
-    return model.name, f" ({model.range}, the nearest to {volume.voxel_size:.4g} Å)"
+    if not file.voxel_size > 0:
+        raise CryodenError(
+            f"{file.path}: has no voxel size, by which a model is chosen; give --voxel-size, or a --model"
+        )
+    model = nearest_model(file.voxel_size)
+    return model.name, f" ({model.range}, the nearest to {file.voxel_size:.4g} Å)"
 
 
 def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list[Job], _Star | None]:
@@ -197,7 +202,11 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list
     if other:
         more = f" and {len(other) - _NAMED} more" if len(other) > _NAMED else ""
         named = ", ".join(map(str, other[:_NAMED]))
-        print(f"passed over, since they are no .mrc, .rec or .map: {named}{more}", file=sys.stderr)
+        count = f"{len(other)} file{'s' * (len(other) > 1)}"
+        print(
+            f"passed over {count} that {'are' if len(other) > 1 else 'is'} no {SEARCHED}: {named}{more}",
+            file=sys.stderr,
+        )
     if not halves:
         return single_jobs(files, folder), None
     jobs, others = half_jobs(files, folder)

@@ -6,9 +6,6 @@ A plan refuses what cannot be done; then an engine carries it out.
 from __future__ import annotations
 
 import logging
-import math
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +19,7 @@ from torch import Tensor, nn
 
 from cryoden.denoiser import denoiser_of
 from cryoden.errors import CryodenError
-from cryoden.files import check_output, tell_size
+from cryoden.files import check_output
 from cryoden.inference.engine import Engine, Precision, Progress
 from cryoden.inference.jobs import Job, check_jobs
 from cryoden.inference.origin import Origin
@@ -31,14 +28,13 @@ from cryoden.inference.removed import structure_removed, tell_removed
 from cryoden.inference.settings import Settings
 from cryoden.inference.tilts import find_tilts
 from cryoden.inference.wedge import tell_wedge
-from cryoden.volume import Volume, open_volume, write_volume
+from cryoden.volume import Volume, format_of, nameless, open_volume, write_volume
 
 _log = logging.getLogger(__name__)
 
 AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
 _SCRATCH = np.dtype(np.float64)
-_FOREIGN = (".tif", ".tiff", ".png", ".jpg", ".em", ".hdf", ".h5", ".zarr", ".npy", ".npz", ".nii")
 
 
 def denoise(
@@ -111,12 +107,12 @@ def denoise_file(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Volume:
-    """Denoises an MRC file of any size into another that opens at the same place and scale.
+    """Denoises a file of any size, MRC, TIFF or OME-Zarr, into another that opens at the same place and scale.
 
     Args:
         path_in: The volume to denoise.
-        path_out: The file to write; it appears when it is complete. Until then, a nameless file beside it takes 8 bytes
-            a voxel.
+        path_out: The file to write, in the format that its name tells; it appears when it is complete. Until then, a
+            nameless file beside it takes 8 bytes a voxel.
         model: A trained model: a Denoiser, or a training that has one.
         overwrite: Whether `path_out` may exist.
         float16: Write mode 12, half the size, instead of mode 2.
@@ -154,11 +150,10 @@ def plan_file(
     float16: bool = False,
 ) -> Plan:
     """Looks at all that `denoise_file` needs, without writing anything; arguments and errors are its own."""
-    if Path(path_out).suffix.lower() in _FOREIGN:
-        raise CryodenError(f"cannot write {path_out}: the result is an MRC file; give a name that ends in .mrc")
+    format_of(path_out, np.float16 if float16 else np.float32)
     check_output(path_out, overwrite=overwrite)
-    volume = open_volume(path_in, settings.voxel_size)
-    if Origin.is_result(volume):
+    volume = open_volume(path_in, settings.voxel_size, near=engine.denoiser.voxel_size)
+    if Origin.is_result(volume.labels):
         _log.warning("%s was denoised by cryoden before, as its label says; give the tomogram it was made of", path_in)
     size = volume.data.size * (_SCRATCH.itemsize + (2 if float16 else 4))
     check_output(path_out, overwrite=overwrite, size=size)
@@ -224,22 +219,9 @@ def write_denoised(
 
 @contextmanager
 def scratch(folder: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float64]]:
-    """A mapped array of zeros in a file without a name, of which nothing is left whatever happens.
-
-    Its room on the disk is taken at once: where a mapped file cannot grow, the system ends the process without a word.
+    """An array for a result while it is made; see `nameless`.
 
     Raises:
         CryodenError: The disk has no room.
     """
-    size = math.prod(shape) * _SCRATCH.itemsize
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            array = np.memmap(file, _SCRATCH, mode="w+", shape=shape)
-    except OSError as error:
-        raise CryodenError(
-            f"cannot take {tell_size(size)} in {folder} while the result is made: {error.strerror or error}; "
-            "make room, or choose another disk"
-        ) from error
-    yield array  # which lives on when the file is closed
+    yield nameless(folder, shape, _SCRATCH, "while the result is made", "make room, or choose another disk")

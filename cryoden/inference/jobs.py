@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoden.errors import CryodenError
+from cryoden.files import is_store
 
 # What a folder is searched for; tilt series (.st, .mrcs) and whatever else has to be named.
-_SUFFIXES = (".mrc", ".rec", ".map")
+_MRC = (".mrc", ".rec", ".map")
+_KEPT = (".tif", ".tiff", ".zarr")  # and of what a result has the format, too
+_SUFFIXES = _MRC + _KEPT
+SEARCHED = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
+"""What a folder is searched for, in words."""
+
 _PACKED = (".gz", ".bz2")
 _OTHERS = (".mrcs", ".st", ".ccp4")  # what else a result's name drops; ".00Apx" of Warp's is no suffix
 _HALVES = ({"evn", "even", "half1"}, {"odd", "half2"})
@@ -66,7 +72,7 @@ def check_jobs(jobs: Sequence[Job], folder: Path | None = None) -> None:
             if folder is not None and not output.resolve().is_relative_to(folder.resolve()):
                 raise CryodenError(f"{where}, outside the folder {folder}: give the tomogram another name")
             for path in (output, output.with_suffix(".png")):
-                if inputs & _identity(path):
+                if inputs & _identity(path) or inputs & {*path.resolve().parents}:
                     raise CryodenError(
                         f"{path} is an input and would be an output; give another name, or another folder with --output"
                     )
@@ -82,7 +88,8 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
     """The files that files, folders and patterns stand for, in order and each once.
 
     Args:
-        words: Files are taken as they are; of folders, with those inside, all .mrc, .rec and .map, also compressed.
+        words: Files are taken as they are, and so are the folders of OME-Zarr images; of other folders, with those
+            inside, all .mrc, .rec and .map, also compressed, .tif, .tiff and .zarr.
         output: A folder of results, which is left out where it lies within a folder that is searched.
 
     Returns:
@@ -95,17 +102,19 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
     found: dict[Path, Path] = {}
     for word in words:
         path = Path(word)
-        if path.is_dir():
+        if path.is_dir() and not is_store(path):
             more = [each for each in _inside(path, output) if _is_tomogram(each)]
             if not more:
-                raise CryodenError(f"{word}: no tomogram in this folder; looked for {', '.join(_SUFFIXES)}")
+                raise CryodenError(f"{word}: no tomogram in this folder; looked for {SEARCHED}")
             found |= {each: each.relative_to(path) for each in more if each not in found}
         elif path.exists() or not set(word) & set("*?["):
             found.setdefault(path, Path(path.name))
         else:
             fixed = next(i for i, part in enumerate(path.parts) if set(part) & set("*?["))
             base = Path(*path.parts[:fixed])
-            more = [each for each in sorted(base.glob(str(Path(*path.parts[fixed:])))) if each.is_file()]
+            more = [
+                each for each in sorted(base.glob(str(Path(*path.parts[fixed:])))) if each.is_file() or is_store(each)
+            ]
             more = _apart(more, base, output)
             if not more:
                 raise CryodenError(f"{word}: no file has such a name")
@@ -115,12 +124,12 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
 
 def passed_over(words: Sequence[str], output: Path | None = None) -> list[Path]:
     """The files in the folders among the words of `find_files` that are no tomograms by their names."""
-    folders = [Path(word) for word in words if Path(word).is_dir()]
+    folders = [path for path in map(Path, words) if path.is_dir() and not is_store(path)]
     return [each for folder in folders for each in _inside(folder, output) if not _is_tomogram(each)]
 
 
 def single_jobs(files: Mapping[Path, Path], folder: Path) -> list[Job]:
-    """A job for each file of `find_files`; its result has its name, with .mrc, in its subfolder of a folder."""
+    """A job for each file of `find_files`; its result is called as `result_name` says, in its subfolder of a folder."""
     return [Job(str(path), (path,), ((folder / below).with_name(result_name(path)),)) for path, below in files.items()]
 
 
@@ -173,12 +182,12 @@ def half_jobs(files: Mapping[Path, Path], folder: Path) -> tuple[list[Job], list
 
 def _half(path: Path) -> tuple[tuple[Path, str], int] | None:
     """Folder and name of the tomogram that a file is a half of, and which half; None if it is not."""
-    name = result_name(path).removesuffix(".mrc")
+    name = bare_name(path)
     found = _HALF.search(name)
     if found:
         which = int(found[1].lower() in _HALVES[1])
         home = path.parent.parent if _half_folder(path.parent) == which else path.parent
-        return (home, f"{name[: found.start()]}{name[found.end() :]}.mrc"), which
+        return (home, f"{name[: found.start()]}{name[found.end() :]}{_ending(path)}"), which
     folder = _half_folder(path.parent)
     return None if folder is None else ((path.parent.parent, path.name), folder)
 
@@ -194,9 +203,16 @@ def _without_half(below: Path) -> Path:
 
 
 def _inside(folder: Path, output: Path | None) -> list[Path]:
-    """The files in a folder and its subfolders, without hidden ones and results."""
-    found = _apart(sorted(folder.rglob("*")), folder, output)
-    return [each for each in found if each.is_file() and not each.name.startswith(".")]
+    """The files in a folder and its subfolders, and the stores, without hidden ones and results."""
+    found: list[Path] = []
+    for each in _apart(sorted(folder.iterdir()), folder, output):
+        if each.name.startswith("."):
+            continue
+        if each.is_dir() and not is_store(each):
+            found += _inside(each, output)
+        elif each.exists():
+            found.append(each)
+    return found
 
 
 def _is_tomogram(path: Path) -> bool:
@@ -220,9 +236,30 @@ def _identity(path: Path) -> set[object]:
 
 
 def result_name(path: Path) -> str:
-    """The name of a file's result."""
+    """The name of a file's result: in its format, unpacked, and with .mrc where that is not told otherwise."""
+    return bare_name(path) + _ending(path)
+
+
+def bare_name(path: Path) -> str:
+    """The name of a file without what tells its format."""
     plain = _plain(path)
-    return f"{plain.stem if plain.suffix.lower() in _SUFFIXES + _OTHERS else plain.name}.mrc"
+    return plain.name.removesuffix(_ending(path)) if _is_kept(plain) else plain.stem if _is_mrc(plain) else plain.name
+
+
+def _ending(path: Path) -> str:
+    """What ends the name of a file's result."""
+    plain = _plain(path)
+    if not _is_kept(plain):
+        return ".mrc"
+    return "".join(plain.suffixes[-2:]) if plain.stem.lower().endswith(".ome") else plain.suffix
+
+
+def _is_kept(plain: Path) -> bool:
+    return plain.suffix.lower() in _KEPT
+
+
+def _is_mrc(plain: Path) -> bool:
+    return plain.suffix.lower() in _MRC + _OTHERS
 
 
 def _plain(path: Path) -> Path:

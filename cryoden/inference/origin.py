@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from cryoden.errors import CryodenError
-from cryoden.volume import Volume, labels
+from cryoden.files import is_store
 
 _LABEL = re.compile(r"cryoden: of (\d+) (\d+) ([0-9a-f]{12}) by ([0-9a-f]{12})")
 _BLOCK = 1 << 22
@@ -42,16 +42,16 @@ class Origin:
         return cls(*_size_and_time(paths), _digest(paths), key)
 
     @classmethod
-    def told_by(cls, volume: Volume) -> Self | None:
+    def told_by(cls, labels: Sequence[str]) -> Self | None:
         """What a file tells, if its last two labels are those of `cryoden denoise`: nobody has changed it since."""
-        last = labels(volume)[-2:]
+        last = labels[-2:]
         found = _LABEL.fullmatch(last[0]) if len(last) == 2 and last[1].startswith("cryoden ") else None
         return None if found is None else cls(int(found[1]), int(found[2]), found[3], found[4])
 
     @staticmethod
-    def is_result(volume: Volume) -> bool:
+    def is_result(labels: Sequence[str]) -> bool:
         """Whether a file has a label of `cryoden denoise`, wherever: it was denoised, and perhaps changed since."""
-        return any(_LABEL.fullmatch(label) for label in labels(volume))
+        return any(_LABEL.fullmatch(label) for label in labels)
 
     @property
     def label(self) -> str:
@@ -76,9 +76,15 @@ class Origin:
             )
 
 
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files themselves, and those of which a store is made."""
+    for path in paths:
+        yield from sorted(each for each in path.rglob("*") if each.is_file()) if is_store(path) else (path,)
+
+
 def _size_and_time(paths: Sequence[Path]) -> tuple[int, int]:
     try:
-        found = [path.stat() for path in paths]
+        found = [path.stat() for path in _files(paths)]
     except OSError as error:
         raise CryodenError(f"cannot read {error.filename}: {error.strerror}") from error
     return sum(each.st_size for each in found), sum(each.st_mtime_ns for each in found)
@@ -86,7 +92,7 @@ def _size_and_time(paths: Sequence[Path]) -> tuple[int, int]:
 
 def _digest(paths: Sequence[Path]) -> str:
     digest = hashlib.blake2b(digest_size=6)
-    for path in paths:
+    for path in _files(paths):
         try:
             with path.open("rb") as file:
                 while block := file.read(_BLOCK):

@@ -26,7 +26,7 @@ from cryoden.inference.plan import Plan
 from cryoden.inference.quality import Quality, judge, quality_table, reading, write_quality
 from cryoden.inference.settings import Settings
 from cryoden.metrics.halves import Halves
-from cryoden.volume import Volume, open_volume, write_volume
+from cryoden.volume import Volume, look_at, open_volume, write_volume
 
 _MEAN = ", mean of halves"
 
@@ -127,9 +127,6 @@ class Runner:
 
     def _plan(self, job: Job) -> tuple[list[Plan], Halves | None]:
         """A plan for each input; and two halves, which must suit each other."""
-        if len(job.inputs) == 2:
-            first, second = (open_volume(path, self.settings.voxel_size) for path in job.inputs)
-            check_halves(first, second, job.inputs)
         plans = []
         for path, output in zip(job.inputs, job.outputs, strict=True):
             place, overwrite = output, self.overwrite or self._is_done(output, [path])
@@ -137,6 +134,8 @@ class Runner:
                 folder = next(each for each in output.absolute().parents if each.is_dir())
                 place, overwrite = folder / output.name, True
             plans.append(plan_file(self.engine, path, place, self.settings, overwrite=overwrite, float16=self.float16))
+        if len(plans) == 2:
+            check_halves(plans[0].volume, plans[1].volume, job.inputs)
         if len({plan.contrast for plan in plans}) == 2:
             raise CryodenError(
                 f"{job.inputs[0]} seems {plans[0].contrast} and {job.inputs[1]} {plans[1].contrast}: look at them, and "
@@ -207,10 +206,10 @@ class Runner:
 
         Which contrast was found does not matter, where it is to be told from the voxels; nor does the version.
         """
-        if not output.is_file():
+        if not output.exists():
             return False
         try:
-            origin = Origin.told_by(open_volume(output))
+            origin = Origin.told_by(look_at(output).labels)
             contrasts = ("bright", "dark") if self.settings.contrast == "auto" else (self.settings.contrast,)
             kind = _MEAN if len(sources) == 2 else ""
             keys = [self.engine.key(self.settings, f"{contrast}{kind}") for contrast in contrasts]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryoden.errors import CryodenError
-from cryoden.inference.jobs import result_name
+from cryoden.inference.jobs import bare_name
 from cryoden.inference.star import tilts_of_table
 
 _DEGRADATION = "_degradation.json"
@@ -88,7 +88,7 @@ def find_tilts(path: Path, table: Path | None = None) -> TiltRange | None:
     """
     if table is not None:
         return read_tilts(table)
-    words = result_name(path).removesuffix(".mrc").split("_")
+    words = bare_name(path).split("_")
     while words:
         for ending in _BESIDE:
             beside = path.with_name("_".join(words) + ending)

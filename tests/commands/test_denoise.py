@@ -77,13 +77,102 @@ def half(seed: int, shape: tuple[int, int, int] = (24, 96, 28)) -> np.ndarray:
 def test_what_is_passed_over_in_a_folder_is_told(denoise: Command, tmp_path: Path, capfd) -> None:
     (tmp_path / "in/sub").mkdir(parents=True)
     write_volume(tmp_path / "in/sub/a.mrc", Volume(tomogram(), 10.0))
-    for name in ("b.tif", "c.st", "d.txt", "sub/e.mdoc", ".hidden"):
+    for name in ("b.png", "c.st", "d.txt", "sub/e.mdoc", ".hidden"):
         (tmp_path / "in" / name).touch()
     assert denoise("in", "--output", "in/out", "--contrast=bright") == 0
     told = capfd.readouterr().err
-    assert "passed over, since they are no .mrc, .rec or .map: in/b.tif, in/c.st, in/d.txt and 1 more\n" in told
+    assert "passed over 4 files that are no .mrc, .rec, .map, .tif, .tiff or .zarr: in/b.png, in/c.st, in/d.txt" in told
+    assert " and 1 more\n" in told
     assert denoise("in/sub/a.mrc", "--output", "in/out", "--contrast=bright") == 0
     assert "passed over" not in capfd.readouterr().err
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        ("given", "asked"),
+        [
+            ("in.tif", "out.tif"),
+            ("in.ome.zarr", "out.zarr"),
+            ("in.zarr", "out.mrc"),
+            ("in.mrc", "out.ome.zarr"),
+            ("in.mrc.gz", "out.tiff"),
+        ],
+    )
+    def test_the_output_has_the_format_of_its_name_and_the_voxels_of_any_other(self, given, asked, denoise, capfd):
+        write("in.mrc")
+        assert denoise("in.mrc", "expected.mrc", "--contrast=bright") == 0
+        write(given)
+        assert denoise(given, asked, "--contrast=bright", "--preview") == 0
+        volume = open_volume(asked)
+        np.testing.assert_array_equal(volume.data, read_volume("expected.mrc").data)
+        assert volume.voxel_size == pytest.approx(10)
+        assert volume.labels[-1].endswith(", bright")
+        assert Path(asked).with_suffix(".png").is_file()
+        capfd.readouterr()
+        assert denoise(given, asked, "--contrast=bright") == 0
+        assert f"{given}: done already, {asked}" in capfd.readouterr().out
+        write(given, tomogram(1))
+        assert denoise(given, asked, "--contrast=bright") == 2
+        assert f"{asked} exists" in capfd.readouterr().err
+
+    def test_of_a_folder_each_result_has_the_format_of_its_input(self, denoise, capfd):
+        for name in ("in/a.tif", "in/sub/b.ome.zarr", "in/c.rec", "in/TS_1_EVN.zarr"):
+            write(name)
+        Path("in/notes.txt").touch()
+        assert denoise("in", "--output=in/out", "--contrast=bright") == 0
+        for name in ("a.tif", "sub/b.ome.zarr", "c.mrc", "TS_1_EVN.zarr"):
+            assert open_volume(f"in/out/{name}").labels
+        told = capfd.readouterr().err
+        assert "passed over 1 file that is no .mrc, .rec, .map, .tif, .tiff or .zarr: in/notes.txt\n" in told
+        assert denoise("in", "--output=in/out", "--contrast=bright") == 0
+        assert capfd.readouterr().out.count("done already") == 4
+
+    def test_halves_may_be_of_any_format(self, denoise):
+        for number, half in enumerate(("EVN", "ODD")):
+            write(f"in/TS_1_{half}.zarr", tomogram(number))
+        assert denoise("in", "--output=out", "--halves", "--contrast=bright") == 0
+        first, second, mean = (read_volume(f"out/TS_1{half}.zarr").data for half in ("_EVN", "_ODD", ""))
+        np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-4)
+
+    def test_of_several_levels_that_of_the_model_is_taken(self, denoise, capfd):
+        data = np.repeat(np.repeat(np.repeat(tomogram(shape=(20, 24, 70)), 2, 0), 2, 1), 2, 2)
+        write("in.zarr", data, voxel_size=5.0)
+        assert denoise("in.zarr", "out.zarr", "--contrast=bright") == 0
+        assert "70 × 24 × 20 voxels (x, y, z) of 10 Å" in capfd.readouterr().out
+        assert open_volume("out.zarr").data.shape == (20, 24, 70)
+        assert denoise("in.zarr", "out.mrc", "--contrast=bright", "--voxel-size=5") == 2
+        assert "its voxels are 5 Å, and the model was trained at 10 Å" in capfd.readouterr().err
+
+    def test_a_tiff_that_does_not_tell_its_voxel_size_needs_it_stated(self, denoise, capfd):
+        write("in.tif", voxel_size=0.0)
+        assert denoise("in.tif", "out.tif", "--contrast=bright") == 2
+        assert "has no voxel size; state it with --voxel-size" in capfd.readouterr().err
+        assert denoise("in.tif", "out.tif", "--contrast=bright", "--voxel-size=10") == 0
+        assert open_volume("out.tif").voxel_size == 10
+
+    @pytest.mark.parametrize("output", ["in.zarr", "in.zarr/out.mrc", "in.zarr/0/out.mrc"])
+    def test_an_input_folder_is_never_written_into(self, output, denoise, capfd):
+        write("in.zarr")
+        before = listing()
+        assert denoise("in.zarr", output, "--contrast=bright", "--overwrite") == 2
+        assert "is an input and would be an output" in capfd.readouterr().err
+        assert listing() == before
+
+    def test_a_store_is_replaced_whole_when_asked_and_other_folders_never(self, denoise, capfd):
+        write("in.mrc")
+        write("out.zarr", tomogram(1, shape=(8, 8, 8)))
+        Path("folder.zarr").mkdir()
+        Path("folder.zarr/mine.txt").touch()
+        assert denoise("in.mrc", "out.zarr", "--contrast=bright", "--overwrite") == 0
+        assert open_volume("out.zarr").data.shape == (20, 24, 28)
+        assert denoise("in.mrc", "folder.zarr", "--contrast=bright", "--overwrite") == 2
+        assert "cannot write folder.zarr: it is a folder" in capfd.readouterr().err
+        assert listing("folder.zarr") == {"mine.txt"}
+
+    def test_float16_is_refused_before_the_work_where_a_format_has_none(self, denoise, capfd):
+        write("in.mrc")
+        assert denoise("in.mrc", "out.tif", "--float16", "--contrast=bright") == 2
+        assert "out.tif as float16, which OME-TIFF has not" in capfd.readouterr().err
 
 
 def write(name: str, data: np.ndarray | None = None, voxel_size: float = 10.0) -> Path:

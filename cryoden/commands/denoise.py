@@ -12,6 +12,7 @@ from typing import Literal
 from cryoden.console import loading
 from cryoden.errors import CryodenError
 from cryoden.files import check_output
+from cryoden.inference.copick import copick_jobs
 from cryoden.inference.jobs import SEARCHED, Job, check_jobs, find_files, half_jobs, passed_over, single_jobs
 from cryoden.inference.settings import Settings
 from cryoden.inference.star import star_jobs, write_star
@@ -40,6 +41,7 @@ def denoise(
     batch_size: int = 1,
     measured_only: bool = False,
     tilt_range: tuple[float, float] | str | None = None,
+    tomo_type: str | None = None,
     devices: int = 1,
     nodes: int = 1,
     dry_run: bool = False,
@@ -47,14 +49,16 @@ def denoise(
 ) -> Iterator[str]:
     """Denoise tomograms of any size; place, voxel size, grey scale and sign are kept.
 
-    Formats are MRC (.mrc, .rec, .map, also .gz or .bz2), TIFF (.tif) and OME-Zarr (.zarr); a result has that of its name,
-    in a folder that of its input.
+    Formats are MRC (.mrc, .rec, .map, also .gz or .bz2), TIFF (.tif) and OME-Zarr (.zarr); a result has that of its
+    name, in a folder that of its input.
     One tomogram: cryoden denoise IN.mrc OUT.mrc.
     Many: cryoden denoise FILES --output FOLDER, where FILES are files, folders, patterns in quotes, or a RELION 5
-    tomograms.star. Results that this model made before are skipped.
+    tomograms.star. Of a copick project: cryoden denoise copick.json --tomo-type wbp.
+    Results that this model made before are skipped.
 
     Args:
-        inputs: IN.mrc OUT.mrc; or, with --output, any number of files, folders, 'patterns*' or one tomograms.star.
+        inputs: IN.mrc OUT.mrc; or, with --output, any number of files, folders, 'patterns*' or one tomograms.star; or a
+            copick project's .json.
         model: a run's folder, a checkpoint (.ckpt), weights (.safetensors), URL#sha256=HEX, or the name of a model that
             comes with cryoden, see `cryoden models`; by default the one of these that is nearest in voxel size.
         output: the folder for the results.
@@ -73,6 +77,7 @@ def denoise(
         measured_only: write nothing outside the measured part of Fourier space, so that nothing is filled in.
         tilt_range: degrees, '[-60, 60]', or a file that tells them: .tlt, .rawtlt, .mdoc, a tilt series' .star; by
             default one of the tomogram's name beside it, or what the star file names.
+        tomo_type: of a copick project's tomograms; results go to its overlay, or --output, as TYPE-denoised.
         devices: GPUs, or processes on a machine without, that share the tomograms.
         nodes: machines that share the tomograms, started by the cluster as for a training.
         dry_run: only print what would be done.
@@ -88,9 +93,9 @@ def denoise(
         raise CryodenError(f"devices {devices}, nodes {nodes}: each must be at least 1")
     tilts = read_tilts(tilt_range) if isinstance(tilt_range, str) else tilt_range
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size, measured_only, tilts)
-    jobs, star = _jobs(inputs, output, halves)
-    check_jobs([*jobs, *([star.job] if star else [])], Path(output) if output else None)
-    if output is None:
+    jobs, folder, star = _jobs(inputs, output, halves, tomo_type)
+    check_jobs([*jobs, *([star.job] if star else [])], folder)
+    if folder is None:
         format_of(jobs[0].outputs[0])
         check_output(jobs[0].outputs[0], overwrite=True)  # what is there may be done already
     looked_at = _first_that_opens(jobs, voxel_size)
@@ -118,7 +123,7 @@ def denoise(
     quality = Path(output, QUALITY) if output and any(job.average for job in jobs) else None
     if quality:
         read_quality(quality)  # to be refused now, not after an hour, if it is another's
-    runner = Runner(engine, settings, overwrite, float16, preview, output is not None, model, quality)
+    runner = Runner(engine, settings, overwrite, float16, preview, folder is not None, model, quality)
     if dry_run:
         failed = yield from one_by_one(runner, jobs, dry_run=True)
     elif devices * nodes == 1:
@@ -160,7 +165,7 @@ def _first_that_opens(jobs: Sequence[Job], voxel_size: float | None) -> VolumeFi
     wrong: list[CryodenError] = []
     for job in jobs:
         try:
-            return look_at(job.inputs[0], voxel_size)
+            return look_at(job.inputs[0], voxel_size or job.voxel_size)
         except CryodenError as error:
             wrong.append(error)
     raise wrong[0]
@@ -176,8 +181,16 @@ def _nearest(file: VolumeFile) -> tuple[str, str]:
     return model.name, f" ({model.range}, the nearest to {file.voxel_size:.4g} Å)"
 
 
-def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list[Job], _Star | None]:
-    """What is to be done, and the star file it came from."""
+def _jobs(
+    inputs: Sequence[str], output: str | None, halves: bool, tomo_type: str | None
+) -> tuple[list[Job], Path | None, _Star | None]:
+    """What is to be done, the folder of the results unless each was named, and the star file it came from."""
+    projects = [Path(word) for word in inputs if word.endswith(".json")]
+    if projects or tomo_type is not None:
+        if len(inputs) != 1 or not projects or halves:
+            raise CryodenError("a copick project's .json is given alone, with --tomo-type and without --halves")
+        jobs, folder = copick_jobs(projects[0], tomo_type, Path(output) if output else None)
+        return jobs, folder, None
     if output is None:
         if len(inputs) != 2 or halves:
             names = f"{len(inputs)} name{'s' * (len(inputs) > 1)}{' and --halves' * halves}"
@@ -185,7 +198,7 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list
                 f"{names} without --output: give IN.mrc OUT.mrc, or any number of files with --output FOLDER"
             )
         path, result = map(Path, inputs)
-        return [Job(str(path), (path,), (result,))], None
+        return [Job(str(path), (path,), (result,))], None, None
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise CryodenError(f"--output {folder} is a file; with --output all names are input, and this is their folder")
@@ -196,7 +209,7 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list
         rows, told = star_jobs(stars[0], folder)
         for line in told:
             print(line, file=sys.stderr)
-        return list(rows.values()), _Star(stars[0], folder / stars[0].name, rows)
+        return list(rows.values()), folder, _Star(stars[0], folder / stars[0].name, rows)
     files = find_files(inputs, folder)
     other = passed_over(inputs, folder)
     if other:
@@ -208,8 +221,8 @@ def _jobs(inputs: Sequence[str], output: str | None, halves: bool) -> tuple[list
             file=sys.stderr,
         )
     if not halves:
-        return single_jobs(files, folder), None
+        return single_jobs(files, folder), folder, None
     jobs, others = half_jobs(files, folder)
     for path in others:
         print(f"{path}: no half, left out", file=sys.stderr)
-    return jobs, None
+    return jobs, folder, None

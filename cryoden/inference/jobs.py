@@ -36,6 +36,7 @@ class Job:
         outputs: Where each is written when denoised.
         average: Where the average of the two denoised halves is written; None for a single file.
         tilts: A table of its tilt series, where one is named; see `cryoden.inference.tilts`.
+        voxel_size: Å, where what lists the tomogram states it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job:
     outputs: tuple[Path, ...]
     average: Path | None = None
     tilts: Path | None = None
+    voxel_size: float | None = None
 
     @property
     def results(self) -> tuple[Path, ...]:

@@ -80,9 +80,10 @@ class Runner:
         with claimed(place, wait=False) as free:
             return not free
 
-    def _for(self, job: Job) -> Runner:
-        """This runner with the tilts of one tomogram."""
-        return replace(self, settings=with_tilts(self.settings, job.inputs[0], job.tilts))
+    def _for(self, job: Job, *, tilts: bool = True) -> Runner:
+        """This runner with what is told of one tomogram: its voxel size, and its tilts."""
+        settings = replace(self.settings, voxel_size=self.settings.voxel_size or job.voxel_size)
+        return replace(self, settings=with_tilts(settings, job.inputs[0], job.tilts) if tilts else settings)
 
     def _make(self, job: Job) -> Iterator[str]:
         if not self.overwrite and self.is_done(job):
@@ -193,7 +194,7 @@ class Runner:
     def is_done(self, job: Job) -> bool:
         """Whether all results of a job exist as `run` would make them now."""
         try:
-            runner = self._for(job) if self.settings.measured_only else self  # else the tilts change nothing
+            runner = self._for(job, tilts=self.settings.measured_only)  # else they change nothing
         except CryodenError:
             return False
         halves = zip(job.outputs, job.inputs, strict=True)

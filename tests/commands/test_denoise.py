@@ -1,6 +1,7 @@
 """`cryoden denoise` as a user meets it: words in, files and lines out."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -173,6 +174,72 @@ class TestFormats:
         write("in.mrc")
         assert denoise("in.mrc", "out.tif", "--float16", "--contrast=bright") == 2
         assert "out.tif as float16, which OME-TIFF has not" in capfd.readouterr().err
+
+
+class TestCopick:
+    """Projects laid out as copick does: https://copick.github.io/copick, filesystem."""
+
+    @pytest.fixture
+    def project(self, denoise: Command, tmp_path: Path) -> str:
+        for root, run, size, kind in (
+            ("static", "TS_1", "10.000", "wbp"),
+            ("static", "TS_1", "5.000", "wbp"),
+            ("overlay", "TS_2", "10.000", "wbp"),
+            ("overlay", "TS_2", "10.000", "sirt"),
+            ("overlay", "TS_2", "10.000", "wbp_edges_features"),
+        ):
+            shape = (20, 24, 140) if size == "5.000" else (20, 24, 28)  # which has a level of 10 Å, too
+            write(f"{root}/ExperimentRuns/{run}/VoxelSpacing{size}/{kind}.zarr", tomogram(shape=shape), float(size))
+        roots = {f"{root}_root": f"local://{tmp_path / root}" for root in ("static", "overlay")}
+        Path("copick.json").write_text(json.dumps({"config_type": "filesystem", "name": "test", **roots}))
+        return "copick.json"
+
+    def test_each_tomogram_of_a_type_is_denoised_into_the_overlay_as_another_type(self, project, denoise, capfd):
+        before = listing("static")
+        assert denoise(project, "--tomo-type=wbp", "--contrast=bright") == 2
+        told = capfd.readouterr()
+        assert "TS_1/VoxelSpacing5.000/wbp.zarr: its voxels are 5 Å" in told.err
+        assert "1 of 3 tomograms failed" in told.err
+        runs = Path("overlay/ExperimentRuns")
+        for run in ("TS_1", "TS_2"):
+            volume = open_volume(runs / run / "VoxelSpacing10.000/wbp-denoised.zarr")
+            assert volume.data.shape == (20, 24, 28)
+            assert volume.voxel_size == 10
+        assert {path.parent.name for path in runs.glob("*/*/*denoised.zarr")} == {"VoxelSpacing10.000"}
+        assert listing("static") == before
+        words = [project, "--tomo-type=wbp", "--contrast=bright", "--rescale", "--output=out"]
+        assert denoise(*words) == 0
+        assert (
+            open_volume("out" / runs.relative_to("overlay") / "TS_1/VoxelSpacing5.000/wbp-denoised.zarr").voxel_size
+            == 5
+        )
+        capfd.readouterr()
+        assert denoise(*words) == 0
+        assert capfd.readouterr().out.count("done already") == 3
+
+    def test_or_into_a_folder_that_is_laid_out_alike(self, project, denoise):
+        before = listing("overlay")
+        assert denoise(project, "--tomo-type=sirt", "--contrast=bright", "--output=out") == 0
+        assert open_volume("out/ExperimentRuns/TS_2/VoxelSpacing10.000/sirt-denoised.zarr").labels
+        assert listing("overlay") == before
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["copick.json"], "no --tomo-type is given; there are sirt, wbp"),
+            (["copick.json", "--tomo-type=wbb"], "no tomogram of type wbb; there are sirt, wbp"),
+            (["copick.json", "--tomo-type=wbp", "--halves"], "is given alone, with --tomo-type and without --halves"),
+            (["a.mrc", "b.mrc", "--tomo-type=wbp"], "is given alone"),
+            (["portal.json", "--tomo-type=wbp"], "s3://bucket is not on this machine"),
+            (["list.json", "--tomo-type=wbp"], "is no copick project on this machine: it needs an overlay_root"),
+            (["missing.json", "--tomo-type=wbp"], "cannot read missing.json"),
+        ],
+    )
+    def test_what_is_no_project_or_has_no_such_type_is_refused(self, words, told, project, denoise, capfd):
+        Path("portal.json").write_text('{"overlay_root": "s3://bucket"}')
+        Path("list.json").write_text("[1]")
+        assert denoise(*words) == 2
+        assert told in capfd.readouterr().err
 
 
 def write(name: str, data: np.ndarray | None = None, voxel_size: float = 10.0) -> Path:

@@ -75,8 +75,9 @@ def denoise(
         overlap: voxels over which neighbouring tiles share; by default as far as the network reaches.
         batch_size: tiles that the network sees at once.
         measured_only: write nothing outside the measured part of Fourier space, so that nothing is filled in.
-        tilt_range: degrees, '[-60, 60]', or a file that tells them: .tlt, .rawtlt, .mdoc, a tilt series' .star; by
-            default one of the tomogram's name beside it, or what the star file names.
+        tilt_range: degrees, '[-60, 60]', or a file that tells them: .tlt, .rawtlt, .mdoc, .aln, Warp's .xml or
+            .tomostar, RELION's .star of a tilt series; by default one of the tomogram's name beside it, or what the
+            star file names.
         tomo_type: of a copick project's tomograms; results go to its overlay, or --output, as TYPE-denoised.
         devices: GPUs, or processes on a machine without, that share the tomograms.
         nodes: machines that share the tomograms, started by the cluster as for a training.

@@ -101,7 +101,7 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
     if settings.measured_only and settings.tilts is None:
         raise CryodenError(
             f"{name}: which part of Fourier space was measured is not known: state its tilts, such as "
-            "--tilt-range '[-60, 60]', or put its .tlt, .rawtlt or .mdoc beside it"
+            "--tilt-range '[-60, 60]', or put its .tlt, .aln, .xml, .rawtlt or .mdoc beside it"
         )
     voxel_size = settings.voxel_size or volume.voxel_size
     ratio = _ratio(voxel_size, model.voxel_size, settings.rescale, name)

@@ -22,7 +22,8 @@ _HALVES = ("rlnTomoReconstructedTomogramHalf1", "rlnTomoReconstructedTomogramHal
 _WHOLE = "rlnTomoReconstructedTomogram"
 _DENOISED = "rlnTomoReconstructedTomogramDenoised"
 _SERIES = "rlnTomoTiltSeriesStarFile"
-_TILTS = ("rlnTomoYTilt", "rlnTomoNominalStageTiltAngle")  # as aligned, which the tomogram was made with; as recorded
+# As aligned by RELION 5, which the tomogram was made with; as recorded, in Warp's .tomostar and in RELION's table.
+_TILTS = ("rlnTomoYTilt", "wrpAngleTilt", "rlnTomoNominalStageTiltAngle")
 _NOTHING = {"", "None", "none", "null", "."}  # what programs write where there is no file
 
 # A value in quotes, which end where a blank follows, or without; or a comment to the end of the line.
@@ -162,7 +163,7 @@ def write_star(path: Path, target: Path, done: Mapping[int, Job]) -> None:
 
 
 def tilts_of_table(path: Path) -> list[float]:
-    """The angles of a RELION 5 table of a tilt series, in degrees: as aligned where they are, else as recorded.
+    """The angles of a table of a tilt series, RELION 5's or Warp's, in degrees: as aligned if they are, else recorded.
 
     Raises:
         CryodenError: The file is no such table, or one of the angles is no number.

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import alnfile
+import mdocfile
 import pytest
 
 from cryoden.errors import CryodenError
@@ -15,6 +17,32 @@ MDOC += "TiltAngle = 60.1\n"
 SERIES = "data_TS_1\n\nloop_\n_rlnTomoNominalStageTiltAngle #1\n{}\n0 {}\n-54 {}\n48 {}\n"
 RECORDED = SERIES.format("", "", "", "")
 ALIGNED = SERIES.format("_rlnTomoYTilt #2", "3", "-51", "51")
+ALN = """# AreTomo Alignment / Priims bprmMn
+# RawSize = 4096 4096 4
+# NumPatches = 1
+# DarkFrame =     0    1   -60.02
+# AlphaOffset =     0.00
+# BetaOffset =     0.00
+# SEC     ROT         GMAG       TX          TY      SMEAN     SFIT    SCALE     BASE     TILT
+    0   -85.1000    1.00000     -3.100      7.200     1.00     1.00     1.00     0.00    -51.98
+    1   -85.1000    1.00000      0.000      0.000     1.00     1.00     1.00     0.00      0.02
+    2   -85.1000    1.00000      2.100     -4.300     1.00     1.00     1.00     0.00     54.01
+# Local Alignment
+   0   0   100.00    200.00      1.00      2.00   1.0
+"""
+WARP = """<?xml version="1.0" encoding="utf-16"?>
+<TiltSeries DataDirectory="" AreAnglesInverted="False" PlaneNormal="0, 0, 1">
+  <Angles>-60
+-30
+0
+57</Angles>
+  <UseTilt>False
+True
+True
+True</UseTilt>
+</TiltSeries>
+"""
+TOMOSTAR = "data_\n\nloop_\n_wrpMovieName #1\n_wrpAngleTilt #2\n_wrpAxisAngle #3\n../a.mrc -57.1 84\n../b.mrc 60 84\n"
 
 
 @pytest.mark.parametrize(
@@ -24,13 +52,17 @@ ALIGNED = SERIES.format("_rlnTomoYTilt #2", "3", "-51", "51")
         ("a.rawtlt", "0 1\n3 2\n-42 3\n", (-42, 3)),
         ("a.mdoc", MDOC, (-51.2, 60.1)),
         ("a.mrc.mdoc", MDOC.replace("\n", "\r\n"), (-51.2, 60.1)),
+        ("a.aln", ALN, (-51.98, 54.01)),  # without the dark image
+        ("a.xml", WARP, (-30, 57)),  # without what is not used
+        ("a.xml", WARP[: WARP.index("  <UseTilt")] + "</TiltSeries>", (-60, 57)),
+        ("a.tomostar", TOMOSTAR, (-57.1, 60)),
         ("a.star", RECORDED, (-54, 48)),
         ("a.star", ALIGNED, (-51, 51)),
         ("a_degradation.json", '{"tilt_range": [-48.5, 54]}', (-48.5, 54)),
     ],
 )
 def test_each_program_tells_its_tilts(tmp_path, name, text, told):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-16" if "utf-16" in text else "utf-8")
     assert read_tilts(tmp_path / name) == TiltRange(*told, name)
 
 
@@ -46,6 +78,12 @@ def test_each_program_tells_its_tilts(tmp_path, name, text, told):
         ("a.mdoc", b"[ZValue = 0]\nTiltAngle = \n", "tells no tilts"),
         ("a_degradation.json", b'{"tilt_range": null}', "tells no tilts"),
         ("a_degradation.json", b"[" * 100_000, "tells no tilts"),
+        ("a.aln", ALN.partition("    1")[0].encode()[:-30], "tells no tilts"),
+        ("a.xml", b"<TiltSeries/>", "tells no tilts"),
+        ("a.xml", b"<TiltSeries><Angles>1 2</Angles><UseTilt>True</UseTilt></TiltSeries>", "tells no tilts"),
+        ("a.xml", b"<TiltSeries", "tells no tilts .ParseError"),
+        ("a.xf", b"1 0 0 1 3.2 -1.5\n", "a.xf tells how images were turned and shifted, .*: give the .tlt that goes"),
+        ("a.tomostar", TOMOSTAR.replace("60", "x").encode(), "a wrpAngleTilt is no number"),
         ("a.star", b"data_\nloop_\n_rlnTomoName #1\nTS_1\n", "no RELION 5 table of a tilt series: no block"),
         ("a.star", RECORDED.replace("-54", "x").encode(), "a rlnTomoNominalStageTiltAngle is no number"),
         ("a.tlt", b"1\n" * 5_000_001, "too many for a list of tilts"),
@@ -80,6 +118,30 @@ def test_the_file_beside_a_tomogram_that_is_most_its_own_tells(tmp_path):
     (tmp_path / "TS_1_full.tlt").write_text("-36\n42\n")
     assert find_tilts(tmp_path / names[0]) == (-36, 42, "TS_1_full.tlt")
     assert find_tilts(tmp_path / names[0], tmp_path / "TS_3.tlt") == (-30, 33, "TS_3.tlt")
+
+
+def test_what_the_tomogram_was_made_with_goes_before_what_was_recorded(tmp_path):
+    for name, text in (("TS_1.mdoc", MDOC), ("TS_1.tomostar", TOMOSTAR), ("TS_1.mrc.aln", ALN)):
+        (tmp_path / name).write_text(text)
+        assert find_tilts(tmp_path / "TS_1_Vol.mrc").source == name
+
+
+def test_files_of_warp_lie_above_its_folder_of_tomograms(tmp_path):
+    (tmp_path / "warp_tiltseries/reconstruction/even").mkdir(parents=True)
+    (tmp_path / "warp_tiltseries/TS_1.xml").write_text(WARP, encoding="utf-16")
+    (tmp_path / "TS_1.tlt").write_text("-1\n1\n")  # of another folder
+    for name in ("reconstruction/TS_1_10.00Apx.mrc", "reconstruction/even/TS_1_10.00Apx.mrc"):
+        assert find_tilts(tmp_path / "warp_tiltseries" / name) == (-30, 57, "TS_1.xml")
+    assert find_tilts(tmp_path / "warp_tiltseries/other/TS_1_10.00Apx.mrc") is None
+
+
+def test_the_reader_of_the_field_tells_the_same(tmp_path):
+    (tmp_path / "a.aln").write_text(ALN)
+    tilts = alnfile.read(tmp_path / "a.aln").tilt
+    assert read_tilts(tmp_path / "a.aln")[:2] == (tilts.min(), tilts.max())
+    (tmp_path / "a.mdoc").write_text(MDOC.replace("x = 1", "SubFramePath = x.mrc"))
+    tilts = mdocfile.read(tmp_path / "a.mdoc").TiltAngle.dropna()
+    assert read_tilts(tmp_path / "a.mdoc")[:2] == (tilts.min(), tilts.max())
 
 
 def test_a_table_of_tomograms_leads_to_the_tables_of_their_tilts(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from cryoden.commands.pages import overview, page, verbs
-from cryoden.console import loading
+from cryoden.console import fitted, loading
 from cryoden.errors import CryodenError
 from cryoden.signals import Stopped, stoppable
 
@@ -110,4 +110,4 @@ def _run(words: list[str]) -> None:
         verb(*rest)
         return
     for line in call(verb, name, rest):
-        print(line)
+        print(fitted(line))

@@ -2,10 +2,14 @@
 
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_WIDEST = 100
 
 # Advice that does not apply here, or that a user can do nothing about.
 _NOISE = (
@@ -39,3 +43,22 @@ def loading() -> Iterator[None]:
     finally:
         if seen:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def fitted(line: str) -> str:
+    """A line as a terminal shows it: broken between words at 100 columns, or where a narrower terminal ends.
+
+    Args:
+        line: One, or several, of which none is broken where what is printed goes into a file or another program.
+    """
+    width = min(_WIDEST, shutil.get_terminal_size().columns)
+    if not sys.stdout.isatty():
+        return line
+    return "\n".join(_broken(each, width) for each in line.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from cryoden.errors import CryodenError
@@ -262,7 +263,13 @@ class _Speed(ProgressColumn):
 @contextmanager
 def _progress(name: str) -> Iterator[TileProgress]:
     """A bar on a terminal, with tiles per second and the time left; elsewhere nothing."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} tiles"))
+    # 100 columns hold all of it
+    short = Column(max_width=36, no_wrap=True, overflow="ellipsis")
+    columns = (
+        TextColumn("{task.description}", table_column=short),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed}/{task.total} tiles"),
+    )
     console = Console(stderr=True)
     with Progress(*columns, _Speed(), TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(name, total=None)

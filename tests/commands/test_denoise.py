@@ -295,7 +295,7 @@ class TestOneTomogram:
             ),
             (["in.mrc", "b.mrc", "c.mrc"], "3 names without --output"),
             (["in.mrc", "out.mrc", "--halves"], "2 names and --halves without --output"),
-            (["in.mrc", "out.tif"], r"cannot write out\.tif: the result is an MRC file"),
+            (["in.mrc", "out.h5"], r"cannot write out\.h5: give a name that ends in \.mrc, \.tif or \.zarr"),
             (["in.mrc", "nowhere/out.mrc"], "there is no folder nowhere; create it first"),
             (["loud.mrc", "out.mrc", "--float16"], r"loud\.mrc: has values up to .*, and float16 ends at 65504"),
             (["missing.star", "--output=out"], r"cannot read missing\.star: there is no such file"),
@@ -607,9 +607,11 @@ def test_a_terminal_shows_tiles_their_rate_and_the_time_left(model, tmp_path, mo
 
     monkeypatch.chdir(tmp_path)
     write("in.mrc", tomogram(shape=(40, 64, 64)))
+    name = f"{'tomogram' * 8}.mrc"
+    Path("in.mrc").rename(name)
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "cryoden", "denoise", "in.mrc", "out.mrc", "--model", model, "--tile=16"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "COLUMNS": "100"})
+    command = [sys.executable, "-m", "cryoden", "denoise", name, "out.mrc", "--model", model, "--tile=16"]
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**os.environ, "COLUMNS": "160"})
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # how the end of a terminal is told
@@ -618,9 +620,13 @@ def test_a_terminal_shows_tiles_their_rate_and_the_time_left(model, tmp_path, mo
     os.close(ours)
     assert process.wait(timeout=60) == 0
     text = shown.decode()
-    plan = make_plan(read_volume("in.mrc"), load_denoiser(model), Settings(tile=16))
+    plan = make_plan(read_volume(name), load_denoiser(model), Settings(tile=16))
     tiles = len(plan.grid)
     assert f"{tiles}/{tiles} tiles" in text
+    assert text.startswith("loading torch ...\r")
+    shown = [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", text)]
+    long = [line for line in shown if len(line) > 100]
+    assert [line for line in long if len(line.split()) > 1] == []  # a path alone may be longer
     assert re.search(r"\d+\.\d\d tiles/s .*\d:\d\d:\d\d", text)
 
 

@@ -37,7 +37,7 @@ from cryoden.signals import Stopped
 
 _PATIENCE = 6  # epochs without a better score, after which no better one is waited for
 _UNLEARNT = 1.05  # times the start's error of simulated boxes: beyond, it draws what is no density
-_RATE, _RATE_FROM_SCRATCH = 1.0e-4, 1.0e-3
+_RATE, _RATE_FROM_SCRATCH = 2.0e-4, 1.0e-3
 _WARMUP = 20  # steps
 _TUNED = "tuned"
 

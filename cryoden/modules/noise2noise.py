@@ -110,10 +110,10 @@ class Noise2Noise(Training):
         self,
         generator: DenoisingNetwork,
         *,
-        learning_rate: float = 1.0e-4,
+        learning_rate: float = 2.0e-4,
         average: float = 0.99,
         wedge: float = 2.0,
-        simulated: float = 0.5,
+        simulated: float = 2.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, **kwargs)
@@ -210,7 +210,8 @@ class Noise2Noise(Training):
 
         Returns:
             The gain at each frequency (B, D, H, W // 2 + 1), 0 beyond Nyquist; and (B,) the power of what both halves
-            share in a box.
+            share in a box of this tomogram on the mean, or in this very box, if that is more: a bead of gold would
+            outweigh all else.
         """
         shape = 2 * (answer.shape[3] - 1), answer.shape[1], answer.shape[2]
         weight = measured * multiplicity(torch.empty(shape[0], device=answer.device))
@@ -224,7 +225,8 @@ class Noise2Noise(Training):
         little = (_FAINTEST * self.signal[tomogram]).clamp(min=_TINY)  # so that no answer has a gain of 1
         gain = (self.cross[tomogram] + little) / (self.answered[tomogram] + little)
         least = _FAINTEST * (weight * _within(shape).to(weight.device)).sum(_FOURIER)
-        signal = torch.maximum(self.signal[tomogram, 1:].sum(1) / self.seen[tomogram], least)
+        mean = self.signal[tomogram, 1:].sum(1) / self.seen[tomogram]
+        signal = torch.maximum(torch.maximum(mean, sums["signal"][:, 1:].sum(1)), least)
         return F.pad(gain, (0, 1))[:, shell_numbers(shape).to(gain.device)], signal
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

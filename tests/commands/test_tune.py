@@ -118,6 +118,19 @@ def test_a_stopped_tuning_goes_on_to_the_same_weights(lab: Path, monkeypatch: py
     assert hashlib.sha256(Path("mine.safetensors").read_bytes()).hexdigest() == whole
 
 
+def test_whoever_changes_how_trains_it_by_a_file(lab: Path, capfd) -> None:
+    small = ["--data.box=24", "--data.boxes=4", "--data.batch_size=2", "--data.simulated_batch_size=0"]
+    data = ["--data.inputs=[lab]", "--data.contrast=dark", *small]
+    network = ["--model.generator.channels=4", "--model.generator.levels=2", "--model.init_weights=start.safetensors"]
+    words = ["--config", "own_tomograms", *data, *network, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    main(["fit", *words])
+    assert "Best: val/nrmse" in capfd.readouterr().out
+    trained = Path("runs/own_tomograms/version_0")
+    assert load_denoiser(trained).voxel_size == 10.0
+    main(["fit", "--config", str(trained / "config.yaml"), "--ckpt-path", "last", "--trainer.max_epochs=2"])
+    assert "in epoch" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryoden import CryodenError, HalvesDataModule, Noise2Noise
 from cryoden.metrics import Halves
-from cryoden.metrics.fsc import multiplicity, shell_numbers
+from cryoden.metrics.fsc import multiplicity, power, shell_numbers
 from cryoden.modules.noise2noise import TURNS
 from cryoden.networks import CompactUnet
 from cryoden.networks.base import DenoisingNetwork
@@ -76,8 +76,8 @@ def test_a_wedge_turns_with_the_volume(size: int) -> None:
     left = torch.fft.irfftn(torch.fft.rfftn(volume[:, 0]) * mask, s=(size,) * 3)[:, None]
     count = multiplicity(volume)
     for turn in TURNS:
-        power = torch.fft.rfftn(turn(left)[:, 0]).abs()
-        assert power[~turn.region(mask)].max() < 1e-9 * power.max()
+        found = torch.fft.rfftn(turn(left)[:, 0]).abs()
+        assert found[~turn.region(mask)].max() < 1e-9 * found.max()
         assert float((turn.region(mask) * count).sum()) == pytest.approx(float((mask * count).sum()), rel=0.02)
 
 
@@ -91,7 +91,21 @@ def test_the_gain_is_what_stands_between_density_and_tomogram() -> None:
     within = shells <= 8
     torch.testing.assert_close(gain[0][within], transfer[within], atol=0.02, rtol=0)
     assert (gain[0][~within] == 0).all()
-    assert (signal == signal[0]).all()  # of a box of this tomogram, on the mean
+    assert signal.min() > 0
+
+
+def test_a_box_with_gold_does_not_outweigh_the_others() -> None:
+    volumes = cubes() / cubes().std((2, 3, 4), keepdim=True)
+    volumes[1] *= 30
+    spectrum = torch.fft.rfftn(volumes[:, 0], dim=(1, 2, 3), norm="ortho")
+    mask = torch.ones_like(spectrum, dtype=torch.bool)
+    _, signal = ready(Echo())._gain(spectrum, spectrum, spectrum, mask, torch.zeros(4, dtype=torch.int64))
+    shells = shell_numbers((16, 16, 16))
+    own = (power(spectrum) * multiplicity(volumes) * ((shells > 0) & (shells <= 8))).sum((1, 2, 3))
+    assert float(signal[1]) == pytest.approx(float(own[1]), rel=1e-4)
+    others = signal[[0, 2, 3]]
+    assert (others == others[0]).all()  # that of a box on the mean
+    assert own[0] < others[0] < own[1]
 
 
 def test_a_network_that_answers_nothing_yet_has_a_gain_of_one() -> None:
@@ -196,7 +210,7 @@ def test_noise_is_unlearnt_from_noise_alone(tomogram: tuple[Path, np.ndarray]) -
 def test_what_it_is_not_made_for_is_refused(tomogram: tuple[Path, np.ndarray], module: object) -> None:
     with pytest.raises(CryodenError, match="standardize: got false"):
         Noise2Noise(Echo(), standardize=False)
-    with pytest.raises(CryodenError, match=r"average 1, wedge 2, simulated 0.5"):
+    with pytest.raises(CryodenError, match=r"average 1, wedge 2, simulated 2"):
         Noise2Noise(Echo(), average=1.0)
     with pytest.raises(CryodenError, match="data_consistency: the training step of Noise2Noise does not obey it"):
         fitted(Noise2Noise(CompactUnet(channels=4, levels=2), data_consistency=1.0), tomogram[0])

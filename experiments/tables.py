@@ -61,11 +61,27 @@ def thesis(result: Result) -> dict[str, dict[str, float]]:
 
 
 def of_methods(name: str, measures: Sequence[str]) -> list[list[str]]:
-    """One result: a row for each method, NRMSE with its spread."""
+    """One result: a row for each method, NRMSE with its spread; of `thesis.py`, each beside the thesis's own."""
     result = read(name)
-    rows = {**result["percentiles"], **({THESIS: thesis(result)} if thesis(result) else {})}
+    grid = result.get("rows")
+    rows = {**result["percentiles"], **({THESIS: thesis(result)} if thesis(result) and grid is None else {})}
     header = [f"{result['data']['volumes']} volumes", *(MEASURES[measure].column for measure in measures)]
-    return [header, *([method, *(cell(m, scores, m == "nrmse") for m in measures)] for method, scores in rows.items())]
+    made = [[method, *(cell(m, scores, m == "nrmse") for m in measures)] for method, scores in rows.items()]
+    if grid is not None:
+        header += ["thesis: NRMSE", "volumes seen", "minutes"]
+        made = [[*cells, *trained(cells[0], grid, result["experiment"])] for cells in made]
+    return [header, *made]
+
+
+def trained(method: str, grid: dict[str, Any], experiment: str) -> list[str]:
+    """What the thesis's system of that name scored; how many volumes ours has seen, and the minutes that it took."""
+    about = grid.get(method, {"system": method})
+    known = read_thesis(experiment).get((about["system"], 50), {})
+    beside = MEASURES["nrmse"].show(known["nrmse"]) if known else "–"
+    if "volumes_seen" not in about:
+        return [beside, "–", "–"]
+    minutes = about["minutes" if about["hardware"]["gpu"] else "cpu_minutes"]
+    return [beside, f"{about['volumes_seen']:,}", ", ".join(f"{each:.1f}" for each in minutes)]
 
 
 def of_results(measure: str, names: Sequence[str]) -> list[list[str]]:

@@ -50,6 +50,7 @@ from cryoden.console import quiet
 from cryoden.data import VolumeDataModule
 from cryoden.data.base import TRAIN
 from cryoden.data.particles import THESIS_ENTRIES
+from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import tuned_filters
 from cryoden.evaluation.evaluate import TRIVIAL, Method, evaluate, spaced
 from cryoden.evaluation.results import plain_numbers, provenance, spread
@@ -258,7 +259,7 @@ class Work:
         before = json.loads(told.read_text(encoding="utf-8")) if last and told.exists() else {"wall": 0.0, "cpu": 0.0}
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            fit(*words, *(["--ckpt-path", str(last)] if last else []))
+            fit(*words, *([f"--ckpt_path={last}"] if last else []))
         finally:
             spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
             minutes = {name: before[name] + seconds / 60 for name, seconds in spent.items()}
@@ -455,13 +456,16 @@ def do(work: Work, rows: list[Row]) -> None:
         with claimed(folder / "it", wait=False) as ours:
             if not ours:
                 continue
-            if work.done(row) < row.length:
-                print(f"{row.name}: {work.done(row)} of {row.length} epochs are done", flush=True)
-                work.train(row)
-            for test in DATA[row.data]:
-                work.baselines(test)
-                nrmse = np.median(work.test(row, test)["nrmse"])
-                print(f"{row.name}: NRMSE {nrmse:.3f} on {test}", flush=True)
+            try:
+                if work.done(row) < row.length:
+                    print(f"{row.name}: {work.done(row)} of {row.length} epochs are done", flush=True)
+                    work.train(row)
+                for test in DATA[row.data]:
+                    work.baselines(test)
+                    nrmse = np.median(work.test(row, test)["nrmse"])
+                    print(f"{row.name}: NRMSE {nrmse:.3f} on {test}", flush=True)
+            except CryodenError as error:  # whatever happens in one row, the others go on
+                print(f"{row.name}: {error}", flush=True)
 
 
 def main() -> None:

@@ -137,6 +137,25 @@ def test_a_result_is_kept_and_makes_a_table(comparison: Path, tmp_path: Path, mo
     assert "| NRMSE ↓ | mine |" in text
 
 
+def test_a_system_of_the_grid_stands_beside_its_own_in_the_thesis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(tables, "EXPERIMENTS", tmp_path)
+    about = {"system": "UnetAE", "volumes_seen": 24000, "minutes": [9.0, 9.5], "cpu_minutes": [33.0, 34.0]}
+    rows = {"UnetAE, 48 channels": about | {"hardware": {"gpu": "H100"}}, "mine": about | {"hardware": {"gpu": None}}}
+    rows["mine"] |= {"system": "CompactUnetAE"}
+    result = {"experiment": "control", "data": {"volumes": 200}, "rows": rows}
+    result["percentiles"] = {name: {"nrmse": {"p5": 0.1, "p50": 0.2, "p95": 0.3}} for name in ("input", *rows)}
+    (tmp_path / "results" / "grid.json").write_text(json.dumps(result))
+    text = tables.rendered("<!-- grid: nrmse -->\n<!-- end -->\n")
+    assert "| 200 volumes | NRMSE ↓ | thesis: NRMSE | volumes seen | minutes |" in text
+    assert "| input | 0.200 [0.100, 0.300] | 0.895 | – | – |" in text
+    assert "| UnetAE, 48 channels | 0.200 [0.100, 0.300] | 0.214 | 24,000 | 9.0, 9.5 |" in text
+    assert "| mine | 0.200 [0.100, 0.300] | – | 24,000 | 33.0, 34.0 |" in text
+    assert "UpsampleUnetGAN" not in text
+
+
 def test_the_table_of_aliasing_is_that_of_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXPERIMENTS / "benchmarks")
     table = runpy.run_path(str(EXPERIMENTS / "benchmarks" / "aliasing.py"))["table"]

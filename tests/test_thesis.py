@@ -1,7 +1,12 @@
 """The script that runs the thesis's systems on its experiments: it plans, works, goes on, and tells what it found."""
 
 import json
+import os
+import re
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,20 +17,26 @@ ONE = "control/simple_ae/*/seed-1"
 SMALL = ["--small", "--out", "out", "--results", "results", "--width", "2", "--epochs", "2", "--volumes", "1"]
 
 
-def run(folder: Path, *words: str) -> str:
-    process = APART.Process(target=run_script, args=(EXPERIMENTS / "thesis.py", [*words, *SMALL], folder))
+def begin(folder: Path, *words: str) -> Any:
+    process = APART.Process(target=run_script, args=(EXPERIMENTS / "thesis.py", [*SMALL, *words], folder))
     process.start()
+    return process
+
+
+def end(process: Any, folder: Path) -> str:
     process.join()
     assert process.exitcode == 0
     return (folder / "printed").read_text(encoding="utf-8")
 
 
-def test_a_row_is_planned_trained_and_tested_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def run(folder: Path, *words: str) -> str:
+    return end(begin(folder, *words), folder)
+
+
+def test_a_row_is_planned_trained_and_tested(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     assert "0 of 2 epochs done" in run(tmp_path, ONE, "--plan")
-    assert "the same command goes on" in run(tmp_path, ONE, "--minutes", "0")
     assert not list((tmp_path / "results").iterdir())
-
     printed = run(tmp_path, ONE)
     assert "validation, epoch 2" in printed
     assert "2 of 2 epochs done, about 0.0 min" in run(tmp_path, ONE, "--plan")
@@ -46,6 +57,23 @@ def test_a_row_is_planned_trained_and_tested_and_goes_on_where_it_stopped(tmp_pa
     row = found["control"]["rows"][label]
     assert [seen for seen, _ in row["curve"]] == [4, 8]  # of 5 volumes one validates
     assert row["minutes"][0] > 0
+
+
+def test_what_was_stopped_goes_on_with_the_epoch_that_it_was_in(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    words = ["small/simple_ae/*/seed-1", "--epochs", "30"]
+    working = begin(tmp_path, *words)
+    while working.is_alive() and not list(tmp_path.rglob("last.ckpt")):
+        time.sleep(0.01)
+    os.kill(working.pid, signal.SIGTERM)
+    assert "the same command goes on" in end(working, tmp_path)
+
+    printed = run(tmp_path, *words)
+    (done,) = re.findall(r"(\d+) of 30 epochs are done", printed)
+    assert 0 < int(done) < 30
+    assert re.findall(r"validation, epoch (\d+)", printed) == [str(epoch) for epoch in range(int(done) + 1, 31)]
+    ((_, row),) = json.loads((tmp_path / "results" / "thesis_small.json").read_text("utf-8"))["rows"].items()
+    assert [seen for seen, _ in row["curve"]] == [4 * epoch for epoch in range(1, 31)]
 
 
 def test_rows_of_several_seeds_make_one_row(tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ from cryoden.data import VolumeDataModule
 from cryoden.data.base import TRAIN
 from cryoden.data.particles import THESIS_ENTRIES
 from cryoden.errors import CryodenError
-from cryoden.evaluation.baselines import tuned_filters
-from cryoden.evaluation.evaluate import TRIVIAL, Method, evaluate, spaced
+from cryoden.evaluation.baselines import FILTERS, Filter, best_setting
+from cryoden.evaluation.evaluate import TRIVIAL, Method, evaluate, pairs, spaced
 from cryoden.evaluation.results import plain_numbers, provenance, spread
 from cryoden.files import claimed, write_text
 from cryoden.hardware import choose_device, keep_freed_memory, machine
@@ -102,6 +102,7 @@ CHECKS = (
     "experiments/benchmarks/tilt_series.py --device cuda",
 )
 CHECK_SECONDS = 180
+TUNING_VOLUMES = 10  # that each filter is set on
 
 
 @dataclass(frozen=True)
@@ -265,51 +266,61 @@ class Work:
             minutes = {name: before[name] + seconds / 60 for name, seconds in spent.items()}
             write_text(told, json.dumps(minutes), overwrite=True)
 
-    def score(self, test: str, name: str, methods: Mapping[str, Method]) -> dict[str, dict[str, list[float]]]:
-        """Every measure of methods on an experiment's test volumes, which are computed once and kept under a name."""
-        path = self.folder / "scores" / test / f"{name.replace('/', ' ')}.json"
-        if not path.exists():
-            module = self.module(test)
-            dataset = module.test_volumes()
-            found = evaluate(
-                methods,
-                dataset,
-                spaced(len(dataset), self.volumes),
-                voxel_size=module.voxel_size,
-                batch_size=module.batch_size,
-                num_workers=module.num_workers,
-                device=self.device,
-            )
-            values = {m: {k: v.tolist() for k, v in scores.items()} for m, scores in found.values.items()}
-            write_text(path, json.dumps(plain_numbers(values)), overwrite=True)
-        kept: dict[str, dict[str, list[float]]] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+    def scores(self, test: str, name: str) -> Path:
+        """Where the scores of a row or a method on an experiment's test volumes are kept."""
+        return self.folder / "scores" / f"{test}-{self.volumes}" / f"{name.replace('/', ' ')}.json"
 
-    def baselines(self, test: str) -> dict[str, dict[str, list[float]]]:
-        """The scores of what needs no training: input, zeros, and each filter at its best."""
-        path = self.folder / "scores" / test / "baselines.json"
-        methods = (
-            {}
-            if path.exists()
-            else {
-                **TRIVIAL,
-                **{f.name: f.at(setting) for f, setting in tuned_filters(self.module(test), lambda done, total: None)},
-            }
+    def score(self, test: str, name: str, method: Callable[[], Method]) -> None:
+        """Measure a method on an experiment's test volumes, if that was not done; it is made only then."""
+        path = self.scores(test, name)
+        if path.exists():
+            return
+        module = self.module(test)
+        dataset = module.test_volumes()
+        found = evaluate(
+            {name: method()},
+            dataset,
+            spaced(len(dataset), self.volumes),
+            voxel_size=module.voxel_size,
+            batch_size=module.batch_size,
+            num_workers=module.num_workers,
+            device=self.device,
         )
-        return self.score(test, "baselines", methods)
+        if found.failed:
+            raise CryodenError(found.failed[name])
+        values = {measure: each.tolist() for measure, each in found.values[name].items()}
+        write_text(path, json.dumps(plain_numbers(values)), overwrite=True)
 
-    def test(self, row: Row, test: str) -> dict[str, list[float]]:
-        """The scores of a row."""
-        path = self.last(row)
-        assert path is not None
-        return self.score(test, row.name, {"it": load_denoiser(path).to(self.device)})["it"]
+    def score_baselines(self, test: str) -> None:
+        """Measure what needs no training: input, zeros, and each filter at its best on validation volumes."""
+        for name in TRIVIAL:
+            self.score(test, name, partial(TRIVIAL.__getitem__, name))
+        for each in FILTERS:
+            self.score(test, each.name, partial(self._tuned, each, test))
+
+    def _tuned(self, it: Filter, test: str) -> Method:
+        module = self.module(test)
+        dataset = module.validation_volumes()
+        some = pairs(dataset, spaced(len(dataset), TUNING_VOLUMES), module.batch_size, module.num_workers)
+        return it.at(best_setting(it, *some))
+
+    def score_row(self, row: Row, test: str) -> None:
+        """Measure a row's last weights."""
+        last = self.last(row)
+        assert last is not None
+        self.score(test, row.name, lambda: load_denoiser(last).to(self.device))
+
+    def read(self, test: str, name: str) -> dict[str, list[float]]:
+        """The scores of a row or a method, every measure of every volume."""
+        kept: dict[str, list[float]] = json.loads(self.scores(test, name).read_text(encoding="utf-8"))
+        return kept
 
     def about(self, rows: list[Row]) -> dict[str, Any]:
         """What a reader must know of rows that differ in the seed alone."""
         checkpoints = [path for row in rows if (path := self.last(row))]
         minutes = [json.loads((self.folder / "runs" / r.name / "minutes.json").read_text("utf-8")) for r in rows]
         volumes = len(self.module(rows[0].data)._dataset(TRAIN))
-        histories = [_history(path) for path in checkpoints]
+        histories = [{int(epoch): nrmse for epoch, nrmse in read_history(path)["val/nrmse"]} for path in checkpoints]
         curve = [
             [epoch * volumes, float(np.median([h[epoch] for h in histories if epoch in h]))]
             for epoch in sorted(set().union(*histories))
@@ -329,28 +340,21 @@ class Work:
         }
 
 
-def _history(checkpoint: Path) -> dict[int, float]:
-    """Validation NRMSE after each epoch, over all parts of a training."""
-    parts = sorted(checkpoint.parents[2].glob("version_*"))
-    logged = (read_history(part / "checkpoints").get("val/nrmse", []) for part in parts)
-    return {int(epoch): value for part in logged for epoch, value in part}
-
-
 def write_results(work: Work, rows: list[Row], results: Path) -> None:
     """Write results/thesis_EXPERIMENT.json of what was scored; what a file has of other rows stays."""
     for test in FILES:
-        scored = [row for row in rows if test in DATA[row.data] and _is_scored(work, row, test)]
+        scored = [row for row in rows if test in DATA[row.data] and work.scores(test, row.name).exists()]
         if not scored:
             continue
         path = results / f"thesis_{test}.json"
         old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"percentiles": {}, "rows": {}}
-        baselines = work.baselines(test)
-        found = {name: _spreads(values) for name, values in baselines.items()}
+        baselines = [name for name in (*TRIVIAL, *(each.name for each in FILTERS)) if work.scores(test, name).exists()]
+        found = {name: _spreads(work.read(test, name)) for name in baselines}
         module = work.module(test)
         about = {}
         for label in dict.fromkeys(row.label for row in scored):
             same = [row for row in scored if row.label == label]
-            values = [work.test(row, test) for row in same]
+            values = [work.read(test, row.name) for row in same]
             name = label if same[0].data == test else f"{label}, trained on {same[0].data.replace('_', ' ')}"
             found[name] = _spreads({m: [v for each in values for v in each[m]] for m in values[0]})
             medians = [_spreads(each)["nrmse"]["p50"] for each in values]
@@ -362,15 +366,12 @@ def write_results(work: Work, rows: list[Row], results: Path) -> None:
             "commands": [f"python experiments/thesis.py {shlex.join(sys.argv[1:])}"],
             **{name: made[name] for name in ("created", "versions", "hardware")},
             "experiment": THESIS.get(test, test.replace("_", "-")),
-            "data": described | {"volumes": len(baselines["input"]["nrmse"]), "voxel_size": module.voxel_size},
+            "data": described
+            | {"volumes": len(work.read(test, scored[0].name)["nrmse"]), "voxel_size": module.voxel_size},
             "percentiles": old["percentiles"] | found,
             "rows": old["rows"] | about,
         }
         write_text(path, json.dumps(plain_numbers(kept), indent=1, ensure_ascii=False) + "\n", overwrite=True)
-
-
-def _is_scored(work: Work, row: Row, test: str) -> bool:
-    return (work.folder / "scores" / test / f"{row.name.replace('/', ' ')}.json").exists()
 
 
 def _spreads(values: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -461,9 +462,12 @@ def do(work: Work, rows: list[Row]) -> None:
                     print(f"{row.name}: {work.done(row)} of {row.length} epochs are done", flush=True)
                     work.train(row)
                 for test in DATA[row.data]:
-                    work.baselines(test)
-                    nrmse = np.median(work.test(row, test)["nrmse"])
-                    print(f"{row.name}: NRMSE {nrmse:.3f} on {test}", flush=True)
+                    work.score_row(row, test)
+                    print(
+                        f"{row.name}: NRMSE {np.median(work.read(test, row.name)['nrmse']):.3f} on {test}", flush=True
+                    )
+                for test in DATA[row.data]:
+                    work.score_baselines(test)
             except CryodenError as error:  # whatever happens in one row, the others go on
                 print(f"{row.name}: {error}", flush=True)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -49,6 +50,18 @@ def best_precision(accelerator: object) -> Literal["bf16-mixed", "32-true"]:
     devices = {"auto": best, "gpu": best, "cuda": torch.device("cuda"), "cpu": torch.device("cpu")}
     device = devices.get(accelerator) if isinstance(accelerator, str) else None
     return "bf16-mixed" if device is not None and choose_precision(device) == torch.bfloat16 else "32-true"
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar of progress, with one number of which the name is short, so that it fits 100 columns."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What is shown, and called train/loss or train/discriminator_accuracy in the log."""
+        shown = super().get_metrics(trainer, pl_module)
+        shown.pop("v_num", None)  # the run's folder was told
+        return {name.rpartition("/")[2].removeprefix("discriminator_"): value for name, value in shown.items()}
 
 
 class Stop(Callback):

@@ -2,13 +2,23 @@
 
 import re
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import CSVLogger
 
-from cryoden import UpsampleUnetAE, UpsampleUnetGAN, UpsampleUnetWGANGP, callbacks
-from cryoden.callbacks import Balance
+from cryoden import (
+    CompactUnetAE,
+    ParticleDataModule,
+    UpsampleUnetAE,
+    UpsampleUnetGAN,
+    UpsampleUnetWGANGP,
+    callbacks,
+)
+from cryoden.callbacks import Balance, Bar
 from cryoden.modules.adversarial import Standing
 
 
@@ -96,3 +106,22 @@ def test_bfloat16_where_the_device_multiplies_it(accelerator, native: set[str], 
 def test_the_precision_is_told(kind: str, precision: str, dtype: torch.dtype, pattern: str, monkeypatch) -> None:
     monkeypatch.setattr(callbacks, "choose_precision", lambda device: dtype)
     assert re.search(pattern, callbacks._about_precision(precision, torch.device(kind)))
+
+
+@pytest.mark.parametrize(
+    ("system", "shown"),
+    [
+        (lambda: CompactUnetAE(channels=2, levels=1), "loss"),
+        (lambda: UpsampleUnetGAN(channels=3, box=16, norm="group"), "accuracy"),
+        (lambda: UpsampleUnetWGANGP(channels=3, critic_channels=2), "critic_gap"),
+    ],
+)
+def test_the_bar_has_one_number_of_a_short_name(system, shown: str, tmp_path: Path) -> None:
+    data = ParticleDataModule(
+        entries=["phantom:1"], copies=5, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
+    )
+    logger = CSVLogger(tmp_path, name="run")
+    trainer = Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, logger=logger, callbacks=[Bar()])
+    model = system()
+    trainer.fit(model, data)
+    assert list(trainer.progress_bar_callback.get_metrics(trainer, model)) == [shown]

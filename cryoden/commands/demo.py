@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 
-from cryoden.callbacks import KeepMemory, Report, best_precision
+from cryoden.callbacks import Bar, KeepMemory, Report, best_precision
 from cryoden.checkpoint import load_denoiser
 from cryoden.commands.simulate import simulate
 from cryoden.console import quiet
@@ -185,7 +185,7 @@ def _trainer(folder: Path, epochs: int) -> Trainer:
             Report(),
             KeepMemory(),
             ModelCheckpoint(folder, "best", monitor="val/nrmse", enable_version_counter=False),
-            *([RichProgressBar()] if interactive else []),
+            *([Bar()] if interactive else []),
         ],
         enable_progress_bar=interactive,
         enable_model_summary=False,

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import cryoden.data
 import cryoden.modules
 import cryoden.networks
 import cryoden.simulation  # noqa: F401 - importing a room makes its classes known by their names
-from cryoden.callbacks import Balance, KeepMemory, Report, Stop, best_precision
+from cryoden.callbacks import Balance, Bar, KeepMemory, Report, Stop, best_precision
 from cryoden.checkpoint import read_checkpoint
 from cryoden.commands.parser import OneLine, in_one_line, refuse_null
 from cryoden.console import quiet
@@ -205,6 +205,7 @@ class _CLI(LightningCLI):
         # only where it is the best as well (since 2.6.0), so that who goes on from it goes back.
         beside = getattr(trainer.checkpoint_callback, "dirpath", None)
         trainer.callbacks += [ModelCheckpoint(beside, filename="last", enable_version_counter=False), Stop()]
+        trainer.callbacks = [Bar() if type(each) is RichProgressBar else each for each in trainer.callbacks]
         if trainer.fast_dev_run:  # Lightning's own would write its last checkpoint all the same
             trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, ModelCheckpoint)]
         made: Trainer = trainer

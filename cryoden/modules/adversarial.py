@@ -168,9 +168,9 @@ class Adversarial(Training):
         for scheduler in self.lr_schedulers():  # type: ignore[union-attr]  # a list of two
             scheduler.step()
         self.standing = standing
-        logged = {f"train/loss_{name}": term for name, term in self.terms.items()}
-        logged[f"train/{standing.name}"] = standing.value.detach()
-        self.log_dict(logged, prog_bar=True, batch_size=len(batch["clean"]))
+        volumes = len(batch["clean"])
+        self.log_dict({f"train/loss_{name}": term for name, term in self.terms.items()}, batch_size=volumes)
+        self.log(f"train/{standing.name}", standing.value.detach(), prog_bar=True, batch_size=volumes)
 
     @property
     def _asked(self) -> dict[str, str]:

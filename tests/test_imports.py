@@ -196,7 +196,11 @@ def test_import_is_light() -> None:
         ("export out.safetensors --model=missing", "model missing: no such file"),
         ("models card missing", "got 'card missing'"),
         ("fit --config missing.yaml", "missing.yaml: no such file"),
+        ("fit --config quick --model.init_weights missing", "model missing: no such file or folder"),
+        ("fit --config quick --ckpt-path=missing.ckpt", "checkpoint missing.ckpt: no such file"),
         ("validate --config missing.yaml", "missing.yaml: no such file"),
+        ("test --config quick --ckpt-path missing.ckpt", "checkpoint missing.ckpt: no such file"),
+        ("tune missing --halves --output=out.safetensors", "no half tomograms among the input"),
         ("simulate 1abc --config missing.yaml", "missing.yaml: no such file"),
     ],
 )

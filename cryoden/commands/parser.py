@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from docstring_parser import parse
@@ -13,6 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-d
 
 from cryoden.errors import CryodenError
 from cryoden.files import find_experiment
+from cryoden.models import ALLOWED, find_checkpoint
 
 
 class OneLine:
@@ -104,15 +106,36 @@ def plain_words(words: Sequence[str]) -> list[str]:
     """Words as jsonargparse takes them: --dry_run for --dry-run, and the path of a file for `--config NAME`.
 
     Raises:
-        CryodenError: `--config` names no file.
+        CryodenError: `--config` names no file, or what is to be gone on from or started with is no checkpoint.
     """
     plain = [re.sub(r"^--[\w.-]+", lambda found: f"--{found[0][2:].replace('-', '_')}", word) for word in words]
     for place, word in enumerate(plain):
-        if word.startswith("--config="):
-            plain[place] = f"--config={find_experiment(word.partition('=')[2])}"
-        elif place and plain[place - 1] == "--config":
-            plain[place] = str(find_experiment(word))
+        flag, sign, value = word.partition("=")
+        if sign and flag in _PATHS:
+            plain[place] = f"{flag}={_PATHS[flag](value)}"
+        elif place and plain[place - 1] in _PATHS:
+            plain[place] = str(_PATHS[plain[place - 1]](word))
     return plain
+
+
+def _checkpoint(word: str) -> str:
+    if word not in ("best", "last", "null") and not Path(word).is_file():
+        raise CryodenError(f"checkpoint {word}: no such file; {ALLOWED}")
+    return word
+
+
+def _weights(word: str) -> str:
+    if word != "null":
+        find_checkpoint(word)
+    return word
+
+
+# Flags that name files, and what is to be written in their place; whether they are there is seen before all else.
+_PATHS: dict[str, Callable[[str], Path | str]] = {
+    "--config": find_experiment,
+    "--ckpt_path": _checkpoint,
+    "--model.init_weights": _weights,
+}
 
 
 def _has_arguments(annotation: Any) -> bool:

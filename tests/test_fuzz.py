@@ -22,7 +22,7 @@ from cryoden.inference.star import star_jobs
 from cryoden.modules.recipes import SimpleAE
 from cryoden.particles import read_structure
 from cryoden.particles.phantom.assembly import make_phantom
-from cryoden.volume import measure, open_volume, write_volume
+from cryoden.volume import Volume, measure, open_volume, write_volume
 
 Sound = Callable[[Path], bytes]
 Use = Callable[[Path], None]
@@ -81,6 +81,11 @@ def use_map(path: Path) -> None:
         assert again.voxel_size == pytest.approx(volume.voxel_size)
 
 
+def a_tiff(folder: Path) -> bytes:
+    write_volume(folder / "sound.tif", Volume(np.random.default_rng(0).normal(size=(6, 7, 8)), 10.0), overwrite=True)
+    return (folder / "sound.tif").read_bytes()
+
+
 def a_pdb(folder: Path) -> bytes:
     structure = make_phantom(1)
     for number in reversed(range(20, len(structure[0][0]))):
@@ -135,6 +140,7 @@ def use_star(path: Path) -> None:
 
 KINDS: dict[str, tuple[Sound, Use, str, int]] = {
     "map": (a_map, use_map, "mrc", 300),
+    "tiff": (a_tiff, use_map, "tif", 300),
     "pdb": (a_pdb, use_structure, "pdb", 600),
     "cif": (a_cif, use_structure, "cif", 600),
     "model": (a_model, use_model, "safetensors", 300),

@@ -52,7 +52,14 @@ class Tiff(VolumeFile):
             raise CryodenError(f"cannot read {path}: {error.strerror or error}") from error
         except Exception as error:  # whatever tifffile says of a file that is damaged
             raise CryodenError(f"{path} is a TIFF file that is damaged: {error}; copy it again") from error
-        if self._count > 1 or len(shape) != 3 or "S" in axes or dtype is None or dtype.kind not in "iuf":
+        if (
+            self._count > 1
+            or len(shape) != 3
+            or "S" in axes
+            or dtype is None
+            or dtype.kind not in "iuf"
+            or not min(shape)
+        ):
             many = f"{self._count} images, the first of " if self._count > 1 else ""
             raise CryodenError(
                 f"{path} holds {many}shape {' × '.join(map(str, shape))} ({axes}) of {dtype}; a volume is needed: a "

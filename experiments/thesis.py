@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -291,11 +292,11 @@ class Work:
         values = {measure: each.tolist() for measure, each in found.values[name].items()}
         write_text(path, json.dumps(plain_numbers(values)), overwrite=True)
 
-    def score_baselines(self, test: str) -> None:
+    def score_baselines(self, tests: Iterable[str]) -> None:
         """Measure what needs no training: input, zeros, and each filter at its best on validation volumes."""
-        for name in TRIVIAL:
+        for name, test in product(TRIVIAL, tests):
             self.score(test, name, partial(TRIVIAL.__getitem__, name))
-        for each in FILTERS:
+        for each, test in product(FILTERS, tests):
             self.score(test, each.name, partial(self._tuned, each, test))
 
     def _tuned(self, it: Filter, test: str) -> Method:
@@ -340,7 +341,7 @@ class Work:
         }
 
 
-def write_results(work: Work, rows: list[Row], results: Path) -> None:
+def write_results(work: Work, rows: list[Row], results: Path, command: str) -> None:
     """Write results/thesis_EXPERIMENT.json of what was scored; what a file has of other rows stays."""
     for test in FILES:
         scored = [row for row in rows if test in DATA[row.data] and work.scores(test, row.name).exists()]
@@ -363,12 +364,12 @@ def write_results(work: Work, rows: list[Row], results: Path) -> None:
         made = provenance()
         kept = {
             "title": test.replace("_", " "),
-            "commands": [f"python experiments/thesis.py {shlex.join(sys.argv[1:])}"],
+            "commands": [command],
             **{name: made[name] for name in ("created", "versions", "hardware")},
             "experiment": THESIS.get(test, test.replace("_", "-")),
             "data": described
             | {"volumes": len(work.read(test, scored[0].name)["nrmse"]), "voxel_size": module.voxel_size},
-            "percentiles": old["percentiles"] | found,
+            "percentiles": found | {name: each for name, each in old["percentiles"].items() if name not in found},
             "rows": old["rows"] | about,
         }
         write_text(path, json.dumps(plain_numbers(kept), indent=1, ensure_ascii=False) + "\n", overwrite=True)
@@ -466,8 +467,7 @@ def do(work: Work, rows: list[Row]) -> None:
                     print(
                         f"{row.name}: NRMSE {np.median(work.read(test, row.name)['nrmse']):.3f} on {test}", flush=True
                     )
-                for test in DATA[row.data]:
-                    work.score_baselines(test)
+                work.score_baselines(DATA[row.data])
             except CryodenError as error:  # whatever happens in one row, the others go on
                 print(f"{row.name}: {error}", flush=True)
 
@@ -506,7 +506,8 @@ def main() -> None:
             do(work, rows)
     except Stopped as stop:
         print(f"{stop}; the same command goes on", flush=True)
-    write_results(work, rows, arguments.results)
+    words = ["DIR" if word == str(arguments.out) else word for word in sys.argv[1:]]  # whose folder is no matter
+    write_results(work, rows, arguments.results, f"python experiments/thesis.py {shlex.join(words)}")
     if arguments.results == RESULTS:
         tables.write_pages()
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -174,6 +175,16 @@ def test_what_halves_tell_is_near_the_truth_and_the_tables_are_those_of_the_resu
     assert script["off"](result["hold"], "fsc_area")[1] <= 0.025
     assert script["table"](result["hold"]) in page
     assert script["failures"](result["fail"]) in page
+
+
+def test_what_tuning_makes_of_a_model_is_told_as_it_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    script = runpy.run_path(str(EXPERIMENTS / "tuning.py"))
+    result = json.loads((EXPERIMENTS / "results" / "benchmarks" / "tuning.json").read_text(encoding="utf-8"))
+    page = (EXPERIMENTS.parent / "docs" / "own-tomograms.md").read_text(encoding="utf-8")
+    assert script["table"](result["tomograms"]) in page
+    truth = np.random.default_rng(0).normal(size=(4, 4, 4))
+    assert script["error"](3 * truth - 7, truth) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_readme_is_short() -> None:

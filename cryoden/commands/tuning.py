@@ -132,7 +132,7 @@ class Tuning:
             devices=1,
             precision=best_precision("auto"),
             max_epochs=self.epochs,
-            logger=CSVLogger(self.folder, name="", version="log"),
+            logger=CSVLogger(self.folder, name="log"),
             callbacks=[best, Stop(), ModelCheckpoint(self.folder, "last", enable_version_counter=False)],
             plugins=[SafeCheckpointIO()],
             enable_progress_bar=sys.stderr.isatty(),
@@ -159,7 +159,7 @@ class Tuning:
                 f"{start:.4f}); {self.target} is {name} as it was"
             )
         return (
-            f"tuned in {best.epoch} epochs: {abs(1 - best.score / start):.1%} "
+            f"tuned, best in epoch {best.epoch}: {abs(1 - best.score / start):.1%} "
             f"{'nearer to' if best.score < start else 'further from'} what both halves show than {name} "
             f"({best.score:.4f}, {name} {start:.4f}); wrote {self.target}"
         )

@@ -255,7 +255,7 @@ class HalvesDataModule(LightningDataModule):
         boxes: int = 150,
         batch_size: int = 3,
         simulated_batch_size: int = 1,
-        scenes: int = 12,
+        scenes: int = 8,
         entries: list[str] = list(_PHANTOMS),  # noqa: B006 - never changed; shown in the CLI's help
         cache: str | None = None,
         num_workers: int | None = None,

@@ -95,15 +95,16 @@ def test_a_helix_makes_hydrogen_bonds_and_strands_pair():
     """Over all seeds: helices bond O(i) to N(i+4); other O and N at that distance are paired strands."""
     helical = paired = 0
     for seed in SEEDS:
-        chain = made(seed)[0][0]
-        n, o = chain_positions(chain, "N"), chain_positions(chain, "O")
+        model = made(seed)[0]
+        protomer = list(model)[: len(model) // order_of(symmetry_of(made(seed)))]
+        n, o = (np.concatenate([chain_positions(chain, name) for chain in protomer]) for name in "NO")
         distance = np.linalg.norm(o[:, None] - n[None], axis=-1)
         apart = np.arange(len(n))[None] - np.arange(len(n))[:, None]
         bonded = (distance > 2.5) & (distance < 3.4)
         helical += (bonded & (apart == 4)).sum()
         paired += (bonded & (np.abs(apart) > 5)).sum()
-    assert helical > 100
-    assert paired > 30
+    assert helical > 500
+    assert paired > 100
 
 
 @pytest.mark.parametrize("seed", [s for s in SEEDS if drawn_symmetry(s) != "C1"])
@@ -137,10 +138,15 @@ def test_copies_touch_and_do_not_clash(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_side_chains_seldom_overlap(seed):
-    xyz = positions(made(seed)[0])
-    overlapping = cKDTree(xyz).query_pairs(1.1, output_type="ndarray")
-    assert len(overlapping) < 0.015 * len(xyz)
+def test_no_more_atoms_clash_than_in_structures_from_experiments(seed):
+    """Within 2.6 Å, beyond neighbouring residues: 1.6 to 10 for 1,000 atoms in 1bxn, 3gl1, 1qvr and 2cg9."""
+    residues = [
+        (number, atom) for number, residue in enumerate(r for c in made(seed)[0] for r in c) for atom in residue
+    ]
+    number = np.array([number for number, _ in residues])
+    xyz = np.array([atom.pos.tolist() for _, atom in residues])
+    i, j = cKDTree(xyz).query_pairs(2.6, output_type="ndarray").T
+    assert (np.abs(number[i] - number[j]) > 1).sum() < 0.004 * len(xyz)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

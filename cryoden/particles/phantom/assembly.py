@@ -60,7 +60,7 @@ def make_domain(seed: int, n_residues: int) -> gemmi.Structure:
     """
     rng = np.random.default_rng(seed)
     segments = domain_segments(rng, n_residues)
-    chains = join(rng, segments, [True] * (len(segments) - 1))
+    chains = [chain for _, chain in join(rng, segments, [True] * (len(segments) - 1))]
     return _to_gemmi(f"domain:{seed}", "C1", add_side_chains(rng, chains, [np.eye(3)]), [np.eye(3)])
 
 

@@ -35,26 +35,31 @@ def fold_protomer(rng: np.random.Generator, n_residues: int) -> list[Array]:
     far = np.array([1e3, 0, 0])  # keeps domains apart until they dock, so that all loops close in one batch
     segments = [segment + i * far for i, group in enumerate(groups) for segment in group]
     owner = np.repeat(np.arange(n_domains), [len(group) for group in groups])
-    domains = [chain - i * far for i, chain in enumerate(join(rng, segments, list(owner[1:] == owner[:-1])))]
+    domains: list[list[Array]] = [[] for _ in groups]
+    for first, chain in join(rng, segments, list(owner[1:] == owner[:-1])):
+        domains[owner[first]].append(chain - owner[first] * far)
 
     elongation = rng.triangular(-9.0, -5.0, 0.5)
     placed = [domains[0]]
     for domain in domains[1:]:
-        body = np.concatenate([beta_carbons(chain) for chain in placed])
-        options: list[tuple[float, int, Array]] = []
+        body = np.concatenate([beta_carbons(chain) for placed_one in placed for chain in placed_one])
+        target = np.concatenate(placed[-1]).mean(axis=(0, 1))
+        middle = np.concatenate(domain).mean(axis=(0, 1))
+        options: list[tuple[float, int, list[Array]]] = []
         for _ in range(24):
-            turned = (domain - domain.mean(axis=(0, 1))) @ random_rotation(rng).T
-            points = beta_carbons(turned)
-            step = unit(rng.normal(size=3))
-            target = placed[-1].mean(axis=(0, 1))
-            turned += target + step * _approach(points + target, body, step)
-            distance = np.linalg.norm(turned.mean(axis=(0, 1)) - body.mean(axis=0))
-            gap = max(0.0, float(np.linalg.norm(turned[0, 0] - placed[-1][-1, 2])) - 12)
-            score = _contacts(beta_carbons(turned), body) + elongation * distance - gap
-            options.append((float(score), len(options), turned))
+            rotation, step = random_rotation(rng), unit(rng.normal(size=3))
+            turned = [(chain - middle) @ rotation.T + target for chain in domain]
+            points = np.concatenate([beta_carbons(chain) for chain in turned])
+            shift = step * _approach(points, body, step)
+            distance = np.linalg.norm(target + shift - body.mean(axis=0))
+            gap = max(0.0, float(np.linalg.norm(turned[0][0, 0] + shift - placed[-1][-1][-1, 2])) - 12)
+            score = _contacts(points + shift, body) + elongation * distance - gap
+            options.append((float(score), len(options), [chain + shift for chain in turned]))
         placed.append(max(options)[2])
-    gaps = [np.linalg.norm(b[0, 0] - a[-1, 2]) for a, b in itertools.pairwise(placed)]
-    return join(rng, placed, [bool(gap < 30) for gap in gaps])
+    chains = [chain for domain in placed for chain in domain]
+    last = np.cumsum([len(domain) for domain in placed]) - 1  # of each domain, which the next may be linked to
+    gaps = [np.linalg.norm(b[0, 0] - a[-1, 2]) for a, b in itertools.pairwise(chains)]
+    return [chain for _, chain in join(rng, chains, [bool(gap < 30) and i in last for i, gap in enumerate(gaps)])]
 
 
 def pack(rng: np.random.Generator, protomer: list[Array], symmetry: str) -> tuple[list[Array], list[Array]]:

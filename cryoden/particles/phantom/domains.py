@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
-from cryoden.particles.phantom.geometry import Array, ideal_segment, turn_about
+from cryoden.particles.phantom.geometry import Array, five_atoms, ideal_segment, turn_about
 
 _RISE = {"H": 1.50, "E": 3.3}  # Å per residue
 _SPACING = {"H": 9.8, "E": 4.8}  # Å between neighbours in a layer
 _LAYER_GAP = 10.0  # Å
+_APART, _BONDED = 3.3, 2.8  # Å: no atoms of two segments are nearer, and no N and O
+_ROUNDS = 60
 
 # Layers of helices (H) and strands (E), and the two barrels, with roughly their shares of the PDB.
 _ARCHITECTURES = {
@@ -109,4 +113,31 @@ def domain_segments(rng: np.random.Generator, n_residues: int) -> list[Array]:
         spin = turn_about(2, rng.uniform(0, 2 * np.pi)) if site.kind == "H" else np.eye(3)
         turn = site.frame @ (flip if i % 2 else np.eye(3)) @ spin
         segments.append(ideal @ turn.T + site.middle)
-    return segments
+    return _settled(segments)
+
+
+def _settled(segments: list[Array]) -> list[Array]:
+    """Move helices and strands apart, each as it is, until their atoms clash no more."""
+    atoms = [five_atoms(segment).reshape(-1, 3) for segment in segments]
+    owner = np.repeat(np.arange(len(atoms)), [len(each) for each in atoms])
+    polar = np.concatenate([np.arange(len(each)) % 5 for each in atoms])  # 0 is N, 3 is O: these bond
+    for _ in range(_ROUNDS):
+        xyz = np.concatenate(atoms)
+        i, j = cKDTree(xyz).query_pairs(_APART, output_type="ndarray").T
+        least = np.where(polar[i] + polar[j] + 3 * (polar[i] == polar[j]) == 3, _BONDED, _APART)
+        apart = xyz[i] - xyz[j]
+        distance = np.linalg.norm(apart, axis=1)
+        close = (owner[i] != owner[j]) & (distance < least)
+        if not close.any():
+            break
+        i, j = i[close], j[close]
+        push = apart[close] * ((least - distance)[close] / np.maximum(distance[close], 0.1) / 2)[:, None]
+        for number, each in enumerate(atoms):
+            middle = each.mean(axis=0)
+            forces = np.concatenate([push[owner[i] == number], -push[owner[j] == number]])
+            places = np.concatenate([xyz[i[owner[i] == number]], xyz[j[owner[j] == number]]]) - middle
+            if len(forces):
+                turn = np.cross(places, forces).sum(axis=0) / np.square(each - middle).sum() * len(each) / len(forces)
+                moved = Rotation.from_rotvec(turn).apply(each - middle) + middle + forces.mean(axis=0)
+                atoms[number] = moved
+    return [each.reshape(-1, 5, 3)[:, :3] for each in atoms]

@@ -84,10 +84,17 @@ def beta_carbons(backbone: Array) -> Array:
 
 
 def carbonyl_oxygens(backbone: Array) -> Array:
-    """Return the O (R, 3) of a chain (R, 3, 3)."""
+    """Return the O (..., R, 3) of chains (..., R, 3, 3)."""
     n, ca, c = np.moveaxis(backbone, -2, 0)
-    following = np.concatenate([n[1:], place(n[-1:], ca[-1:], c[-1:], 1.329, ANGLES[0], np.radians([-45.0]))])
-    return place(following, ca, c, 1.231, np.radians(120.4), np.full(len(n), np.pi))
+    last = place(n[..., -1:, :], ca[..., -1:, :], c[..., -1:, :], 1.329, ANGLES[0], np.radians([-45.0]))
+    following = np.concatenate([n[..., 1:, :], last], axis=-2)
+    return place(following, ca, c, 1.231, np.radians(120.4), np.full(n.shape[:-1], np.pi))
+
+
+def five_atoms(backbone: Array) -> Array:
+    """Return N, CA, C, O, CB (..., R, 5, 3) of chains (..., R, 3, 3)."""
+    more = np.stack([carbonyl_oxygens(backbone), beta_carbons(backbone)], axis=-2)
+    return np.concatenate([backbone, more], axis=-2)
 
 
 def random_rotation(rng: np.random.Generator) -> Array:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.spatial import cKDTree
 
-from cryoden.particles.phantom.geometry import Array, beta_carbons, extend
+from cryoden.particles.phantom.geometry import Array, extend, five_atoms
 
 _LOOP_BASINS = np.radians([(-65, -40), (-70, 145), (-120, 130), (-90, 0), (-65, 145), (57, 40)])
-_TRIALS = 16
-_BONDED = 6  # pairs of backbone atoms of a loop and of the residues next to it that bonds keep within 2.8 Å
+_TRIALS = 24  # loops of one length
+_LENGTHS = 6  # that are tried
+_CLASH = 2.8  # Å, the least distance between atoms of residues that no bond joins
 
 
 def _close_loops(rng: np.random.Generator, start: Array, end: Array, n_residues: int) -> tuple[Array, Array, Array]:
@@ -46,16 +47,38 @@ def _close_loops(rng: np.random.Generator, start: Array, end: Array, n_residues:
     return residues[:, :-1], miss, (np.sin(torsions[..., 2]) > 0).sum(axis=-1)
 
 
-def join(rng: np.random.Generator, segments: Sequence[Array], linked: Sequence[bool]) -> list[Array]:
+def _clashes(whole: Array, others: cKDTree) -> Array:
+    """(B,), pairs of clashing atoms in loops with the residues before and after, (B, R + 2, 5, 3), among others.
+
+    The residues before and after are among the others too; their pairs with the loop are counted once.
+    """
+    atoms = whole.reshape(len(whole), -1, 3)
+    residue = np.arange(atoms.shape[1]) // 5
+    within = np.linalg.norm(atoms[:, :, None] - atoms[:, None], axis=-1) < _CLASH
+    inner = (residue > 0) & (residue < residue[-1])
+    near = others.query_ball_point(atoms[:, inner], _CLASH, return_length=True).sum(axis=-1)
+    counts: Array = (
+        near
+        - within[:, inner][:, :, ~inner].sum(axis=(1, 2))
+        + (within & (residue[None] - residue[:, None] > 1)).sum(axis=(1, 2))
+    )
+    return counts
+
+
+def join(rng: np.random.Generator, segments: Sequence[Array], linked: Sequence[bool]) -> list[tuple[int, Array]]:
     """Join each segment to the next one where linked, by the least crowded of a number of loops.
 
-    A loop that clashes is tried again one residue longer, once; one that cannot close, until it does.
+    A loop that clashes, or cannot close, is tried again one residue longer; one that fits at no length is left
+    out, as are the loops that an experiment cannot see: the chain is broken there.
+
+    Returns:
+        The chains, each with the number of its first segment.
     """
-    occupied = [points for a in segments for points in (a.reshape(-1, 3), beta_carbons(a))]
+    occupied = [five_atoms(segment).reshape(-1, 3) for segment in segments]
     gaps = [np.linalg.norm(b[0, 0] - a[-1, 2]) for a, b in itertools.pairwise(segments)]
     lengths = {i: max(3, int(gap / 3.1) + int(rng.integers(1, 4))) for i, gap in enumerate(gaps) if linked[i]}
     loops: dict[int, Array] = {}
-    for attempt in itertools.count():
+    for _ in range(_LENGTHS):
         batches = defaultdict(list)
         for i, length in lengths.items():
             batches[length].append(i)
@@ -66,20 +89,21 @@ def join(rng: np.random.Generator, segments: Sequence[Array], linked: Sequence[b
             for row, i in enumerate(members):
                 rows = slice(_TRIALS * row, _TRIALS * (row + 1))
                 tree = cKDTree(np.concatenate(occupied))
-                points = atoms[rows].reshape(_TRIALS, -1, 3)
-                near, clash = (tree.query_ball_point(points, r, return_length=True).sum(axis=-1) for r in (4.5, 2.8))
-                cost = near + 10 * clash + penalty[rows] + np.where(miss[rows] < 0.02, 0, np.inf)
+                whole = five_atoms(np.concatenate([start[rows, None], atoms[rows], end[rows, None]], axis=1))
+                five = whole[:, 1:-1].reshape(_TRIALS, -1, 3)
+                clash = _clashes(whole, tree)
+                crowd = tree.query_ball_point(five, 4.5, return_length=True).sum(axis=-1)
+                cost = np.where((miss[rows] < 0.02) & (clash == 0), crowd + penalty[rows], np.inf)
                 best = int(np.argmin(cost))
-                if np.isfinite(cost[best]) and (clash[best] <= _BONDED or attempt >= 1):
+                if np.isfinite(cost[best]):
                     loops[i] = atoms[rows][best]
-                    occupied.append(loops[i].reshape(-1, 3))
+                    occupied.append(five[best])
         lengths = {i: length + 1 for i, length in lengths.items() if i not in loops}
-        if not lengths:
-            break
-    chains = [[segments[0]]]
-    for i, segment in enumerate(segments[1:]):
-        if i in loops:
-            chains[-1] += [loops[i], segment]
-        else:
-            chains.append([segment])
-    return [np.concatenate(parts) for parts in chains]
+    starts = [i for i in range(len(segments)) if i - 1 not in loops]
+    chains = []
+    for first, following in itertools.pairwise([*starts, len(segments)]):
+        parts = [segments[first]]
+        for i in range(first, following - 1):
+            parts += [loops[i], segments[i + 1]]
+        chains.append((first, np.concatenate(parts)))
+    return chains

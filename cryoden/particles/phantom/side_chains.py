@@ -9,7 +9,10 @@ from scipy.spatial import cKDTree
 
 from cryoden.particles.phantom.geometry import Array, beta_carbons, carbonyl_oxygens, place
 
-Bool = NDArray[np.bool_]
+_ROTAMERS = 36  # that are tried
+_NEAR, _CLOSE, _CLASH = 5.0, 3.3, 2.7  # Å: atoms that attract, that repel, and that may not be
+
+Rows = NDArray[np.int64]
 
 # Frequency (%) of each residue, then its side chain beyond CB: atom, the three atoms it hangs on, bond length
 # in Å, bond angle and torsion in degrees (r to u: staggered, p: free, with an offset; or a number).
@@ -69,43 +72,72 @@ def _build_side_chains(
     return {atom: xyz for atom, xyz in atoms.items() if atom not in backbone}
 
 
+def _later_of_clashing(side_chains: Array, owner: Rows, n_owners: int) -> NDArray[np.bool_]:
+    """(n_owners,), whether a side chain clashes with an earlier one, or a copy of it, among some (M, atoms, 3)."""
+    number = np.repeat(np.arange(len(side_chains)), side_chains.shape[1])
+    i, j = number[cKDTree(side_chains.reshape(-1, 3)).query_pairs(_CLASH, output_type="ndarray").T]
+    later = np.zeros(n_owners, dtype=bool)
+    later[np.maximum(owner[i], owner[j])[i != j]] = True
+    return later
+
+
 def add_side_chains(rng: np.random.Generator, chains: list[Array], operators: list[Array]) -> list[Residues]:
-    """Give the residues a random sequence, and each side chain the rotamer of twelve that clashes least."""
+    """Give the residues a random sequence, and each side chain the rotamer with the fewest contacts.
+
+    A side chain that clashes in each rotamer is replaced by the next smaller one, down to alanine.
+    """
     backbone = {
         **dict(zip(("N", "CA", "C"), np.moveaxis(np.concatenate(chains), 1, 0), strict=True)),
         "O": np.concatenate([carbonyl_oxygens(chain) for chain in chains]),
         "CB": np.concatenate([beta_carbons(chain) for chain in chains]),
     }
+    bonded = np.stack([*backbone.values(), np.roll(backbone["C"], 1, axis=0)])  # to which a side chain's atoms are near
     own = cKDTree(backbone["CB"])
-    close = [own.query(backbone["CB"] @ turn.T, distance_upper_bound=14.0)[0] < 14 for turn in operators]
+    within_reach = [own.query(backbone["CB"] @ turn.T, distance_upper_bound=14.0)[0] < 14 for turn in operators]
 
-    def copies(xyz: Array, members: Bool) -> Array:
-        return np.concatenate([xyz[near[members]] @ turn.T for turn, near in zip(operators, close, strict=True)])
+    def copies(xyz: Array, rows: Rows) -> tuple[Array, Rows]:
+        """Return the atoms (R, ..., 3) of some residues with their copies near the protomer, and whose they are."""
+        near = [np.flatnonzero(within[rows]) for within in within_reach]
+        there = [xyz[i] @ turn.T for i, turn in zip(near, operators, strict=True)]
+        return np.concatenate(there), np.concatenate(near)
 
-    everyone = np.ones(len(backbone["CA"]), dtype=bool)
-    occupied = [copies(xyz, everyone) for xyz in backbone.values()]
+    everyone = np.arange(len(backbone["CA"]))
+    occupied = [copies(xyz, everyone)[0] for xyz in backbone.values()]
     crowd = cKDTree(np.concatenate(occupied)).query_ball_point(backbone["CB"], 7.0, return_length=True)
     drawn = rng.choice(len(_TABLE), size=len(crowd), p=_FREQUENCIES)
     size = np.array([len(atoms) for atoms in _SIDE_CHAINS.values()])[drawn] + rng.normal(0, 3, len(drawn))
     names = np.empty(len(drawn), dtype=object)
     names[np.argsort(-crowd, kind="stable")] = np.array(list(_SIDE_CHAINS))[drawn[np.argsort(size)]]
-    atoms: list[dict[str, Array]] = [{atom: xyz[i] for atom, xyz in backbone.items()} for i in range(len(names))]
+    atoms: list[dict[str, Array]] = [{atom: xyz[i] for atom, xyz in backbone.items()} for i in everyone]
+    for i in np.flatnonzero(names == "GLY"):
+        del atoms[i]["CB"]
+
+    waiting = np.zeros(len(names), dtype=bool)
     for name in sorted(_SIDE_CHAINS, key=lambda name: -len(_SIDE_CHAINS[name])):  # the large ones have least choice
-        members = names == name
-        rows = np.flatnonzero(members)
         if name == "GLY":
-            for i in rows:
-                del atoms[i]["CB"]
+            continue
+        rows = np.flatnonzero((names == name) | waiting)
+        names[rows], waiting[:] = name, False
         if not len(rows) or not _SIDE_CHAINS[name]:
             continue
-        built = _build_side_chains(rng, name, {atom: xyz[members] for atom, xyz in backbone.items()}, 12)
+        built = _build_side_chains(rng, name, {atom: xyz[rows] for atom, xyz in backbone.items()}, _ROTAMERS)
         tree = cKDTree(np.concatenate(occupied))
-        clashes = sum(tree.query_ball_point(xyz, 3.3, return_length=True) for xyz in built.values())
-        best = np.argmin(clashes, axis=0)
-        for atom, options in built.items():
-            xyz = options[best, np.arange(len(rows))]
-            occupied.append(copies(xyz, members))
-            for i, position in zip(rows, xyz, strict=True):
+        near, close, clashes = (
+            sum(
+                tree.query_ball_point(xyz, reach, return_length=True)
+                - (np.linalg.norm(bonded[:, None, rows] - xyz, axis=-1) < reach).sum(axis=0)
+                for xyz in built.values()
+            )
+            for reach in (_NEAR, _CLOSE, _CLASH)
+        )
+        best = np.argmin(4 * close + 100 * clashes - near, axis=0), np.arange(len(rows))
+        chosen = np.stack([xyz[best] for xyz in built.values()], axis=1)
+        fits = clashes[best] == 0
+        fits[fits] = ~_later_of_clashing(*copies(chosen[fits], rows[fits]), fits.sum())
+        waiting[rows[~fits]] = True
+        for atom, xyz in zip(built, np.moveaxis(chosen[fits], 1, 0), strict=True):
+            occupied.append(copies(xyz, rows[fits])[0])
+            for i, position in zip(rows[fits], xyz, strict=True):
                 atoms[i][atom] = position
     bounds = np.cumsum([0] + [len(chain) for chain in chains])
     return [Residues(list(names[a:b]), atoms[a:b]) for a, b in itertools.pairwise(bounds)]

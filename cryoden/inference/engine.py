@@ -303,12 +303,12 @@ class _Network:
         return density
 
     def _prepare(self, boxes: Tensor, same: Tensor) -> Tensor:
+        tiles = boxes.to(self.engine.device)  # first, since a GPU standardises them much faster
         if self.engine.denoiser.standardize:
             scale = self.plan.grey.scale
-            tiles = scale.standardize(boxes, same & scale.masked).mul_(self.sign)
+            tiles = scale.standardize(tiles, (same & scale.masked).to(self.engine.device)).mul_(self.sign)
         else:
-            tiles = self.sign * boxes
-        tiles = tiles.to(self.engine.device)
+            tiles = self.sign * tiles
         if self.plan.ratio != 1:
             multiple = self.plan.multiple
             tiles = resample(tiles, [round(e / self.plan.ratio / multiple) * multiple for e in tiles.shape[2:]])

@@ -11,7 +11,7 @@ from cryoden.simulation.bodies import BILAYER, HEAD_WIDTH, HEADS, TAIL, TAILS, E
 from cryoden.simulation.points import points_of
 from cryoden.simulation.sampling import add_points
 
-_PHANTOMS = (9060, 9077, 9114, 9100)  # of 46, 66, 127 and 159 kDa; C1, C1, C3 and C5: higher than wide, or rings
+_PHANTOMS = (9060, 9039, 9086, 9071)  # of 40, 67, 94 and 130 kDa; C1, C1, C3 and C4: higher than wide, or rings
 _RISE = 20.0  # Å, the largest distance of a protein's centre from the middle of the membrane
 _BESIDE = 15  # voxels beside a large membrane to which what the cut at Nyquist leaves there is followed
 _LEVELS = 32  # orientations to the voxels' axes for which it is worked out

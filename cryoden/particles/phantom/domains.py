@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from cryoden.particles.phantom.geometry import Array, five_atoms, ideal_segment, turn_about
 
 _RISE = {"H": 1.50, "E": 3.3}  # Å per residue
-_SPACING = {"H": 9.8, "E": 4.8}  # Å between neighbours in a layer
-_LAYER_GAP = 10.0  # Å
+_SPACING = {"H": 8.0, "E": 4.8}  # Å between neighbours in a layer: near, since what clashes settles apart
+_LAYER_GAP = 8.0  # Å
 _APART, _BONDED = 3.3, 2.8  # Å: no atoms of two segments are nearer, and no N and O
 _ROUNDS = 60
 

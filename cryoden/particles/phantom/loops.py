@@ -12,7 +12,7 @@ from cryoden.particles.phantom.geometry import Array, extend, five_atoms
 _LOOP_BASINS = np.radians([(-65, -40), (-70, 145), (-120, 130), (-90, 0), (-65, 145), (57, 40)])
 _TRIALS = 24  # loops of one length
 _LENGTHS = 6  # that are tried
-_CLASH = 2.8  # Å, the least distance between atoms of residues that no bond joins
+_CLASH = 2.6  # Å, the least distance between atoms of residues that no bond joins
 
 
 def _close_loops(rng: np.random.Generator, start: Array, end: Array, n_residues: int) -> tuple[Array, Array, Array]:
@@ -47,21 +47,22 @@ def _close_loops(rng: np.random.Generator, start: Array, end: Array, n_residues:
     return residues[:, :-1], miss, (np.sin(torsions[..., 2]) > 0).sum(axis=-1)
 
 
-def _clashes(whole: Array, others: cKDTree) -> Array:
-    """(B,), pairs of clashing atoms in loops with the residues before and after, (B, R + 2, 5, 3), among others.
-
-    The residues before and after are among the others too; their pairs with the loop are counted once.
-    """
+def _added(whole: Array) -> Array:
+    """The atoms that loops with the residues before and after, (B, R + 2, 5, 3), add: its own, and an O before it."""
     atoms = whole.reshape(len(whole), -1, 3)
-    residue = np.arange(atoms.shape[1]) // 5
+    return np.concatenate([atoms[:, 3:4], atoms[:, 5:-5]], axis=1)
+
+
+def _clashes(whole: Array, others: cKDTree) -> Array:
+    """(B,), pairs of clashing atoms that such loops make with each other and with others, the ends among these."""
+    atoms, residue = whole.reshape(len(whole), -1, 3), np.arange(5 * whole.shape[1]) // 5
     within = np.linalg.norm(atoms[:, :, None] - atoms[:, None], axis=-1) < _CLASH
-    inner = (residue > 0) & (residue < residue[-1])
-    near = others.query_ball_point(atoms[:, inner], _CLASH, return_length=True).sum(axis=-1)
-    counts: Array = (
-        near
-        - within[:, inner][:, :, ~inner].sum(axis=(1, 2))
-        + (within & (residue[None] - residue[:, None] > 1)).sum(axis=(1, 2))
-    )
+    added = (residue > 0) & (residue < residue[-1])
+    added[3] = True
+    near = others.query_ball_point(atoms[:, added], _CLASH, return_length=True).sum(axis=-1)
+    with_ends = within[:, added][:, :, ~added].sum(axis=(1, 2))  # bonds, but for what the next line counts
+    not_bonded = (within & (residue[None] - residue[:, None] > 1)).sum(axis=(1, 2))
+    counts: Array = near - with_ends + not_bonded
     return counts
 
 
@@ -74,7 +75,7 @@ def join(rng: np.random.Generator, segments: Sequence[Array], linked: Sequence[b
     Returns:
         The chains, each with the number of its first segment.
     """
-    occupied = [five_atoms(segment).reshape(-1, 3) for segment in segments]
+    occupied = [np.delete(five_atoms(segment).reshape(-1, 3), -2, axis=0) for segment in segments]  # not the last O
     gaps = [np.linalg.norm(b[0, 0] - a[-1, 2]) for a, b in itertools.pairwise(segments)]
     lengths = {i: max(3, int(gap / 3.1) + int(rng.integers(1, 4))) for i, gap in enumerate(gaps) if linked[i]}
     loops: dict[int, Array] = {}
@@ -90,14 +91,13 @@ def join(rng: np.random.Generator, segments: Sequence[Array], linked: Sequence[b
                 rows = slice(_TRIALS * row, _TRIALS * (row + 1))
                 tree = cKDTree(np.concatenate(occupied))
                 whole = five_atoms(np.concatenate([start[rows, None], atoms[rows], end[rows, None]], axis=1))
-                five = whole[:, 1:-1].reshape(_TRIALS, -1, 3)
-                clash = _clashes(whole, tree)
-                crowd = tree.query_ball_point(five, 4.5, return_length=True).sum(axis=-1)
-                cost = np.where((miss[rows] < 0.02) & (clash == 0), crowd + penalty[rows], np.inf)
-                best = int(np.argmin(cost))
-                if np.isfinite(cost[best]):
+                atoms_added = _added(whole)
+                crowd = tree.query_ball_point(atoms_added, 4.5, return_length=True).sum(axis=-1)
+                fits = (miss[rows] < 0.02) & (_clashes(whole, tree) == 0)
+                best = int(np.argmin(np.where(fits, crowd + penalty[rows], np.inf)))
+                if fits[best]:
                     loops[i] = atoms[rows][best]
-                    occupied.append(five[best])
+                    occupied.append(atoms_added[best])
         lengths = {i: length + 1 for i, length in lengths.items() if i not in loops}
     starts = [i for i in range(len(segments)) if i - 1 not in loops]
     chains = []

@@ -165,7 +165,7 @@ class SceneContents:
         membranes: pieces of large ones, nearly flat, which cross the scene and end at its borders and at surfaces of
             the ice; a number or a range.
         membrane_density: of lipids, as a multiple of phosphatidylcholine's; a number or a range.
-        membrane_proteins: in 1000 nm² of a membrane, phantoms of 46 to 159 kDa that stand in it; a number or a range.
+        membrane_proteins: in 1000 nm² of a membrane, phantoms of 40 to 130 kDa that stand in it; a number or a range.
         fiducials: beads of gold; a number or a range.
         fiducial_diameter: angstrom; a number or a range.
         microtubules: of 13 protofilaments; they cross the scene in any direction, or along a slab of ice; a number or

@@ -14,7 +14,7 @@ from tests.simulation.cutting import cut_in_fourier_space, difference
 
 @pytest.fixture(scope="module")
 def particles() -> list[Particle]:
-    return [load_particle("phantom:1")]
+    return [load_particle("phantom:0")]
 
 
 def made(particles: list[Particle], background: Background | None, seed: int = 0, **contents) -> SceneVolume:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 _FLOAT32 = torch.finfo(torch.float32)
 
+BOUND = 6.0  # spreads; to what judges a whole volume, what is further is this far: a few beads do not decide alone
 RUN = 8  # voxels in a line of exactly one value are no noise: a margin, a missing section, a saturated bead
 _SAMPLE = 2**16  # voxels tell a quantile to half a hundredth of the spread
 _LEAST = 0.05  # a share; where less is specimen, what seems filled is the empty background of a simulation

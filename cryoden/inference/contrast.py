@@ -10,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryoden.scaling import RUN, Scale, filled, sampled_rows, without_hot
+from cryoden.scaling import BOUND, RUN, Scale, filled, sampled_rows, without_hot
 from cryoden.volume import native, release
 
 Contrast = Literal["bright", "dark"]
 
 _BIN = 2  # voxels along each axis: averages out the noise of single voxels, and no protein
-_BOUND = 6.0  # spreads; what is further counts as this far, so that a few beads do not decide alone
 _SURE = 5.0  # standard errors
 _LEAST = 0.03  # however many voxels there are: uneven ice is skewed a little, too
 
@@ -116,4 +115,4 @@ def _binned(slab: Tensor, specimen: Tensor) -> Tensor:
         cut = values[:, : height * _BIN, : width * _BIN].double()
         return cut.view(_BIN, height, _BIN, width, _BIN).mean(dim=(0, 2, 4))
 
-    return means(slab)[means(specimen) == 1].clamp(-_BOUND, _BOUND)
+    return means(slab)[means(specimen) == 1].clamp(-BOUND, BOUND)

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryoden.scaling import Scale
+from cryoden.scaling import BOUND, Scale
 from cryoden.volume import central, native, release
 
 SUSPICIOUS = 0.7  # docs/judging.md says what was measured
 
 _SMOOTH = 1.5  # voxels, standard deviation: noise of single voxels averages out, and a protein does not
-_BOUND = 6.0  # spreads; what is further counts as this far, so that a few beads do not decide alone
 
 
 def structure_removed(before: NDArray[Any], after: NDArray[Any]) -> float:
@@ -37,11 +36,11 @@ def structure_removed(before: NDArray[Any], after: NDArray[Any]) -> float:
     given = torch.from_numpy(native(central(before)))[None, None].float()
     scale = Scale.of(given)
     left_out = scale.left_out(given)
-    was = scale.standardize(given, left_out).clamp(-_BOUND, _BOUND)
+    was = scale.standardize(given, left_out).clamp(-BOUND, BOUND)
     denoised = torch.from_numpy(native(central(after)))[None, None]
     for mapped in (before, after):
         release(mapped)
-    now = scale.relative(denoised).masked_fill(left_out, 0.0).clamp(-_BOUND, _BOUND)
+    now = scale.relative(denoised).masked_fill(left_out, 0.0).clamp(-BOUND, BOUND)
     specimen = ~left_out[0, 0].numpy()
     there, removed = (gaussian_filter(each[0, 0].numpy(), _SMOOTH)[specimen] for each in (was, was - now))
     if min(there.std(), removed.std()) <= 1e-6:

@@ -44,7 +44,7 @@ _MICROSCOPE = TiltSeriesDegradation(
 )
 _GOLD = 1.0  # density; pictures and scores are of proteins, and what is denser would leave nothing else to see
 
-# Eight proteins of 50 to 400 kDa to learn from, and one that is never seen in training.
+# Eight proteins of 40 to 330 kDa to learn from, and one that is never seen in training.
 _TRAINING = [f"phantom:{seed}" for seed in (1, 2, 3, 5, 6, 7, 8, 15)]
 _UNSEEN = "phantom:0"
 _BOX, _VOXEL_SIZE, _RESOLUTION, _COPIES = 32, 8.0, 16.0, 60

@@ -45,7 +45,7 @@ class Lattice:
 
 LATTICES = {
     # 13 protofilaments of monomers 40.5 Å apart, beside each other on left-handed helices of three starts.
-    MICROTUBULE: Lattice(23, 560, (2, 1, 0), 90.0, 13, (-360 / 13, 3 * 40.5 / 13), 40.5, 0.0),
+    MICROTUBULE: Lattice(20, 580, (2, 1, 0), 90.0, 13, (-360 / 13, 3 * 40.5 / 13), 40.5, 0.0),
     ACTIN: Lattice(5, 375, (0, 1, 2), 18.0, 1, (0.0, 0.0), 27.5, -166.6),
 }
 

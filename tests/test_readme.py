@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,15 @@ def test_a_command_parses(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("words", commands("python"), ids=" ".join)
 def test_a_script_is_there_and_has_its_flags(words: tuple[str, ...]) -> None:
+    if words[0] == "-c":
+        compile(words[1], "a page", "exec")
+        return
     if words[0] == "-m":
-        words = f"{words[1].replace('.', '/')}.py", *words[2:]
+        script = f"{words[1].replace('.', '/')}.py"
+        if not (ROOT / script).exists():  # Python's own, such as venv
+            assert find_spec(words[1]) is not None
+            return
+        words = script, *words[2:]
     script, *rest = words
     text = (ROOT / script).read_text(encoding="utf-8")
     for word in rest:

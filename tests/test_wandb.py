@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
 TINY = [
     "--data.entries=[phantom:1,phantom:2]",
+    "--data.holdout=[phantom:2]",  # whatever an overlay holds out
     "--data.copies=5",
     "--data.box=16",
     "--data.voxel_size=20",
@@ -53,7 +54,7 @@ def test_a_draw_of_a_sweep_runs(path: Path, tmp_path: Path) -> None:
     words, drawn = expand(sweep, random.Random(0))
     assert words[0] == sweep["program"] == "cryoden"
     config = words[2].removeprefix("--config=")
-    small = ["--model.channels=3", "--model.box=16" if path.stem == "gan" else "--model.critic_channels=2"]
+    small = ["--model.channels=3", "--model.critic_channels=2" if path.stem == "wgangp" else "--model.box=16"]
     command = [sys.executable, "-m", *words[:2], f"--config={ROOT / config}", *words[3:], *TINY, *small]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr

@@ -14,7 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-d
 
 from cryoden.errors import CryodenError
 from cryoden.files import find_experiment
-from cryoden.models import ALLOWED, find_checkpoint
+from cryoden.models import find_checkpoint
 
 
 class OneLine:
@@ -120,7 +120,7 @@ def plain_words(words: Sequence[str]) -> list[str]:
 
 def _checkpoint(word: str) -> str:
     if word not in ("best", "last", "null") and not Path(word).is_file():
-        raise CryodenError(f"checkpoint {word}: no such file; {ALLOWED}")
+        raise CryodenError(f"checkpoint {word}: no such file; give a .ckpt that `cryoden fit` wrote, or best or last")
     return word
 
 

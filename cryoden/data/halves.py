@@ -94,8 +94,7 @@ class HalfTomogram:
                 )
             contrast = grey.contrast
         scales = scale_of(first.data), scale_of(second.data)
-        above = job.inputs[0].parent.parent / job.name  # where the tomogram is whose halves are in even/ and odd/
-        tilts = tilts or find_tilts(job.inputs[0], job.tilts) or find_tilts(above)
+        tilts = tilts or find_tilts(job.inputs[0], job.tilts)
         whole = cls(job.name, job.inputs, tilts, contrast, scales, (0, first.data.shape[0]))
         return replace(whole, sections=whole._specimen())
 

@@ -175,7 +175,7 @@ def half_jobs(files: Mapping[Path, Path], folder: Path) -> tuple[list[Job], list
         inputs = (halves[0], halves[1])
         places = [folder / _without_half(files[path]) for path in inputs]
         outputs = tuple(
-            place / (path.parent.name if _half_folder(path.parent) is not None else "") / result_name(path)
+            place / (path.parent.name if half_folder(path.parent) is not None else "") / result_name(path)
             for place, path in zip(places, inputs, strict=True)
         )
         jobs.append(Job(name, inputs, outputs, places[0] / result_name(Path(name))))
@@ -188,20 +188,20 @@ def _half(path: Path) -> tuple[tuple[Path, str], int] | None:
     found = _HALF.search(name)
     if found:
         which = int(found[1].lower() in _HALVES[1])
-        home = path.parent.parent if _half_folder(path.parent) == which else path.parent
+        home = path.parent.parent if half_folder(path.parent) == which else path.parent
         return (home, f"{name[: found.start()]}{name[found.end() :]}{_ending(path)}"), which
-    folder = _half_folder(path.parent)
+    folder = half_folder(path.parent)
     return None if folder is None else ((path.parent.parent, path.name), folder)
 
 
-def _half_folder(folder: Path) -> int | None:
+def half_folder(folder: Path) -> int | None:
     """Which halves a folder of such a name holds."""
     return next((which for which, names in enumerate(_HALVES) if folder.name.lower() in names), None)
 
 
 def _without_half(below: Path) -> Path:
     """The subfolder of a file, without the folder of its half."""
-    return below.parent if _half_folder(below.parent) is None else below.parent.parent
+    return below.parent if half_folder(below.parent) is None else below.parent.parent
 
 
 def _inside(folder: Path, output: Path | None) -> list[Path]:

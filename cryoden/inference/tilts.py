@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from cryoden.errors import CryodenError
-from cryoden.inference.jobs import bare_name
+from cryoden.inference.jobs import bare_name, half_folder
 from cryoden.inference.star import tilts_of_table
 
 _DEGRADATION = "_degradation.json"
@@ -119,7 +120,7 @@ def find_tilts(path: Path, table: Path | None = None) -> TiltRange | None:
 
     Of TS_01_full_rec.mrc these are TS_01_full_rec.tlt, TS_01_full.tlt and TS_01.tlt: words after the last are dropped
     one by one, but never a number, which tells tomograms apart. Before each .tlt comes NAME_degradation.json, after it
-    .aln, Warp's .xml, also above its folder reconstruction, .tomostar, .rawtlt and .mdoc.
+    .aln, Warp's .xml, .tomostar, .rawtlt and .mdoc; also above Warp's folder reconstruction, and folders of halves.
 
     Args:
         path: The tomogram.
@@ -131,7 +132,8 @@ def find_tilts(path: Path, table: Path | None = None) -> TiltRange | None:
     if table is not None:
         return read_tilts(table)
     words = bare_name(path).split("_")
-    above = [folder.parent for folder in path.parents if folder.name == _WARP][:1]
+    inner = takewhile(lambda folder: folder.name == _WARP or half_folder(folder) is not None, path.parents)
+    above = [folder.parent for folder in inner]
     while words:
         for ending in _BESIDE:
             for folder in (path.parent, *above):

@@ -135,6 +135,14 @@ def test_files_of_warp_lie_above_its_folder_of_tomograms(tmp_path):
     assert find_tilts(tmp_path / "warp_tiltseries/other/TS_1_10.00Apx.mrc") is None
 
 
+@pytest.mark.parametrize("half", ["even", "odd"])
+def test_the_tilts_of_halves_lie_above_the_folders_of_either(tmp_path, half):
+    (tmp_path / "lab/even").mkdir(parents=True)
+    (tmp_path / "lab/TS_1.tlt").write_text("-52\n60\n")
+    (tmp_path / "TS_1.tlt").write_text("-1\n1\n")  # of another folder
+    assert find_tilts(tmp_path / "lab" / half / "TS_1.mrc") == (-52, 60, "TS_1.tlt")
+
+
 def test_the_reader_of_the_field_tells_the_same(tmp_path):
     (tmp_path / "a.aln").write_text(ALN)
     tilts = alnfile.read(tmp_path / "a.aln").tilt

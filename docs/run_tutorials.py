@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -22,8 +23,11 @@ PICTURE = re.compile(r"!\[[^]]*\]\(([\w./-]+)\)")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Put what the tutorials print, and the pictures they make, among the files of the site."""
-    for page in [file for file in files.documentation_pages() if file.src_uri.startswith("tutorials/")]:
-        page.content_string, pictures = run(page.content_string)
+    pages = [file for file in files.documentation_pages() if file.src_uri.startswith("tutorials/")]
+    with ThreadPoolExecutor() as pool:  # beside each other: each has its own folder and processes
+        made = list(pool.map(run, [page.content_string for page in pages]))
+    for page, (content, pictures) in zip(pages, made, strict=True):
+        page.content_string = content
         for name, content in pictures.items():
             if f"tutorials/{name}" in files.src_uris:
                 raise PluginError(f"{page.src_uri}: another tutorial has a picture {name}; give it another name")

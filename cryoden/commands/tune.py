@@ -42,8 +42,9 @@ def tune(
         model: what to start from: a run's folder, a checkpoint, weights, or the name of a model that comes with
             cryoden; by default the one of these that is nearest in voxel size.
         halves: pair half tomograms by name (_EVN/_ODD, _half1/_half2, even/ and odd/); there is no other way.
-        tilt_range: degrees, '[-60, 60]', or a file that tells them: .tlt, .rawtlt, .mdoc, a tilt series' .star; by
-            default what lies beside each tomogram, or what the star file names.
+        tilt_range: degrees, '[-60, 60]', or a file that tells them: .tlt, .rawtlt, .mdoc, .aln, Warp's .xml or
+            .tomostar, RELION's .star of a tilt series; by default one of the tomogram's name beside it, or what the
+            star file names.
         from_scratch: start with random weights, of the same network; they are kept whatever comes out.
         contrast: what protein looks like; auto tells from the voxels.
         voxel_size: angstrom, where headers have none or a wrong one.

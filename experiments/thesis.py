@@ -334,8 +334,8 @@ class Work:
             "epochs": rows[0].length,
             "volumes_seen": rows[0].length * volumes,
             "seeds": [row.seed for row in rows],
-            "minutes": [round(each["wall"], 1) for each in minutes],
-            "cpu_minutes": [round(each["cpu"], 1) for each in minutes],
+            "minutes": [round(each["wall"], 2) for each in minutes],
+            "cpu_minutes": [round(each["cpu"], 2) for each in minutes],
             "hardware": machine(),
             "curve": curve,
         }

@@ -64,7 +64,11 @@ def tiny(config: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("config", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+# The experiment on tomograms of one's own has no truth to report on; tests/commands/test_tune.py trains it.
+SIMULATED = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if path.stem != "own_tomograms"]
+
+
+@pytest.mark.parametrize("config", SIMULATED, ids=lambda path: path.stem)
 def test_every_experiment_trains_and_reports(config: Path, run, tmp_path: Path, capfd) -> None:
     run("fit", *tiny(config))
     printed = capfd.readouterr().out
@@ -184,7 +188,7 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
     [
         (["denois"], "no command 'denois'; did you mean 'denoise'"),
         (["denoise", "--model", "nowhere"], "inputs: none given"),
-        (["denoise", "in.mrc", "out.mrc", "--model", "nowhere"], "model nowhere: no such file or folder"),
+        (["denoise", "in.mrc", "out.mrc", "--model", "nowhere"], "cannot read in.mrc: No such file"),
         (["simulate", "phantom:x"], "phantom:x: a phantom is called phantom: and a whole number"),
         (["simulate", "phantom:10", "--box=32"], "phantom:10: its diameter of .* the smallest box that fits is 48"),
         (["simulate", "phantom:1", "--degradation+=GaussianNoise", "--degradation.snr=-1"], "snr: got -1"),

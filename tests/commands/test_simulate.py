@@ -207,7 +207,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_simulation_runs_small(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    main(["simulate", "phantom:1", "--config", str(path), "--shape=[24,32,32]"])
+    main(["simulate", "phantom:1", "--config", str(path), "--shape=[24,32,32]", "--contents.vesicle_diameter=120"])
     whole = read_volume("simulated/scene_0_degraded.mrc")
     assert whole.data.shape == (24, 32, 32)
     assert np.isfinite(whole.data).all()

@@ -82,8 +82,8 @@ def test_lumps_are_neither_in_the_truth_nor_in_the_table_and_keep_their_room(par
     there = scene.background > 0.4
     assert ndimage.label(there)[1] == 2
     assert not scene.labels[there].any()
-    assert {p.particle for p in scene.placements} == {"phantom:1"}
-    assert scene.class_names == ("background", "phantom:1", "vesicle", "fiducial", "membrane", "microtubule", "actin")
+    assert {p.particle for p in scene.placements} == {"phantom:0"}
+    assert scene.class_names == ("background", "phantom:0", "vesicle", "fiducial", "membrane", "microtubule", "actin")
     assert scene.background.max() == pytest.approx(0.8, rel=0.1)
     # A hexagon's area, 0.65 of the square of its diameter, times half the diameter.
     assert scene.background.sum() * 1000 == pytest.approx(2 * 0.8 * 0.65 * 200**2 * 100, rel=0.03)

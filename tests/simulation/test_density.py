@@ -261,7 +261,8 @@ def test_hydrogens_count_whether_the_file_has_them_or_not():
 def test_ice_takes_away_a_volume_not_a_share():
     """Detail that the smooth envelope does not have stays: what a constant share would leave of it is too weak.
 
-    By the surface that a probe of 1.4 Å rolls over, 1bxn and 3gl1: 1.0, 1.46 and 1.74 times.
+    By the surface that a probe of 1.4 Å rolls over, 1bxn and 3gl1: 1.0, 1.46 and 1.74 times; phantoms,
+    whose side chains leave fewer gaps for the ice, 0.98 to 1.0, 1.26 to 1.36, and 1.46 to 1.49.
     """
     particle = load_particle("phantom:1")
     box, voxel_size = 60, 4.0
@@ -269,7 +270,7 @@ def test_ice_takes_away_a_volume_not_a_share():
     k = np.fft.fftfreq(box, voxel_size)
     frequency = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)
     power = [np.abs(np.fft.fftn(v)) ** 2 for v in (above, bare * (above.sum() / bare.sum()))]
-    for (longest, shortest), stronger in (((80, 40), 1.0), ((16, 12), 1.4), ((12, 10), 1.65)):
+    for (longest, shortest), stronger in (((80, 40), 1.0), ((16, 12), 1.3), ((12, 10), 1.48)):
         shell = (frequency > 1 / longest) & (frequency < 1 / shortest)
         assert np.sqrt(power[0][shell].sum() / power[1][shell].sum()) == pytest.approx(stronger, abs=0.1)
 

@@ -3,6 +3,7 @@
 import itertools
 import string
 from collections.abc import Iterator
+from functools import lru_cache
 
 import gemmi
 import numpy as np
@@ -24,8 +25,9 @@ _MASS_RANGE = (33.0, 640.0)  # kDa, drawn log-uniformly
 _PROTOMER_RANGE = (12.0, 95.0)  # kDa; a C1 particle may be twice that
 
 
+@lru_cache(maxsize=32)
 def phantom(seed: int) -> Structure:
-    """Make the phantom of a seed, as a particle named ``phantom:SEED``."""
+    """Make the phantom of a seed, as a particle named ``phantom:SEED``; in a process, once."""
     return Structure.from_gemmi(make_phantom(seed), f"phantom:{seed}")
 
 

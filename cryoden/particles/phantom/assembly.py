@@ -25,10 +25,9 @@ _MASS_RANGE = (33.0, 640.0)  # kDa, drawn log-uniformly
 _PROTOMER_RANGE = (12.0, 95.0)  # kDa; a C1 particle may be twice that
 
 
-@lru_cache(maxsize=32)
 def phantom(seed: int) -> Structure:
-    """Make the phantom of a seed, as a particle named ``phantom:SEED``; in a process, once."""
-    return Structure.from_gemmi(make_phantom(seed), f"phantom:{seed}")
+    """Make the phantom of a seed, as a particle named ``phantom:SEED``."""
+    return Structure.from_gemmi(_made(seed), f"phantom:{seed}")  # which copies it
 
 
 def make_phantom(seed: int) -> gemmi.Structure:
@@ -51,6 +50,9 @@ def make_phantom(seed: int) -> gemmi.Structure:
     protomer = fold_protomer(rng, n_residues)
     chains, operators = pack(rng, protomer, symmetry)
     return _to_gemmi(f"phantom:{seed}", symmetry, add_side_chains(rng, chains, operators), operators)
+
+
+_made = lru_cache(maxsize=32)(make_phantom)  # takes a second
 
 
 def make_domain(seed: int, n_residues: int) -> gemmi.Structure:

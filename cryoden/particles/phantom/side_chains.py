@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from cryoden.particles.phantom.geometry import Array, beta_carbons, carbonyl_oxygens, place
+from cryoden.particles.phantom.geometry import Array, five_atoms, place
 
 _ROTAMERS = 36  # that are tried
 _NEAR, _CLOSE, _CLASH = 5.0, 3.3, 2.7  # Å: atoms that attract, that repel, and that may not be
@@ -86,11 +86,8 @@ def add_side_chains(rng: np.random.Generator, chains: list[Array], operators: li
 
     A side chain that clashes in each rotamer is replaced by the next smaller one, down to alanine.
     """
-    backbone = {
-        **dict(zip(("N", "CA", "C"), np.moveaxis(np.concatenate(chains), 1, 0), strict=True)),
-        "O": np.concatenate([carbonyl_oxygens(chain) for chain in chains]),
-        "CB": np.concatenate([beta_carbons(chain) for chain in chains]),
-    }
+    five = np.concatenate([five_atoms(chain) for chain in chains])
+    backbone = dict(zip(("N", "CA", "C", "O", "CB"), np.moveaxis(five, 1, 0), strict=True))
     bonded = np.stack([*backbone.values(), np.roll(backbone["C"], 1, axis=0)])  # to which a side chain's atoms are near
     own = cKDTree(backbone["CB"])
     within_reach = [own.query(backbone["CB"] @ turn.T, distance_upper_bound=14.0)[0] < 14 for turn in operators]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +30,7 @@ from cryoden.particles import is_archive_entry
 from cryoden.particles.archive import fetch
 from cryoden.scaling import Scale
 from cryoden.simulation.degradation import wedge_mask
-from cryoden.volume import central, check_length, native, open_volume, release
+from cryoden.volume import central, check_length, middle, native, open_volume, release
 
 _PHANTOMS = tuple(f"phantom:{seed}" for seed in (1, 2, 3, 5, 8, 13, 21, 34))  # as in the training of shipped models
 _SCENE = (64, 128, 128)  # voxels of a simulated tomogram: made in seconds
@@ -57,6 +56,8 @@ class HalfTomogram:
     Attributes:
         name: what tables call it.
         paths: of both halves.
+        data: of both (D, H, W), mapped.
+        voxel_size: Å, as the first half's header has it; 0 where it has none.
         tilts: between which it was measured; None: all round.
         contrast: of its protein.
         scales: of both halves.
@@ -65,6 +66,8 @@ class HalfTomogram:
 
     name: str
     paths: tuple[Path, ...]
+    data: tuple[NDArray[Any], NDArray[Any]]
+    voxel_size: float
     tilts: TiltRange | None
     contrast: Contrast
     scales: tuple[Scale, Scale]
@@ -95,24 +98,14 @@ class HalfTomogram:
             contrast = grey.contrast
         scales = scale_of(first.data), scale_of(second.data)
         tilts = tilts or find_tilts(job.inputs[0], job.tilts)
-        whole = cls(job.name, job.inputs, tilts, contrast, scales, (0, first.data.shape[0]))
+        data = first.data, second.data
+        whole = cls(job.name, job.inputs, data, first.voxel_size, tilts, contrast, scales, (0, first.data.shape[0]))
         return replace(whole, sections=whole._specimen())
-
-    @cached_property
-    def data(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Both halves (D, H, W), mapped."""
-        first, second = (open_volume(path).data for path in self.paths)
-        return first, second
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(D, H, W) in voxels."""
         return self.data[0].shape
-
-    @property
-    def voxel_size(self) -> float:
-        """Å, as the first half's header has it; 0 where it has none."""
-        return open_volume(self.paths[0]).voxel_size
 
     @property
     def held_out(self) -> int:
@@ -146,8 +139,9 @@ class HalfTomogram:
 
     def judged(self, voxel_size: float) -> HeldOut:
         """What nothing is learnt from, and no more of it than tells enough; of voxels of this size in Å."""
-        middle = [slice((size - min(size, _LARGEST)) // 2, (size + min(size, _LARGEST)) // 2) for size in self.shape]
-        (first, second), _ = self.cut((middle[0], slice(self.held_out, None), middle[2]))
+        depth, _, width = self.shape
+        part = middle(depth, _LARGEST), slice(self.held_out, None), middle(width, _LARGEST)
+        (first, second), _ = self.cut(part)
         return {"first": first[0], "second": second[0], "voxel_size": voxel_size, "entry": self.name}
 
     def _specimen(self) -> tuple[int, int]:
@@ -163,8 +157,8 @@ class HalfTomogram:
 
     def _shared(self, z: int) -> float:
         """What the halves have in common in a section, in squares of the spread."""
-        middle = [slice((size - min(size, _WIDE)) // 2, (size + min(size, _WIDE)) // 2) for size in self.shape[1:]]
-        (first, second), _ = self.cut((slice(z, z + 1), *middle))
+        _, height, width = self.shape
+        (first, second), _ = self.cut((slice(z, z + 1), middle(height, _WIDE), middle(width, _WIDE)))
         one, other = (F.avg_pool2d(each[0].clamp(-_BOUND, _BOUND), _BIN) for each in (first, second))
         return float(((one - one.mean()) * (other - other.mean())).mean())
 

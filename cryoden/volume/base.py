@@ -279,8 +279,12 @@ def release(data: NDArray[Any]) -> None:
 
 def central(data: NDArray[Any], largest: int = 192) -> NDArray[Any]:
     """The middle of a volume, of at most so many voxels along each axis: enough to tell of the whole."""
-    cut = [slice((size - min(size, largest)) // 2, (size + min(size, largest)) // 2) for size in data.shape]
-    return data[tuple(cut)]
+    return data[tuple(middle(size, largest) for size in data.shape)]
+
+
+def middle(size: int, largest: int) -> slice:
+    """The middle of an axis, of at most so many voxels."""
+    return slice((size - min(size, largest)) // 2, (size + min(size, largest)) // 2)
 
 
 def native(block: NDArray[Any]) -> NDArray[Any]:

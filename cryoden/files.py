@@ -8,6 +8,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from cryoden.errors import CryodenError
 
@@ -42,6 +45,22 @@ def find_experiment(name: str) -> Path:
     close = difflib.get_close_matches(plain, known, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     raise CryodenError(f"{name}: no such file; {meant}with cryoden come {', '.join(known)}")
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """What a YAML file says.
+
+    Args:
+        path: the file; it may be anyone's.
+        what: errors call it.
+
+    Raises:
+        CryodenError: it cannot be read.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise CryodenError(f"{what} {path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
 
 
 def refuse_existing(path: Path | str, *, overwrite: bool) -> None:

@@ -49,7 +49,6 @@ from cryoden.commands.comparison import load_data
 from cryoden.commands.fit import fit
 from cryoden.console import quiet
 from cryoden.data import VolumeDataModule
-from cryoden.data.base import TRAIN
 from cryoden.data.particles import THESIS_ENTRIES
 from cryoden.errors import CryodenError
 from cryoden.evaluation.baselines import FILTERS, Filter, best_setting
@@ -320,7 +319,7 @@ class Work:
         """What a reader must know of rows that differ in the seed alone."""
         checkpoints = [path for row in rows if (path := self.last(row))]
         minutes = [json.loads((self.folder / "runs" / r.name / "minutes.json").read_text("utf-8")) for r in rows]
-        volumes = len(self.module(rows[0].data)._dataset(TRAIN))
+        volumes = len(self.module(rows[0].data).training_volumes())
         histories = [{int(epoch): nrmse for epoch, nrmse in read_history(path)["val/nrmse"]} for path in checkpoints]
         curve = [
             [epoch * volumes, float(np.median([h[epoch] for h in histories if epoch in h]))]
@@ -417,7 +416,7 @@ def minutes_left(work: Work, rows: list[Row]) -> dict[Row, float]:
 
     left = {}
     for row in rows:
-        volumes = (row.length - work.done(row)) * len(work.module(row.data)._dataset(TRAIN))
+        volumes = (row.length - work.done(row)) * len(work.module(row.data).training_volumes())
         left[row] = volumes and volumes * seconds(row.system, tuple(work.model(row).items()), row.data) / 60
     return left
 

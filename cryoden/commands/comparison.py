@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from rich.progress import Progress
 
@@ -26,7 +25,7 @@ from cryoden.evaluation.results import Comparison, examples
 from cryoden.evaluation.sensitivity import sweeps
 from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
-from cryoden.files import find_experiment
+from cryoden.files import find_experiment, read_yaml
 from cryoden.hardware import choose_device
 from cryoden.inference.jobs import Job
 from cryoden.inference.quality import quality_table
@@ -179,10 +178,7 @@ def load_data(path: Path, *, shared: bool = False) -> tuple[VolumeDataModule, di
     Raises:
         CryodenError: the file cannot be read, or describes no data module of cryoden's.
     """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise CryodenError(f"data {path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    config = read_yaml(path, "data")
     described = config.get("data") if isinstance(config, dict) else None
     if not isinstance(described, dict) or "class_path" not in described:
         raise CryodenError(f"data {path}: has no `data:` with a `class_path:`, such as experiments/quick.yaml has")

@@ -7,7 +7,9 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -55,12 +57,7 @@ class OmeZarr(VolumeFile):
 
     def __init__(self, path: Path, voxel_size: float | None = None, near: float | None = None) -> None:
         self.path = path
-        try:
-            import zarr  # an extra, and slow to import
-        except ModuleNotFoundError as error:
-            raise CryodenError(
-                f"{path} is OME-Zarr, and zarr is not installed here: pip install 'cryoden[zarr]'"
-            ) from error
+        zarr = _zarr(path)
         try:
             group = zarr.open_group(path, mode="r")
             attributes = group.attrs.asdict()
@@ -122,10 +119,7 @@ class OmeZarr(VolumeFile):
         partial: Path, name: Path, volume: Volume, voxels: np.dtype[Any], labels: Sequence[str], images: bool
     ) -> None:
         """See `VolumeFile`; as version 0.4, which every program that reads OME-Zarr knows, in several sizes."""
-        try:
-            import zarr
-        except ModuleNotFoundError as error:
-            raise CryodenError(f"cannot write {name}: zarr is not installed: pip install 'cryoden[zarr]'") from error
+        zarr = _zarr(name)
         measure_finite(name, volume.data, voxels)
         group = zarr.open_group(partial, mode="w", zarr_format=2)
         edge = volume.voxel_size or 1.0
@@ -162,6 +156,20 @@ class OmeZarr(VolumeFile):
             }
         ]
         group.attrs["cryoden"] = {"version": __version__, "labels": [*volume.labels, *labels]}
+
+
+def _zarr(path: Path) -> ModuleType:
+    """The library, which is an extra, and slow to import.
+
+    Raises:
+        CryodenError: It is not installed.
+    """
+    try:
+        return import_module("zarr")
+    except ModuleNotFoundError as error:
+        raise CryodenError(
+            f"{path} is OME-Zarr, and zarr is not installed here: pip install 'cryoden[zarr]'"
+        ) from error
 
 
 def _levels(path: Path, attributes: Mapping[str, Any]) -> tuple[list[_Level], tuple[int, int, int]]:

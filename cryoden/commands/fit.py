@@ -58,7 +58,7 @@ def run(*words: str) -> None:
     """Run one of Lightning's verbs.
 
     Args:
-        words: the verb, and its arguments.
+        words: the verb, and its arguments, of `plain_words`.
 
     Raises:
         CryodenError: the arguments, the data or a checkpoint cannot be used.

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from cryoden.commands.fit import fit
+from cryoden.commands.parser import plain_words
 from cryoden.errors import CryodenError, one_line
 from cryoden.evaluation.search import Settings, parallel_figure, settings
 from cryoden.evaluation.tables import csv_text
-from cryoden.files import check_folder, write_text
+from cryoden.files import check_folder, read_yaml, write_text
 from cryoden.pictures import save_figure
 from cryoden.runs import read_history
 
@@ -85,10 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         CryodenError: it is no sweep of `cryoden fit`.
     """
-    try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise CryodenError(f"sweep {path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    described = read_yaml(path, "sweep")
     kinds = {"method": str, "metric": dict, "parameters": dict, "command": list}
     missing = [
         name
@@ -109,9 +107,9 @@ def _is_file_of(path: Path, text: str) -> bool:
 
 def _words(command: list[Any], setting: Settings) -> list[str]:
     """The arguments of `cryoden fit`."""
-    words = [str(word) for word in command[command.index("fit") + 1 :]]
-    plain = [word for word in words if word != "${args}" and not word.startswith("--trainer.logger")]
-    return [*plain, *(f"--{name}={value}" for name, value in setting.items())]
+    words = [str(word) for word in command[command.index("fit") + 1 :] if word != "${args}"]
+    words += [f"--{name}={value}" for name, value in setting.items()]
+    return [word for word in plain_words(words) if not word.startswith("--trainer.logger")]
 
 
 def _train(words: list[str], folder: Path, metric: str) -> float:

@@ -6,8 +6,6 @@ A plan refuses what cannot be done; then an engine carries it out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -198,30 +196,29 @@ def write_denoised(
         What is to be told of the result, in lines: how much structure was taken away, and what is in the missing wedge.
     """
     origin = Origin.of([source], engine.key(plan.settings, plan.contrast))
-    with scratch(path.parent, plan.volume.data.shape) as result:
-        in_wedge = engine.run(plan, result, progress)
-        origin.require_untouched([source])
-        denoised = replace(plan.volume, data=result)
-        label = (origin.label, engine.label(plan.settings, plan.contrast))
-        write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
-        removed, tilts = structure_removed(plan.volume.data, result), plan.settings.tilts
-        told = []
-        if in_wedge is not None and tilts is not None:
-            told.append(tell_wedge(in_wedge, tilts, removed=plan.settings.measured_only))
-        if preview:
-            from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
+    result = scratch(path.parent, plan.volume.data.shape)
+    in_wedge = engine.run(plan, result, progress)
+    origin.require_untouched([source])
+    denoised = replace(plan.volume, data=result)
+    label = (origin.label, engine.label(plan.settings, plan.contrast))
+    write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
+    removed, tilts = structure_removed(plan.volume.data, result), plan.settings.tilts
+    told = []
+    if in_wedge is not None and tilts is not None:
+        told.append(tell_wedge(in_wedge, tilts, removed=plan.settings.measured_only))
+    if preview:
+        from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
 
-            voxels = f"voxels of {plan.volume.voxel_size:.4g} Å, protein {plan.contrast}"
-            lines = (f"{path.name}: {voxels}", engine.label(plan.settings), tell_removed(removed, "below"), *told)
-            write_preview(path.with_suffix(".png"), plan.volume, denoised, "\n".join(lines))
+        voxels = f"voxels of {plan.volume.voxel_size:.4g} Å, protein {plan.contrast}"
+        lines = (f"{path.name}: {voxels}", engine.label(plan.settings), tell_removed(removed, "below"), *told)
+        write_preview(path.with_suffix(".png"), plan.volume, denoised, "\n".join(lines))
     return [tell_removed(removed), *told]
 
 
-@contextmanager
-def scratch(folder: Path, shape: tuple[int, ...]) -> Iterator[NDArray[np.float64]]:
+def scratch(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """An array for a result while it is made; see `nameless`.
 
     Raises:
         CryodenError: The disk has no room.
     """
-    yield nameless(folder, shape, _SCRATCH, "while the result is made", "make room, or choose another disk")
+    return nameless(folder, shape, _SCRATCH, "while the result is made", "make room, or choose another disk")

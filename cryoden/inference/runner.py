@@ -152,34 +152,34 @@ class Runner:
         first, second = (open_volume(path) for path in job.outputs)
         size = first.data.size * (8 + (2 if self.float16 else 4))
         check_output(job.average, overwrite=self.overwrite or self._is_done(job.average, job.inputs), size=size)
-        with scratch(job.average.parent, first.data.shape) as result:
-            average(first.data, second.data, result)
-            contrast = f"{plans[0].contrast}{_MEAN}"
-            origin = Origin.of(job.inputs, self.engine.key(self.settings, contrast))
-            denoised = replace(plans[0].volume, data=result)
-            write_volume(
-                job.average,
-                denoised,
-                overwrite=True,
-                label=(origin.label, self.engine.label(self.settings, contrast)),
-                dtype=np.float16 if self.float16 else np.float32,
-            )
-            yield f"wrote {job.average}, the average of the two"
-            found: list[Quality] = []
-            if halves.flaw:
-                yield f"no score from the halves: {halves.flaw}"
-            else:
-                given = plans[0].volume.data, plans[1].volume.data
-                found = judge(halves, given, [(self.name, (first.data, second.data))])
-                yield from quality_table(halves, found)
-                yield from reading(found, str(job.average))
-            if found and self.quality is not None:
-                name = job.average.absolute().relative_to(self.quality.parent.absolute())  # others may be called alike
-                write_quality(self.quality, str(name), found)
-                yield f"wrote {self.quality}"
-            if self.preview:
-                self._show(job.average, plans, denoised, found)
-                yield f"wrote {job.average.with_suffix('.png')}"
+        result = scratch(job.average.parent, first.data.shape)
+        average(first.data, second.data, result)
+        contrast = f"{plans[0].contrast}{_MEAN}"
+        origin = Origin.of(job.inputs, self.engine.key(self.settings, contrast))
+        denoised = replace(plans[0].volume, data=result)
+        write_volume(
+            job.average,
+            denoised,
+            overwrite=True,
+            label=(origin.label, self.engine.label(self.settings, contrast)),
+            dtype=np.float16 if self.float16 else np.float32,
+        )
+        yield f"wrote {job.average}, the average of the two"
+        found: list[Quality] = []
+        if halves.flaw:
+            yield f"no score from the halves: {halves.flaw}"
+        else:
+            given = plans[0].volume.data, plans[1].volume.data
+            found = judge(halves, given, [(self.name, (first.data, second.data))])
+            yield from quality_table(halves, found)
+            yield from reading(found, str(job.average))
+        if found and self.quality is not None:
+            name = job.average.absolute().relative_to(self.quality.parent.absolute())  # others may be called alike
+            write_quality(self.quality, str(name), found)
+            yield f"wrote {self.quality}"
+        if self.preview:
+            self._show(job.average, plans, denoised, found)
+            yield f"wrote {job.average.with_suffix('.png')}"
 
     def _show(self, average_path: Path, plans: list[Plan], denoised: Volume, found: Sequence[Quality]) -> None:
         """A picture of the averages of both halves, before and after."""
@@ -188,9 +188,9 @@ class Runner:
         voxels = f"voxels of {denoised.voxel_size:.4g} Å, protein {plans[0].contrast}, mean of both halves"
         told = ", ".join(f"{each.method} {each.score.nrmse}" for each in found) or "unknown"
         title = f"{average_path.name}: {voxels}\n{self.engine.label(self.settings)}\nNRMSE by the halves: {told}"
-        with scratch(average_path.parent, denoised.data.shape) as given:
-            average(plans[0].volume.data, plans[1].volume.data, given)
-            write_preview(average_path.with_suffix(".png"), replace(denoised, data=given), denoised, title)
+        given = scratch(average_path.parent, denoised.data.shape)
+        average(plans[0].volume.data, plans[1].volume.data, given)
+        write_preview(average_path.with_suffix(".png"), replace(denoised, data=given), denoised, title)
 
     def is_done(self, job: Job) -> bool:
         """Whether all results of a job exist as `run` would make them now."""

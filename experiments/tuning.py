@@ -6,7 +6,8 @@
 `cryoden tune` learns on NAME_half1.mrc and NAME_half2.mrc of the folders, once with each seed. Start and tuned are then
 judged where nothing was learnt from, by the mean of their answers to both halves: NRMSE as the halves tell it; and the
 true one, to NAME_clean.mrc after an affine fit, without gold and what is around it, and to NAME_noisefree.mrc, the
-tomogram of images without noise. Models are kept beside the output, and made only where they are missing.
+tomogram of images without noise. Input, zeros, and the Gaussian filter that is best by the halves after one gain stand
+beside them. Models are kept beside the output, and made only where they are missing.
 """
 
 import argparse
@@ -21,14 +22,14 @@ from typing import Any
 import numpy as np
 from held_out import AROUND, rounded
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from cryoden import HalvesDataModule, denoise, load_denoiser, read_volume
 from cryoden.commands.tune import tune
 from cryoden.data.halves import HalfTomogram
 from cryoden.denoiser import Denoiser
 from cryoden.evaluation.results import plain_numbers, provenance
-from cryoden.metrics import Halves
+from cryoden.metrics import HalfScore, Halves
 from cryoden.models import nearest_model
 from cryoden.simulation.units import BRIGHTEST
 
@@ -63,17 +64,30 @@ def rows(folder: Path, models: dict[str, Denoiser]) -> Iterator[dict[str, Any]]:
         halves = Halves.of(given[0], given[1], data.voxel_size)
         clean, noise_free = (_like(tomogram, kind) for kind in ("clean", "noisefree"))
         there = ~binary_dilation(clean > BRIGHTEST, iterations=AROUND)
-        for name, model in models.items():
-            first, second = (denoise(half, model, contrast="bright") for half in given)
+        ones = dict.fromkeys(("nrmse", "nrmse_to_density", "nrmse_to_tomogram"), 1.0)
+        yield {"folder": folder.name, "tomogram": tomogram.name, "method": "zeros", **ones}
+        for name, score, (first, second) in answers(halves, given, models):
             mean = (first + second) / 2
             yield {
                 "folder": folder.name,
                 "tomogram": tomogram.name,
                 "method": name,
-                "nrmse": halves.score(first, second).nrmse.value,
+                "nrmse": score.nrmse.value,
                 "nrmse_to_density": error(mean[there], clean[there]),
                 "nrmse_to_tomogram": error(mean[there], -noise_free[there]),
             }
+
+
+def answers(
+    halves: Halves, given: tuple[Array, Array], models: dict[str, Denoiser]
+) -> Iterator[tuple[str, HalfScore, tuple[Array, Array]]]:
+    """What baselines and models make of two halves, and what these tell of that."""
+    yield "input", halves.input(), given
+    score, sigma = halves.gaussian()
+    yield "Gaussian filter", score, (gaussian_filter(given[0], sigma), gaussian_filter(given[1], sigma))
+    for name, model in models.items():
+        first, second = (denoise(half, model, contrast="bright") for half in given)
+        yield name, halves.score(first, second), (first, second)
 
 
 def _like(tomogram: HalfTomogram, kind: str) -> Array:

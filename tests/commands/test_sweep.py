@@ -86,6 +86,12 @@ def test_the_logger_is_a_file_and_all_else_is_as_for_wandb() -> None:
     assert words == [*SWEEP["command"][2:-2], "--model.norm=group"]
 
 
+def test_its_command_is_read_as_the_command_line_is() -> None:
+    words = cryoden.commands.sweep._words(["cryoden", "fit", "--config", "gan", "--trainer.max-epochs=1"], {})
+    assert Path(words[1]).name == "gan.yaml"
+    assert words[2] == "--trainer.max_epochs=1"
+
+
 def test_a_setting_depends_on_its_number_and_the_seed_alone() -> None:
     parameters = {
         "rate": {"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-1},

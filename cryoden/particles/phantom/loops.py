@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from cryoden.particles.phantom.geometry import Array, extend, five_atoms
@@ -47,18 +48,19 @@ def _close_loops(rng: np.random.Generator, start: Array, end: Array, n_residues:
     return residues[:, :-1], miss, (np.sin(torsions[..., 2]) > 0).sum(axis=-1)
 
 
-def _added(whole: Array) -> Array:
-    """The atoms that loops with the residues before and after, (B, R + 2, 5, 3), add: its own, and an O before it."""
-    atoms = whole.reshape(len(whole), -1, 3)
-    return np.concatenate([atoms[:, 3:4], atoms[:, 5:-5]], axis=1)
+def _clashes(atoms: Array, added: NDArray[np.bool_], others: cKDTree) -> Array:
+    """Count pairs of clashing atoms.
 
+    Args:
+        atoms: of loops with the residues before and after, (B, N, 3), five of each residue.
+        added: (N,), which of them the loops bring along.
+        others: what is there, the rest of these atoms among it.
 
-def _clashes(whole: Array, others: cKDTree) -> Array:
-    """(B,), pairs of clashing atoms that such loops make with each other and with others, the ends among these."""
-    atoms, residue = whole.reshape(len(whole), -1, 3), np.arange(5 * whole.shape[1]) // 5
+    Returns:
+        (B,), those that what is added makes with itself and all others, but for bonds.
+    """
+    residue = np.arange(len(added)) // 5
     within = np.linalg.norm(atoms[:, :, None] - atoms[:, None], axis=-1) < _CLASH
-    added = (residue > 0) & (residue < residue[-1])
-    added[3] = True
     near = others.query_ball_point(atoms[:, added], _CLASH, return_length=True).sum(axis=-1)
     with_ends = within[:, added][:, :, ~added].sum(axis=(1, 2))  # bonds, but for what the next line counts
     not_bonded = (within & (residue[None] - residue[:, None] > 1)).sum(axis=(1, 2))
@@ -87,17 +89,19 @@ def join(rng: np.random.Generator, segments: Sequence[Array], linked: Sequence[b
             start = np.repeat([segments[i][-1] for i in members], _TRIALS, axis=0)
             end = np.repeat([segments[i + 1][0] for i in members], _TRIALS, axis=0)
             atoms, miss, penalty = _close_loops(rng, start, end, length)
+            added = np.full(5 * (length + 2), True)
+            added[[0, 1, 2, 4]] = added[-5:] = False  # all of the loop, and the O of the residue before it
             for row, i in enumerate(members):
                 rows = slice(_TRIALS * row, _TRIALS * (row + 1))
                 tree = cKDTree(np.concatenate(occupied))
                 whole = five_atoms(np.concatenate([start[rows, None], atoms[rows], end[rows, None]], axis=1))
-                atoms_added = _added(whole)
-                crowd = tree.query_ball_point(atoms_added, 4.5, return_length=True).sum(axis=-1)
-                fits = (miss[rows] < 0.02) & (_clashes(whole, tree) == 0)
+                five = whole.reshape(_TRIALS, -1, 3)
+                crowd = tree.query_ball_point(five[:, added], 4.5, return_length=True).sum(axis=-1)
+                fits = (miss[rows] < 0.02) & (_clashes(five, added, tree) == 0)
                 best = int(np.argmin(np.where(fits, crowd + penalty[rows], np.inf)))
                 if fits[best]:
                     loops[i] = atoms[rows][best]
-                    occupied.append(atoms_added[best])
+                    occupied.append(five[best, added])
         lengths = {i: length + 1 for i, length in lengths.items() if i not in loops}
     starts = [i for i in range(len(segments)) if i - 1 not in loops]
     chains = []

@@ -18,7 +18,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from cryoden.data import ParticleDataModule
 from cryoden.evaluation.figures import file_name
-from cryoden.evaluation.report import report, slice_sheet
+from cryoden.evaluation.report import page, report, slice_sheet
 from cryoden.evaluation.results import Example
 from tests.evaluation.made import comparison_of
 
@@ -83,6 +83,15 @@ def test_it_loads_without_errors_and_from_nowhere_else(browser, comparison: Path
 def move(browser: webdriver.Chrome, axis: str, place: int) -> None:
     script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
     browser.execute_script(script, browser.find_element(By.ID, axis), place)
+
+
+def test_where_there_are_no_volumes_to_look_at_nothing_is_offered(browser, comparison: Path, tmp_path: Path) -> None:
+    opened(browser, comparison / "report.html")
+    assert browser.find_element(By.ID, "look").is_displayed()
+    (tmp_path / "halves.html").write_text(page("halves", "No: none is.", [], "", "", {}), encoding="utf-8")
+    browser.get((tmp_path / "halves.html").as_uri())
+    assert browser.find_element(By.TAG_NAME, "h1").is_displayed()
+    assert not browser.find_element(By.ID, "look").is_displayed()
 
 
 def test_a_slider_moves_through_the_volume_along_each_axis(browser, comparison: Path) -> None:

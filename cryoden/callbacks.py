@@ -94,7 +94,7 @@ class Stop(Callback):
             # the one that is kept whatever its score comes last
             paths = [getattr(each, "best_model_path", "") for each in reversed(trainer.checkpoint_callbacks)]
             kept = next((path for path in paths if path and Path(path).is_file()), None)
-            exception.told = f"in epoch {trainer.current_epoch + 1} of {_number(trainer.max_epochs)}; " + (
+            exception.told = f" in epoch {trainer.current_epoch + 1} of {_number(trainer.max_epochs)}; " + (
                 f"go on where the last checkpoint was kept with --ckpt-path {kept}"
                 if kept
                 else "nothing was kept, since no checkpoint had been written"

@@ -17,7 +17,7 @@ class Stopped(BaseException):
         number: Of the signal.
 
     Attributes:
-        told: What whoever was at work has to say of it: what was kept, and how to go on.
+        told: What whoever was at work has to say of it: what was kept, and how to go on; follows "stopped by SIGTERM".
     """
 
     def __init__(self, number: int) -> None:
@@ -31,7 +31,7 @@ class Stopped(BaseException):
         return 128 + self.number
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.number).name}" + (f" {self.told}" if self.told else "")
+        return f"stopped by {signal.Signals(self.number).name}" + self.told
 
 
 @contextmanager

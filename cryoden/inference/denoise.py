@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cryoden.denoiser import denoiser_of
 from cryoden.errors import CryodenError
-from cryoden.files import check_output
+from cryoden.files import check_output, claimed
+from cryoden.inference.begun import begun, kept_bytes
 from cryoden.inference.engine import Engine, Precision, Progress
 from cryoden.inference.jobs import Job, check_jobs
 from cryoden.inference.origin import Origin
@@ -26,13 +27,13 @@ from cryoden.inference.removed import structure_removed, tell_removed
 from cryoden.inference.settings import Settings
 from cryoden.inference.tilts import find_tilts
 from cryoden.inference.wedge import tell_wedge
-from cryoden.volume import Volume, format_of, nameless, open_volume, write_volume
+from cryoden.volume import Volume, format_of, open_volume, write_volume
 
 _log = logging.getLogger(__name__)
 
 AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
-_SCRATCH = np.dtype(np.float64)
+_RESULT = np.dtype(np.float64)  # while it is made
 
 
 def denoise(
@@ -84,7 +85,7 @@ def denoise(
         given = Volume(data, settings.get("voxel_size") or denoiser_of(model).voxel_size or 1.0)
     engine = Engine.of(model, device, precision)
     plan = engine.plan(given, Settings(**settings))
-    result = np.empty(given.data.shape, _SCRATCH)
+    result = np.empty(given.data.shape, _RESULT)
     engine.run(plan, result, progress)
     denoised = result.astype(np.float32)
     if isinstance(volume, Volume):
@@ -110,7 +111,7 @@ def denoise_file(
     Args:
         path_in: The volume to denoise.
         path_out: The file to write, in the format that its name tells; it appears when it is complete. Until then, a
-            nameless file beside it takes 8 bytes a voxel.
+            hidden file beside it takes 8 bytes a voxel; where it is stopped, that stays, and the next call goes on.
         model: A trained model: a Denoiser, or a training that has one.
         overwrite: Whether `path_out` may exist.
         float16: Write mode 12, half the size, instead of mode 2.
@@ -131,10 +132,11 @@ def denoise_file(
     check_jobs([Job(str(path_in), (path_in,), (path_out,))])
     engine = Engine.of(model, device, precision)
     wanted = with_tilts(Settings(**settings), path_in)
-    plan = plan_file(engine, path_in, path_out, wanted, overwrite=overwrite, float16=float16)
-    write_denoised(
-        engine, plan, path_in, path_out, overwrite=overwrite, float16=float16, preview=preview, progress=progress
-    )
+    output = {"overwrite": overwrite, "float16": float16}
+    check_output(path_out, overwrite=overwrite)
+    with claimed(path_out):
+        plan = plan_file(engine, path_in, path_out, wanted, **output)
+        write_denoised(engine, plan, path_in, path_out, **output, preview=preview, progress=progress)
     return open_volume(path_out)
 
 
@@ -153,8 +155,8 @@ def plan_file(
     volume = open_volume(path_in, settings.voxel_size, near=engine.denoiser.voxel_size)
     if Origin.is_result(volume.labels):
         _log.warning("%s was denoised by cryoden before, as its label says; give the tomogram it was made of", path_in)
-    size = volume.data.size * (_SCRATCH.itemsize + (2 if float16 else 4))
-    check_output(path_out, overwrite=overwrite, size=size)
+    size = volume.data.size * (_RESULT.itemsize + (2 if float16 else 4)) - kept_bytes(Path(path_out))
+    check_output(path_out, overwrite=overwrite, size=max(0, size))
     plan = engine.plan(volume, settings, str(path_in))
     largest = max(abs(plan.statistics.minimum), abs(plan.statistics.maximum))
     if float16 and largest > float(np.finfo(np.float16).max):
@@ -196,29 +198,24 @@ def write_denoised(
         What is to be told of the result, in lines: how much structure was taken away, and what is in the missing wedge.
     """
     origin = Origin.of([source], engine.key(plan.settings, plan.contrast))
-    result = scratch(path.parent, plan.volume.data.shape)
-    in_wedge = engine.run(plan, result, progress)
-    origin.require_untouched([source])
-    denoised = replace(plan.volume, data=result)
-    label = (origin.label, engine.label(plan.settings, plan.contrast))
-    write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
-    removed, tilts = structure_removed(plan.volume.data, result), plan.settings.tilts
-    told = []
-    if in_wedge is not None and tilts is not None:
-        told.append(tell_wedge(in_wedge, tilts, removed=plan.settings.measured_only))
-    if preview:
-        from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
+    tiles = engine.tiles_key(plan)
+    key = f"{origin.digest} {tiles}" if tiles else ""
+    with begun(path, plan.volume.data.shape, key) as made:
+        done, result = made.done, made.data
+        in_wedge = engine.run(plan, result, progress, made)
+        origin.require_untouched([source])
+        denoised = replace(plan.volume, data=result)
+        label = (origin.label, engine.label(plan.settings, plan.contrast))
+        write_volume(path, denoised, overwrite=overwrite, label=label, dtype=np.float16 if float16 else np.float32)
+        removed, tilts = structure_removed(plan.volume.data, result), plan.settings.tilts
+        told = []
+        if in_wedge is not None and tilts is not None:
+            told.append(tell_wedge(in_wedge, tilts, removed=plan.settings.measured_only))
+        if preview:
+            from cryoden.inference.preview import write_preview  # with matplotlib, half a second that few need
 
-        voxels = f"voxels of {plan.volume.voxel_size:.4g} Å, protein {plan.contrast}"
-        lines = (f"{path.name}: {voxels}", engine.label(plan.settings), tell_removed(removed, "below"), *told)
-        write_preview(path.with_suffix(".png"), plan.volume, denoised, "\n".join(lines))
-    return [tell_removed(removed), *told]
-
-
-def scratch(folder: Path, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """An array for a result while it is made; see `nameless`.
-
-    Raises:
-        CryodenError: The disk has no room.
-    """
-    return nameless(folder, shape, _SCRATCH, "while the result is made", "make room, or choose another disk")
+            voxels = f"voxels of {plan.volume.voxel_size:.4g} Å, protein {plan.contrast}"
+            lines = (f"{path.name}: {voxels}", engine.label(plan.settings), tell_removed(removed, "below"), *told)
+            write_preview(path.with_suffix(".png"), plan.volume, denoised, "\n".join(lines))
+    went_on = [f"went on from {done} of {len(plan.grid)} tiles, where it was stopped"] if done else []
+    return [*went_on, tell_removed(removed), *told]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cryoden.denoiser import Denoiser, denoiser_of
 from cryoden.errors import CryodenError
 from cryoden.hardware import choose_device, choose_precision
+from cryoden.inference.begun import Begun
 from cryoden.inference.normalisation import has_group_norm, normalised_alike
 from cryoden.inference.plan import Plan, make_plan
 from cryoden.inference.resampling import resample
@@ -80,13 +81,20 @@ class Engine:
         """What is going to be done with a volume; see `make_plan`."""
         return make_plan(volume, self.denoiser, settings, name)
 
-    def run(self, plan: Plan, result: NDArray[np.float64], progress: Progress | None = None) -> float | None:
+    def run(
+        self,
+        plan: Plan,
+        result: NDArray[np.float64],
+        progress: Progress | None = None,
+        begun: Begun | None = None,
+    ) -> float | None:
         """Denoises.
 
         Args:
             plan: Of this engine.
             result: (D, H, W), changed in place; may be mapped from a file.
             progress: Called with the number of tiles done and their total.
+            begun: What the result is kept in, to be gone on with where this is possible; see `tiles_key`.
 
         Returns:
             The share of the answer's power that lay in the missing wedge, from 0 to 1; None where that is unknown.
@@ -94,7 +102,9 @@ class Engine:
         Raises:
             CryodenError: The network gives what is not finite, or there is no memory for even the smallest tile.
         """
-        smaller: Plan | None = plan
+        smaller = self._attempt(plan, result, progress, begun)
+        if begun is not None:
+            begun.spoil()
         while smaller is not None:
             plan = smaller
             smaller = self._attempt(plan, result, progress)
@@ -142,14 +152,32 @@ class Engine:
             used.append(settings.tilts and settings.tilts[:2])
         return hashlib.sha256(repr(tuple(used)).encode()).hexdigest()[:12]
 
+    def tiles_key(self, plan: Plan) -> str:
+        """Of all that decides the tiles of a result, but for the input; "" where each depends on more than its tile.
+
+        That is so where tiles are blended, and where a norm sees what the whole volume holds.
+        """
+        if plan.grid.blend or (len(plan.grid) > 1 and has_group_norm(self.denoiser.generator)):
+            return ""
+        return f"{self.key(plan.settings, plan.contrast)} {self.precision} {plan.grid}"
+
     @cached_property
     def _digest(self) -> str:
         """Of the model, as it was when this engine was first asked."""
         return self.denoiser.digest()
 
-    def _attempt(self, plan: Plan, result: NDArray[np.float64], progress: Progress | None) -> Plan | None:
+    def _attempt(
+        self, plan: Plan, result: NDArray[np.float64], progress: Progress | None, begun: Begun | None = None
+    ) -> Plan | None:
         """Density of bright protein, in the network's unit, into `result`; or a plan that needs less memory."""
         generator = self.denoiser.generator
+
+        def count(done: int, total: int) -> None:
+            if begun is not None:
+                begun.tell(done, total)
+            if progress is not None:
+                progress(done, total)
+
         divided = len(plan.grid) > 1 and has_group_norm(generator)
         if divided:
             _log.warning(
@@ -170,7 +198,8 @@ class Engine:
                     plan.grid,
                     batch_size=plan.settings.batch_size,
                     result=result,
-                    progress=progress,
+                    first=begun.done if begun is not None else 0,
+                    progress=count,
                 )
         except RuntimeError as error:
             if not out_of_memory(error):

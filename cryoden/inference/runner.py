@@ -16,7 +16,8 @@ from rich.text import Text
 
 from cryoden.errors import CryodenError
 from cryoden.files import check_output, claimed, made_folder
-from cryoden.inference.denoise import plan_file, scratch, with_tilts, write_denoised
+from cryoden.inference.begun import scratch
+from cryoden.inference.denoise import plan_file, with_tilts, write_denoised
 from cryoden.inference.engine import Engine
 from cryoden.inference.engine import Progress as TileProgress
 from cryoden.inference.halves import average, check_halves, see_halves

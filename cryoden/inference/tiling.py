@@ -111,7 +111,7 @@ class TileGrid:
         return box, same
 
     def place(self, result: NDArray[np.float64], tile: Tile, values: NDArray[np.float32]) -> None:
-        """Adds a tile's values, times their weights, to the volume of the result.
+        """Puts a tile's values into the volume of the result: adds them times their weights, where tiles are blended.
 
         Args:
             result: (D, H, W), changed in place.
@@ -127,7 +127,10 @@ class TileGrid:
         weighted = values[tuple(parts)] * (z[:, None, None] * y[:, None] * x)
         into = [slice(s + part.start, s + part.stop) for s, part in zip(tile.start, parts, strict=True)]
         for section, added in zip(range(into[0].start, into[0].stop), weighted, strict=True):
-            result[section, into[1], into[2]] += added
+            if self.blend:
+                result[section, into[1], into[2]] += added
+            else:  # each voxel is of one tile, which may be placed twice
+                result[section, into[1], into[2]] = added
             release(result)
 
     @cached_property
@@ -219,6 +222,7 @@ def tiled(
     *,
     batch_size: int = 1,
     result: NDArray[np.float64] | None = None,
+    first: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float64]:
     """Applies a function to a volume tile by tile.
@@ -233,6 +237,7 @@ def tiled(
         batch_size: Tiles B given to the function at once.
         result: (D, H, W) to write to, mapped from a file where memory is short; by default a new array. In
             float64, because a voxel may be the sum of several tiles.
+        first: Tiles that are in `result` already; only of a grid that does not blend.
         progress: Called with the number of tiles done and their total after each batch.
 
     Returns:
@@ -246,10 +251,11 @@ def tiled(
         raise CryodenError(f"batch size {batch_size} is too small: at least 1 tile at once is needed")
     if result is None:
         result = np.empty(volume.shape, np.float64)
-    for section in sections(result):
-        section[...] = 0
+    if grid.blend:
+        for section in sections(result):
+            section[...] = 0
     tiles = list(grid)
-    done = 0
+    done = first
     while done < len(tiles):
         batch = tiles[done : done + batch_size]
         boxes, same = (

@@ -28,6 +28,7 @@ from cryoden.inference.plan import make_plan
 from cryoden.inference.quality import read_quality
 from cryoden.inference.settings import Settings
 from cryoden.networks import CompactUnet
+from cryoden.signals import Stopped
 
 Command = Callable[..., int]
 
@@ -631,25 +632,54 @@ def test_a_terminal_shows_tiles_their_rate_and_the_time_left(model, tmp_path, mo
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_stopped_half_way_nothing_is_left_and_a_rerun_is_clean(denoise, model, number, code):
-    write("in.mrc", tomogram(shape=(48, 160, 160)))
-    words = ("in.mrc", "out.mrc", "--model", model, "--tile=16", "--overlap=8")
-    process = spawn(*words)
-    assert process.stdout is not None
-    assert "model" in process.stdout.readline()
-    assert "voxels" in process.stdout.readline()
-    time.sleep(1)
-    assert process.poll() is None, "it was done before it could be stopped"
+def test_what_was_stopped_goes_on_to_the_same_voxels_and_of_another_tomogram_begins_anew(
+    denoise, model, number, code, capfd
+):
+    write("in.mrc", tomogram(shape=(48, 320, 320)))
+    words = ("--tile=96",)  # which leaves no trace of tiles
+    assert denoise("in.mrc", "whole.mrc", *words) == 0
+    assert "went on" not in capfd.readouterr().out
+    process = spawn("in.mrc", "out.zarr", "--model", model, *words)
+    begun = Path(".out.zarr.begun")
+    deadline = time.monotonic() + 60
+    while not (begun.is_file() and re.search(rb'"done": [1-9]', begun.read_bytes()[-200:])):
+        assert process.poll() is None, "it was done before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in err
+    killed = number == signal.SIGKILL
     # an empty file by which runs know of each other; nobody holds it any more, and the next run takes it away
-    assert listing() == {"in.mrc"} | ({".out.mrc.lock"} if number == signal.SIGKILL else set())
+    assert listing() == {"in.mrc", "whole.mrc", begun.name} | ({".out.zarr.lock"} if killed else set())
+    if not killed:
+        assert re.search(r"; \d+ of 25 tiles are kept in .out.zarr.begun, and the same command goes on from there", err)
+    kept = begun.read_bytes()
+
+    assert denoise("in.mrc", "out.zarr", *words) == 0
+    assert re.search(r"went on from \d+ of 25 tiles, where it was stopped", capfd.readouterr().out)
+    assert not begun.exists()
+    np.testing.assert_array_equal(open_volume("out.zarr").data, open_volume("whole.mrc").data)
+
+    begun.with_name(".other.mrc.begun").write_bytes(kept)
+    write("in.mrc", tomogram(1, shape=(48, 320, 320)))
+    assert denoise("in.mrc", "other.mrc", *words) == 0
+    assert "went on" not in capfd.readouterr().out
+    assert not Path(".other.mrc.begun").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--tile=16",)], ids=["begun and not noted", "blended tiles"])
+def test_where_it_cannot_go_on_nothing_is_left(denoise, monkeypatch, words):
+    """Neither of tiles that fade into each other, nor where not one was done."""
+
+    def stop(*_: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(Denoiser, "density", stop)
     write("in.mrc")
-    assert denoise("in.mrc", "out.mrc") == 0
-    assert listing() == {"in.mrc", "out.mrc"}
-    assert open_volume("out.mrc").data.shape == (20, 24, 28)
+    assert denoise("in.mrc", "out.mrc", *words) == 143
+    assert listing() == {"in.mrc"}
 
 
 def test_what_was_denoised_before_is_told(denoise: Command, caplog: pytest.LogCaptureFixture) -> None:

@@ -591,13 +591,13 @@ class TestFile:
             self.denoise(source, tmp_path / "out.mrc", make_model(each(lambda x: torch.where(x > 3, bad, x))))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mrc"]
 
-    def test_interruption_writes_nothing(self, tmp_path):
+    def test_interruption_writes_no_result(self, tmp_path):
         def interrupt(done: int, total: int) -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             self.denoise(self.source(tmp_path), tmp_path / "out.mrc", make_model(), progress=interrupt)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mrc"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".out.mrc.begun", "in.mrc"]
 
     def test_voxels_are_mapped_in_and_out(self, tmp_path, monkeypatch):
         """Neither the input nor the result is ever an array in memory."""

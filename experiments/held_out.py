@@ -32,7 +32,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
 from cryoden import denoise, load_denoiser, read_volume, write_volume
-from cryoden.data.pairs import told_tilt_range
 from cryoden.evaluation.baselines import FILTERS
 from cryoden.evaluation.results import plain_numbers, provenance, spread
 from cryoden.evaluation.template_matching import (
@@ -44,6 +43,7 @@ from cryoden.evaluation.template_matching import (
     orientation_grid,
 )
 from cryoden.inference.removed import structure_removed
+from cryoden.inference.tilts import find_tilts
 from cryoden.particles import load_particle
 from cryoden.simulation.degradation import MissingWedge
 from cryoden.simulation.tables import read_shrec_table
@@ -80,7 +80,8 @@ class Truth:
     @classmethod
     def read(cls, path: Path) -> "Truth":
         """From NAME_degraded.mrc and what lies beside it."""
-        tilt_range = told_tilt_range(path) or (-60.0, 60.0)  # older ones do not tell
+        told = find_tilts(path)
+        tilt_range = (told.low, told.high) if told else (-60.0, 60.0)  # older ones do not tell
         degraded = read_volume(path)
         clean = read_volume(path.with_name(path.name.replace("_degraded", "_clean"))).data.astype(np.float64)
         gold = binary_dilation(clean > BRIGHTEST, iterations=AROUND)

@@ -1,6 +1,5 @@
 """Pairs of MRC files, degraded and clean, for Lightning: what a microscope or another program made."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,13 @@ from cryoden.batch import Specimen
 from cryoden.data.base import TRAIN, VolumeDataModule, check_above_zero
 from cryoden.data.dataset import VolumeDataset, random_box
 from cryoden.errors import CryodenError
+from cryoden.inference.tilts import find_tilts
 from cryoden.scaling import Scale
 from cryoden.simulation.degradation import Degradation, MissingWedge, Parameters
 from cryoden.simulation.units import BRIGHTEST
 from cryoden.volume import read_volume
 
-_CLEAN, _DEGRADED, _DEGRADATION = "_clean.mrc", "_degraded.mrc", "_degradation.json"
+_CLEAN, _DEGRADED = "_clean.mrc", "_degraded.mrc"
 _CHANCE = 5  # standard deviations: a lower correlation is that of volumes that show different things
 _SHOWS = 0.1  # of the highest contrast: a section or block with less of it shows nothing
 _DARKEST = -0.5  # times the particles' contrast: vacuum is darker, protein is not
@@ -68,28 +68,6 @@ def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
             if not path.is_file():
                 raise CryodenError(f"pair {name}: there is no {path}; add it, or take the pair out of the folder")
     return found
-
-
-def told_tilt_range(degraded: Path) -> tuple[float, float] | None:
-    """The tilt range of a tomogram, as NAME_degradation.json beside NAME_degraded.mrc tells; None: all was measured.
-
-    Raises:
-        CryodenError: the file is there, and does not tell it.
-    """
-    path = degraded.with_name(degraded.name.removesuffix(_DEGRADED) + _DEGRADATION)
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))["tilt_range"]
-        if told is None:
-            return None
-        low, high = map(float, told)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CryodenError(
-            f"{path}: tells no tilt_range, [lowest, highest] in degrees or null ({type(error).__name__}: {error}); "
-            "mend or delete it, or give a tilt_range"
-        ) from error
-    return low, high
 
 
 def read_pair(name: str, degraded: Path, clean: Path, tilt_range: tuple[float, float] | None = None) -> Pair:
@@ -279,8 +257,8 @@ class PairDataModule(VolumeDataModule):
         folder: where NAME_degraded.mrc and NAME_clean.mrc files are, as `cryoden simulate` writes them.
         holdout: names of the pairs that are never trained on; by default the last fifth, at least one.
         boxes: boxes cut from each pair in an epoch.
-        tilt_range: (min, max) in degrees of all tilt series, about y; null: of each what NAME_degradation.json beside
-            it tells, as `cryoden simulate` writes it, and no missing wedge where there is none.
+        tilt_range: (min, max) in degrees of all tilt series, about y; null: of each what lies beside it tells, such as
+            NAME_degradation.json of `cryoden simulate` or a .tlt, and no missing wedge where nothing does.
         kwargs: see VolumeDataModule.
     """
 
@@ -357,7 +335,8 @@ class PairDataModule(VolumeDataModule):
 
     def _read(self, name: str, degraded: Path, clean: Path) -> Pair:
         """Read one of them."""
-        return read_pair(name, degraded, clean, self.tilt_range or told_tilt_range(degraded))
+        tilts = self.tilt_range or find_tilts(degraded)
+        return read_pair(name, degraded, clean, tilts and (tilts[0], tilts[1]))
 
     def _of(self, split: int) -> list[Pair]:
         """The pairs of a split."""

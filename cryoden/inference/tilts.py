@@ -86,7 +86,8 @@ def _of_lines(content: bytes) -> list[float]:
 
 
 def _of_simulation(content: bytes) -> list[float]:
-    return [float(angle) for angle in json.loads(content)["tilt_range"]]
+    told = json.loads(content)["tilt_range"]
+    return [-90.0, 90.0] if told is None else [float(angle) for angle in told]  # null: nothing is missing
 
 
 def _of_mdoc(content: bytes) -> list[float]:

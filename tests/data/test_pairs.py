@@ -191,7 +191,7 @@ def test_each_pair_has_the_wedge_that_is_told_beside_it(blobs, tmp_path: Path) -
     of_all = seen(tilt_range=(-60, 60))
     assert 0.5 < of_all["a"] == of_all["b"] == of_all["c"] < 0.8
     (tmp_path / "a_degradation.json").write_text('{"tilt_range": [30]}')
-    with pytest.raises(CryodenError, match=r"a_degradation.json: tells no tilt_range, .* or give a tilt_range"):
+    with pytest.raises(CryodenError, match=r"30 to 30 \(a_degradation.json\): allowed are degrees between"):
         seen()
 
 

@@ -59,6 +59,7 @@ TOMOSTAR = "data_\n\nloop_\n_wrpMovieName #1\n_wrpAngleTilt #2\n_wrpAxisAngle #3
         ("a.star", RECORDED, (-54, 48)),
         ("a.star", ALIGNED, (-51, 51)),
         ("a_degradation.json", '{"tilt_range": [-48.5, 54]}', (-48.5, 54)),
+        ("a_degradation.json", '{"tilt_range": null}', (-90, 90)),  # no wedge was simulated
     ],
 )
 def test_each_program_tells_its_tilts(tmp_path, name, text, told):
@@ -76,7 +77,7 @@ def test_each_program_tells_its_tilts(tmp_path, name, text, told):
         ("a.tlt", b"-60\n120\n", "tilt range -60 to 120"),
         ("a.tlt", b"nan\n10\n", "tilt range nan"),
         ("a.mdoc", b"[ZValue = 0]\nTiltAngle = \n", "tells no tilts"),
-        ("a_degradation.json", b'{"tilt_range": null}', "tells no tilts"),
+        ("a_degradation.json", b'{"tilt": null}', "tells no tilts"),
         ("a_degradation.json", b"[" * 100_000, "tells no tilts"),
         ("a.aln", ALN.partition("    1")[0].encode()[:-30], "tells no tilts"),
         ("a.xml", b"<TiltSeries/>", "tells no tilts"),

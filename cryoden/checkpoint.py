@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cryoden.denoiser import Denoiser, denoiser_of
 from cryoden.errors import CryodenError, one_line
 from cryoden.files import whole_file
-from cryoden.models import ALLOWED, find_checkpoint
+from cryoden.models import ALLOWED, find_checkpoint, shipped_models
 
 _KEY = "cryoden"
 
@@ -50,6 +50,8 @@ def read_model(run: Path | str) -> tuple[Denoiser, dict[str, Any]]:
         denoiser = Denoiser.from_record(record, weights, path.stat().st_size)
     except CryodenError as error:
         raise CryodenError(f"model {path}: {error}") from error
+    if str(run) in shipped_models():
+        denoiser.name = str(run)
     return denoiser.eval(), record
 
 

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from cryoden.commands.pages import overview, page, verbs
 from cryoden.console import fitted, loading
@@ -27,8 +28,9 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 after bad input, of which one line on stderr tells; 143 after SIGTERM, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if "" not in sys.path and not sys.flags.safe_path:
-        sys.path.append("")  # a class in a file of the working folder has a class path, as with `python -m`
+    here = str(Path.cwd())  # in full, since files are read from within their own folders
+    if here not in sys.path and not sys.flags.safe_path:
+        sys.path.append(here)  # a class in a file of the working folder has a class path, as with `python -m`
     try:
         with stoppable():
             try:

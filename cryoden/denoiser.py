@@ -33,6 +33,9 @@ class Denoiser(nn.Module):
         voxel_size: Å, that it was trained at; None where nothing is known.
         system: the name of what trained it.
 
+    Attributes:
+        name: of a model that comes with cryoden; else that of the network's class.
+
     Raises:
         CryodenError: the network cannot be described in a checkpoint, or is residual and never answers below 0.
     """
@@ -57,6 +60,7 @@ class Denoiser(nn.Module):
         self.residual = residual
         self.voxel_size = voxel_size
         self.system = system
+        self.name = type(generator).__name__
 
     def forward(self, degraded: Tensor) -> Tensor:
         """Denoise whole volumes.

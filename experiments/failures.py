@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from cryoden import denoise, load_denoiser
 from cryoden.data.dataset import item_generator
@@ -54,14 +54,14 @@ class Case:
         changes: of the microscope that suits the model.
         plane: 0, a section; 1, the plane along the beam and across the tilt axis.
         voxel_size: Å, of which the model is told nothing.
-        gold: whether the picture is of a bead; else of the middle.
+        smoothed: voxels, the width of a Gaussian filter that somebody used before.
     """
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
     plane: int = 0
     voxel_size: float = VOXEL_SIZE
-    gold: bool = False
+    smoothed: float = 0.0
 
 
 CASES = (
@@ -71,7 +71,7 @@ CASES = (
     Case("10 e/Å², 350 nm", {"exposure": Exposure(dose=10.0, thickness=350.0)}),
     Case("sharpened", {"radial_gain": (0.03, 0.1, 0.3, 0.7, 1.0, 1.5, 2.0, 2.5, 3.0)}),
     Case("voxels of 6 Å, taken for 10", voxel_size=6.0),
-    Case("around gold", gold=True),
+    Case("filtered before", smoothed=1.5),
 )
 
 
@@ -115,6 +115,8 @@ def tried(case: Case, model: Denoiser) -> tuple[dict[str, Array], dict[str, floa
     step = microscope(case)
     parameters = step.sample(item_generator((SEED,), 0, 1))
     degraded = step.apply(torch.from_numpy(seen)[None, None], [parameters])
+    if case.smoothed:
+        degraded = torch.from_numpy(gaussian_filter(degraded[0, 0].numpy(), case.smoothed))[None, None]
     gaussian = FILTERS[0]
     there = ~binary_dilation(clean > BRIGHTEST, iterations=AROUND)
     filtered = [gaussian(degraded, setting)[0, 0].numpy() for setting in gaussian.candidates]
@@ -130,12 +132,8 @@ def tried(case: Case, model: Denoiser) -> tuple[dict[str, Array], dict[str, floa
 
 def cut(case: Case, shown: dict[str, Array]) -> Iterator[Array]:
     """The slice of each volume in which the failure shows."""
-    truth = shown["truth"]
-    middle = [size // 2 for size in truth.shape]
-    if case.gold:
-        middle = [int(each) for each in np.unravel_index(truth.argmax(), truth.shape)]
     for volume in shown.values():
-        yield np.take(volume, middle[case.plane], axis=case.plane)
+        yield np.take(volume, volume.shape[case.plane] // 2, axis=case.plane)
 
 
 def figure(rows: list[tuple[Case, dict[str, Array], dict[str, float]]]) -> Figure:

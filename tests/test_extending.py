@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import cryoden
 from cryoden.checkpoint import load_denoiser
 from cryoden.cli import main
 from cryoden.errors import CryodenError
@@ -62,6 +65,23 @@ def test_a_training_with_something_of_ones_own_learns_and_is_kept(command: str) 
     kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert sum(value.abs().sum() for key, value in kept["optimizer_states"][0]["state"][0].items() if key != "step") > 0
     assert re.search(r"my_\w+\.\w+", command)[0] in (run / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_what_fit_tells_to_do_next_is_possible_with_a_network_of_ones_own(monkeypatch) -> None:
+    """In a process that imports what the command `cryoden` does, and nothing else."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(cryoden.__file__).parents[1]))
+
+    def run(words: list[str]) -> str:
+        code = f"import sys; sys.path.remove(''); from cryoden.cli import main; main({words})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    told = run([*shlex.split(next(each for each in COMMANDS if "my_network" in each))[1:], *SMALLEST])
+    assert "  cryoden denoise TOMOGRAM.mrc OUT.mrc --model runs/quick/version_0 --module my_network\n" in told
+    assert "  cryoden compare runs/quick/version_0 --module my_network\n" in told
+    more = re.search(r"  cryoden (fit .*--trainer.max_epochs) MORE\n", told)[1].split()
+    assert "epoch 2 of 2" in run([*more, "2"])
 
 
 def test_a_model_of_ones_own_network_denoises_with_its_module_named(capsys: pytest.CaptureFixture[str]) -> None:

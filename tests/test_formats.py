@@ -249,17 +249,19 @@ class TestOmeZarr:
 
     def test_where_zarr_is_not_installed_one_line_says_how_to_get_it(self, tmp_path) -> None:
         ome_zarr(tmp_path / "a.zarr", {"0": (VOXELS, [10.0] * 3)})
-        code = """
+        (tmp_path / "c.mrc").touch()
+        for words in (["a.zarr", "b.mrc"], ["c.mrc", "a.zarr"]):
+            code = f"""
 import sys
 sys.modules["zarr"] = None
 from cryoden.cli import main
-main(["denoise", "a.zarr", "b.mrc"])
+main({["denoise", *words]})
 """
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert done.stderr == (
-            "cryoden: error: a.zarr is OME-Zarr, and zarr is not installed here: pip install 'cryoden[zarr]'\n"
-        )
+            done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 2
+            assert done.stderr == (
+                "cryoden: error: a.zarr is OME-Zarr, and zarr is not installed here: pip install 'cryoden[zarr]'\n"
+            )
 
 
 def test_a_name_of_another_format_is_refused(tmp_path) -> None:

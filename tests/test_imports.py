@@ -194,7 +194,7 @@ def test_import_is_light() -> None:
         ("compare cryoden-10A --halves=missing", "no half tomograms"),
         ("calibrate missing.mrc text.mrc", "cannot read missing.mrc"),
         ("export out.safetensors --model=missing", "model missing: no such file"),
-        ("models card missing", "got 'card missing'"),
+        ("models card missing", "models card: no model 'missing'"),
         ("fit --config missing.yaml", "missing.yaml: no such file"),
         ("fit --config quick --model.init_weights missing", "model missing: no such file or folder"),
         ("fit --config quick --ckpt-path=missing.ckpt", "checkpoint missing.ckpt: no such file"),

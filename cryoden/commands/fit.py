@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -147,11 +147,13 @@ def _closing(trainer: Trainer) -> list[str]:
     best, run = Path(kept.best_model_path), run_directory(trainer)
     model = run if best.parent == run / "checkpoints" else best
     epoch = read_checkpoint(best)["epoch"] + 1
+    home = type(cast(Training, trainer.lightning_module).denoiser.generator).__module__
+    own = "" if home.startswith("cryoden.") else f" --module {home}"
     score = "" if kept.best_model_score is None else f": {kept.monitor} {float(kept.best_model_score):.4g}"
     lines = [
         f"done. Best{score} in epoch {epoch} of {trainer.current_epoch}, {best}. Next:",
-        f"  cryoden denoise TOMOGRAM.mrc OUT.mrc --model {model}",
-        f"  cryoden compare {model}",
+        f"  cryoden denoise TOMOGRAM.mrc OUT.mrc --model {model}{own}",
+        f"  cryoden compare {model}{own}",
     ]
     if (run / "config.yaml").is_file() and model == run:
         lines.append(f"  cryoden fit --config {run}/config.yaml --ckpt-path last --trainer.max_epochs MORE")

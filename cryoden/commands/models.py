@@ -28,11 +28,10 @@ def models(words: list[str] = []) -> Iterator[str]:  # noqa: B006 - never change
     known = shipped_models()
     action, names = (words[0], words[1:]) if words else ("list", [])
     unknown = [name for name in names if name not in known]
-    if action not in ("list", "card", "check") or unknown:
-        raise CryodenError(
-            f"models: got {' '.join(words)!r}; allowed are nothing, 'card NAME' and 'check', with a name of "
-            f"{', '.join(known)}"
-        )
+    if action not in ("list", "card", "check"):
+        raise CryodenError(f"models: got {action!r}; allowed are nothing, card and check")
+    if unknown:
+        raise CryodenError(f"models {action}: no model {unknown[0]!r}; there are {', '.join(known)}")
     if action == "card":
         if len(names) != 1:
             raise CryodenError(f"models card: got {len(names)} names; give one of {', '.join(known)}")

@@ -227,13 +227,14 @@ def first_reason(message: str, flags: Sequence[str] = ()) -> str:
         return " ".join(message.split())[:300]
     keys = re.findall(r'Parser key "([^"]+)"', message[: reason.start()])
     told = re.sub(r"typing\.|<class '(\w+)'>", r"\1", " ".join(reason[0].strip(" -").split()))
+    told = told.replace("Expected a int", "Expected an int")
     if reason[0].strip().startswith("-"):
         given = re.search(r"Given value: (?!NestedArg)(.*)", message[reason.end() :])
         told += f"; got {given[1][:100]}" if given and "got " not in told else ""
     told = re.sub(r"Group '(.*)' does not accept option", r"\1 has no argument", told)
     name = re.match(r"Expected a dot import path string: (\w+)", told)
     if name:
-        told = f"no class {name[1]!r}{_meant(name[1], _class_names())}"
+        told = f"no class {name[1]!r}{_meant(name[1], _class_names(keys[-1] if keys else ''))}"
     option = re.match(r"Option '(.*)' is not accepted", told)
     kinds = re.findall(r"class_path '([\w.]+)'", message[: reason.start()])
     if option and kinds:
@@ -254,7 +255,12 @@ def _spelt(flag: str) -> str:
     return flag if "." in flag else flag.replace("_", "-")
 
 
-def _class_names() -> set[str]:
-    """Of the classes that were imported, cryoden's and Lightning's, which are known by their names alone."""
+_KINDS = {"model": "LightningModule", "data": "LightningDataModule"}  # what an argument must be
+
+
+def _class_names(key: str) -> set[str]:
+    """Of the classes that an argument may be and that were imported, cryoden's and Lightning's: no path is needed."""
     modules = [each for name, each in sys.modules.items() if name.startswith(("cryoden.", "lightning.pytorch."))]
-    return {name for each in modules for name, value in vars(each).items() if isinstance(value, type)}
+    classes = [value for each in modules for value in vars(each).values() if isinstance(value, type)]
+    kind = _KINDS.get(key, "object")
+    return {each.__name__ for each in classes if kind in (base.__name__ for base in inspect.getmro(each))}

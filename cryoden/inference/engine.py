@@ -136,11 +136,11 @@ class Engine:
             release(plan.volume.data)
 
     def label(self, settings: Settings, contrast: str = "") -> str:
-        """What a denoised file says of itself: the network, a digest of its weights, and how it was used."""
+        """What a denoised file says of itself: the model, a digest of its weights, and how it was used."""
         used = ", augmented" * settings.augment + ", rescaled" * settings.rescale
         used += ", measured part only" * settings.measured_only
-        network = f"{type(self.denoiser.generator).__name__} {self._digest[:8]}"
-        return f"cryoden {__version__}: denoised by {network}{used}, {contrast}".removesuffix(", ")
+        told = f"cryoden {__version__}: denoised by {self.denoiser.name} {self._digest[:8]}{used}, {contrast}"
+        return told.removesuffix(", ")
 
     def key(self, settings: Settings, contrast: str) -> str:
         """12 hexadecimal digits that stand for all that decides the voxels of a result, but for the input.

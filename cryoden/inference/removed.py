@@ -52,5 +52,6 @@ def tell_removed(share: float, where: str = "--preview") -> str:
     """What `structure_removed` found, in words; `where` what was taken away can be seen."""
     told = f"what was taken away correlates {share:.2f} with what was there"
     if share > SUSPICIOUS:
-        told += f", and above {SUSPICIOUS:g} structure went with the noise: look at it ({where}), try another model"
+        told += f", and above {SUSPICIOUS:g} structure went with the noise: look at it ({where}), try the other "
+        told += "contrast, or another model"
     return told

@@ -59,6 +59,10 @@ def read_tilts(path: Path | str) -> TiltRange:
         CryodenError: It cannot be read, or tells no two angles.
     """
     path = Path(path)
+    if not path.is_file() and re.fullmatch(r"[-+\d.\s]+", str(path)):
+        raise CryodenError(
+            f"tilt range: got {path}; give both ends, such as '[-60, 60]', or a file that tells the tilts"
+        )
     suffix = path.suffix.lower()
     if suffix == ".xf":
         raise CryodenError(

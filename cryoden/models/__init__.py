@@ -4,6 +4,7 @@ NAME.safetensors are the weights, NAME.md the card, which begins with what progr
 NAME.check.safetensors a volume and what the model answers to it.
 """
 
+import difflib
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -93,7 +94,9 @@ def find_checkpoint(run: Path | str) -> Path:
     if not run.exists():
         if str(run) in shipped_models():
             return shipped_models()[str(run)].weights
-        raise CryodenError(f"model {run}: no such file or folder; {ALLOWED}")
+        close = difflib.get_close_matches(str(run).lower(), [name.lower() for name in shipped_models()], n=1)
+        meant = next((f"did you mean {name}? " for name in shipped_models() if [name.lower()] == close), "")
+        raise CryodenError(f"model {run}: no such file or folder; {meant}{ALLOWED}")
     for folder in (run, run / "checkpoints"):
         for pattern in ("best*.ckpt", "last*.ckpt", "*.safetensors"):
             found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)

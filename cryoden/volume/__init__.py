@@ -155,12 +155,14 @@ def format_of(path: Path | str, dtype: type[np.float32 | np.float16] = np.float3
         dtype: Of the voxels.
 
     Raises:
-        CryodenError: It is that of a format that nothing is written in, or that has no voxels of this type.
+        CryodenError: It is that of a format that nothing is written in, that has no voxels of this type, or whose
+            library is not installed.
     """
     name = Path(path).name.lower()
     if name.endswith(_FOREIGN):
         raise CryodenError(f"cannot write {path}: give a name that ends in .mrc, .tif or .zarr, which tells the format")
     found = next((each for each in _FORMATS if name.endswith(each.suffixes)), Mrc)
+    found.require(Path(path))
     if found is Tiff and dtype is np.float16:
         raise CryodenError(f"cannot write {path} as float16, which OME-TIFF has not; use float32, or another format")
     return found

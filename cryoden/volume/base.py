@@ -13,6 +13,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -124,6 +125,9 @@ class VolumeFile(ABC):
 
     suffixes: ClassVar[tuple[str, ...]]
     """Of names that are written in this format, in lower case."""
+    title: ClassVar[str] = ""
+    library: ClassVar[str] = ""
+    """What errors call a format that needs a library which is an extra, and that library."""
 
     path: Path
     voxel_size: float
@@ -136,6 +140,18 @@ class VolumeFile(ABC):
     @abstractmethod
     def knows(path: Path) -> bool:
         """Whether a file is of this format, by its content."""
+
+    @classmethod
+    def require(cls, path: Path) -> None:
+        """Refuses a file where the library of its format, which is an extra, is not installed.
+
+        Raises:
+            CryodenError: It is not.
+        """
+        if cls.library and find_spec(cls.library) is None:
+            raise CryodenError(
+                f"{path} is {cls.title}, and {cls.library} is not installed here: pip install 'cryoden[{cls.library}]'"
+            )
 
     @abstractmethod
     def open(self) -> Volume:

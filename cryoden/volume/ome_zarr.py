@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -54,10 +53,12 @@ class OmeZarr(VolumeFile):
     """A folder that holds an OME-Zarr image of one volume; see `VolumeFile`."""
 
     suffixes = (".zarr",)
+    title, library = "OME-Zarr", "zarr"
 
     def __init__(self, path: Path, voxel_size: float | None = None, near: float | None = None) -> None:
         self.path = path
-        zarr = _zarr(path)
+        self.require(path)
+        zarr = import_module("zarr")
         try:
             group = zarr.open_group(path, mode="r")
             attributes = group.attrs.asdict()
@@ -119,7 +120,7 @@ class OmeZarr(VolumeFile):
         partial: Path, name: Path, volume: Volume, voxels: np.dtype[Any], labels: Sequence[str], images: bool
     ) -> None:
         """See `VolumeFile`; as version 0.4, which every program that reads OME-Zarr knows, in several sizes."""
-        zarr = _zarr(name)
+        zarr = import_module("zarr")
         measure_finite(name, volume.data, voxels)
         group = zarr.open_group(partial, mode="w", zarr_format=2)
         edge = volume.voxel_size or 1.0
@@ -156,20 +157,6 @@ class OmeZarr(VolumeFile):
             }
         ]
         group.attrs["cryoden"] = {"version": __version__, "labels": [*volume.labels, *labels]}
-
-
-def _zarr(path: Path) -> ModuleType:
-    """The library, which is an extra, and slow to import.
-
-    Raises:
-        CryodenError: It is not installed.
-    """
-    try:
-        return import_module("zarr")
-    except ModuleNotFoundError as error:
-        raise CryodenError(
-            f"{path} is OME-Zarr, and zarr is not installed here: pip install 'cryoden[zarr]'"
-        ) from error
 
 
 def _levels(path: Path, attributes: Mapping[str, Any]) -> tuple[list[_Level], tuple[int, int, int]]:

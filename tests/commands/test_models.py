@@ -64,8 +64,8 @@ def test_other_weights_or_another_answer_are_told(shipped, monkeypatch, tmp_path
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nope"], "models: got 'nope'; allowed are nothing, 'card NAME' and 'check', with a name of cryoden-"),
-        (["check", "nope"], "models: got 'check nope'"),
+        (["crad", "cryoden-10A"], "models: got 'crad'; allowed are nothing, card and check"),
+        (["check", "nope"], "models check: no model 'nope'; there are cryoden-10A, cryoden-16A"),
         (["card"], "models card: got 0 names; give one of cryoden-"),
     ],
 )
@@ -103,5 +103,7 @@ def test_a_tomogram_is_denoised_by_the_nearest_where_none_is_named(tmp_path, mon
 
 def test_a_name_is_a_model_for_python_too():
     with pytest.raises(CryodenError, match=r"no such file or folder; give a run's folder.*a name of `cryoden models`"):
-        load_denoiser("cryoden-1A")
+        load_denoiser("mine")
+    with pytest.raises(CryodenError, match=r"no such file or folder; did you mean cryoden-10A\? give"):
+        load_denoiser("cryoden-10a")
     assert isinstance(load_denoiser("cryoden-10A"), torch.nn.Module)

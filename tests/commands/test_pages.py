@@ -82,6 +82,10 @@ def test_who_reads_no_further_hears_of_no_error(words: list[str]) -> None:
             ["fit", "--data=ParticelDataModule"],
             "data: no class 'ParticelDataModule'; did you mean 'ParticleDataModule'?",
         ),
+        (["fit", "--model=UpsampleUnetGam"], "model: no class 'UpsampleUnetGam'; did you mean 'UpsampleUnetGAN'?"),
+        (["fit", "--model=Unet"], "model: no class 'Unet'; did you mean 'UnetAE'?"),  # which is a network
+        (["denoise", "a.mrc", "b.mrc", "--tile=abc"], "tile: Expected an int"),
+        (["denoise", "a.mrc", "b.mrc", "--tilt-range=60"], "tilt range: got 60; give both ends, such as '[-60, 60]'"),
         (["fit", "--trainer.logger=CSVLoger"], "trainer.logger: no class 'CSVLoger'; did you mean 'CSVLogger'?"),
         (["fit", "--config=quik"], "quik: no such file; did you mean 'quick'? with cryoden come"),
         (["validate", "--config=simple_ae"], "validate: no checkpoint, so that a network which never learnt"),

@@ -111,11 +111,13 @@ class HeldOut(TypedDict):
     Attributes:
         first: (D, H, W) float32, of the first half: background 0, spread 1, protein bright; the tilt axis is y.
         second: the same of the second half.
+        mask: (D, H, W) bool, where there is specimen; None: all over.
         voxel_size: Å.
         entry: the tomogram's name.
     """
 
     first: Tensor
     second: Tensor
+    mask: Tensor | None
     voxel_size: float
     entry: str

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cryoden.callbacks import Stop, best_precision
@@ -33,13 +36,16 @@ from cryoden.models import nearest_model
 from cryoden.modules import Noise2Noise
 from cryoden.modules.safeguards import SafeCheckpointIO
 from cryoden.networks.base import DenoisingNetwork, build_network
+from cryoden.pictures import STYLES, plain_axis, rendered
 from cryoden.signals import Stopped
+from cryoden.volume import sections
 
 _PATIENCE = 6  # epochs without a better score, after which no better one is waited for
 _UNLEARNT = 1.05  # times the start's error of simulated boxes: beyond, it draws what is no density
 _RATE, _RATE_FROM_SCRATCH = 2.0e-4, 1.0e-3
 _WARMUP = 20  # steps
 _TUNED = "tuned"
+_CURVES = "What was learnt: NRMSE after each epoch."
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ class Tuning:
 
         tuned = load_denoiser(best.path) if best.epoch else None
         models = {name: start} if tuned is None else {name: start, _TUNED: tuned}
-        write_halves(_judged(data, models, device), {}, self.folder)
+        drawn = {_CURVES: rendered(best.figure())}
+        write_halves(_judged(data, models, device), {}, self.folder, drawn)
         yield f"wrote {self.folder / 'report.html'} and quality.csv: what the halves tell of {' and '.join(models)}"
         keep = tuned is not None and (self.from_scratch or best.score < best.start["nrmse"])
         export_weights(tuned if tuned is not None and keep else start, self.target, overwrite=self.overwrite)
@@ -177,6 +184,7 @@ class _Best(Callback):
         start: what is scored before the training: name → value.
         score: NRMSE of the best epoch, by the halves.
         epoch: the best one, from 1 up; 0: none yet.
+        history: of each epoch, NRMSE by the halves, and of simulated boxes.
     """
 
     def __init__(self, path: Path, epochs: int, *, bounded: bool) -> None:
@@ -186,6 +194,7 @@ class _Best(Callback):
         self.start: dict[str, float] = {}
         self.score = math.inf
         self.epoch = 0
+        self.history: list[tuple[float, float]] = []
         self._began = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -198,6 +207,7 @@ class _Best(Callback):
             print(f"  start: {told}", flush=True)
             return
         epoch = trainer.current_epoch + 1
+        self.history.append((found["nrmse"], found["nrmse_simulated"]))
         unlearnt = self.bounded and found["nrmse_simulated"] > _UNLEARNT * self.start["nrmse_simulated"]
         if unlearnt:
             told += f", above {_UNLEARNT:g} times the start's: not kept"
@@ -209,13 +219,30 @@ class _Best(Callback):
         minutes = (time.monotonic() - self._began) / 60
         print(f"  epoch {epoch} of {self.epochs}, {minutes:.1f} min: {told}", flush=True)
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"score": self.score, "epoch": self.epoch}
+        return {"score": self.score, "epoch": self.epoch, "history": self.history}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.score, self.epoch = state["score"], int(state["epoch"])
+        self.history = [(float(ours), float(simulated)) for ours, simulated in state["history"]]
+
+    def figure(self) -> Figure:
+        """Both errors over the epochs, the start at 0."""
+        start = self.start["nrmse"], self.start["nrmse_simulated"]
+        figure = Figure(figsize=(6, 3.4), layout="constrained")
+        axis = figure.subplots()
+        labels = "by the halves, where nothing was learnt from", "of simulated boxes, by their truth"
+        for label, values, style in zip(labels, zip(start, *self.history, strict=True), STYLES, strict=False):
+            axis.plot(values, label=label, color=style.color, linestyle=style.line, marker=style.marker, markersize=4)
+        if self.epoch:
+            axis.axvline(self.epoch, color="#999999", linewidth=0.8, linestyle=":")
+        axis.set(xlabel="epoch; 0 is the start, the dotted line the best", ylabel="NRMSE")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(frameon=False, fontsize=9)
+        plain_axis(axis)
+        return figure
 
 
 def _about(data: HalvesDataModule) -> Iterator[str]:
@@ -224,9 +251,13 @@ def _about(data: HalvesDataModule) -> Iterator[str]:
         shape = tell((each.shape[0], each.shape[1], each.shape[2]))
         first, end = each.sections
         tilts = each.tilts or "unknown: nothing is taken to be missing, and a wedge is learnt as it is"
+        mask = ""
+        if each.mask is not None:
+            inside = np.mean([float((section > 0).mean()) for section in sections(each.mask)])
+            mask = f", {inside:.0%} of it in the mask"
         yield (
-            f"{each.name}: {shape} voxels (x, y, z) of {data.voxel_size:.4g} Å, protein {each.contrast}; learns from z "
-            f"{first} to {end - 1}, y below {each.held_out}; tilts {tilts}"
+            f"{each.name}: {shape} voxels (x, y, z) of {data.voxel_size:.4g} Å{mask}, protein {each.contrast}; learns "
+            f"from z {first} to {end - 1}, y below {each.held_out}; tilts {tilts}"
         )
 
 
@@ -235,7 +266,8 @@ def _judged(data: HalvesDataModule, models: Mapping[str, Denoiser], device: torc
     found = []
     for part in data.judged():
         given = part["first"].numpy(), part["second"].numpy()
-        halves = Halves.of(given[0], given[1], data.voxel_size)
+        mask = part["mask"]
+        halves = Halves.of(given[0], given[1], data.voxel_size, None if mask is None else mask.numpy())
 
         def answers(given: tuple[NDArray[Any], NDArray[Any]] = given) -> Iterator[tuple[str, Any]]:
             for name, model in models.items():

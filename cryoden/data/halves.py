@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from cryoden.data.scenes import SceneDataModule
 from cryoden.errors import CryodenError
 from cryoden.inference.contrast import Contrast, look, scale_of
 from cryoden.inference.halves import check_halves
-from cryoden.inference.jobs import Job
+from cryoden.inference.jobs import Job, bare_name, half_folder
 from cryoden.inference.star import find_halves
 from cryoden.inference.tiling import tell
 from cryoden.inference.tilts import TiltRange, find_tilts, read_tilts
@@ -62,6 +63,7 @@ class HalfTomogram:
         contrast: of its protein.
         scales: of both halves.
         sections: the first that shows specimen, and the first after the last.
+        mask: (D, H, W), mapped, above 0 where there is specimen; None: all over.
     """
 
     name: str
@@ -72,6 +74,7 @@ class HalfTomogram:
     contrast: Contrast
     scales: tuple[Scale, Scale]
     sections: tuple[int, int]
+    mask: NDArray[Any] | None
 
     @classmethod
     def of(cls, job: Job, tilts: TiltRange | None, contrast: Contrast | Literal["auto"]) -> HalfTomogram:
@@ -99,7 +102,9 @@ class HalfTomogram:
         scales = scale_of(first.data), scale_of(second.data)
         tilts = tilts or find_tilts(job.inputs[0], job.tilts)
         data = first.data, second.data
-        whole = cls(job.name, job.inputs, data, first.voxel_size, tilts, contrast, scales, (0, first.data.shape[0]))
+        mask = _mask_beside(job, first.data.shape)
+        all_of_it = 0, first.data.shape[0]
+        whole = cls(job.name, job.inputs, data, first.voxel_size, tilts, contrast, scales, all_of_it, mask)
         return replace(whole, sections=whole._specimen())
 
     @property
@@ -114,7 +119,7 @@ class HalfTomogram:
         return self.shape[1] - min(most, max(least, self.shape[1] // _SHARE))
 
     def cut(self, part: tuple[slice, ...]) -> tuple[list[Tensor], Tensor]:
-        """A part of both halves, and which of its voxels are filled with one value.
+        """A part of both halves, and which of its voxels show nothing: filled with one value, or outside the mask.
 
         Args:
             part: its place along z, y, x.
@@ -130,7 +135,14 @@ class HalfTomogram:
             box = scale.standardize(box, left_out)[0]
             boxes.append(-box if self.contrast == "dark" else box)
             empty = empty | left_out[0]
-        return boxes, empty
+        return boxes, empty if self.mask is None else empty | ~self._masked(part)
+
+    def _masked(self, part: tuple[slice, ...]) -> Tensor:
+        """(1, D, H, W) bool, where the mask has specimen."""
+        assert self.mask is not None
+        inside = torch.from_numpy(native(self.mask[part]))[None] > 0
+        release(self.mask)
+        return inside
 
     def measured(self, box: int) -> Tensor:
         """(box, 1, box // 2 + 1) bool, see `cryoden.batch.HalfBoxes`."""
@@ -142,7 +154,8 @@ class HalfTomogram:
         depth, _, width = self.shape
         part = middle(depth, _LARGEST), slice(self.held_out, None), middle(width, _LARGEST)
         (first, second), _ = self.cut(part)
-        return {"first": first[0], "second": second[0], "voxel_size": voxel_size, "entry": self.name}
+        mask = None if self.mask is None else self._masked(part)[0]
+        return {"first": first[0], "second": second[0], "mask": mask, "voxel_size": voxel_size, "entry": self.name}
 
     def _specimen(self) -> tuple[int, int]:
         """Between which sections both halves share something; all, where they share nothing."""
@@ -161,6 +174,27 @@ class HalfTomogram:
         (first, second), _ = self.cut((slice(z, z + 1), middle(height, _WIDE), middle(width, _WIDE)))
         one, other = (F.avg_pool2d(each[0].clamp(-_BOUND, _BOUND), _BIN) for each in (first, second))
         return float(((one - one.mean()) * (other - other.mean())).mean())
+
+
+def _mask_beside(job: Job, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """Where a user says that a tomogram shows specimen: TOMOGRAM_mask.mrc, beside its halves or above their folders.
+
+    Raises:
+        CryodenError: it is of another shape.
+    """
+    folder = job.inputs[0].parent
+    for each in (folder, folder.parent) if half_folder(folder) is not None else (folder,):
+        path = each / f"{bare_name(Path(job.name))}_mask.mrc"
+        if path.is_file():
+            mask = open_volume(path).data
+            if mask.shape != shape:
+                given, wanted = ((s[0], s[1], s[2]) for s in (mask.shape, shape))
+                raise CryodenError(
+                    f"{path}: {tell(given)} voxels (x, y, z), and the halves have {tell(wanted)}: make it of the same "
+                    "size, above 0 where there is specimen, or give it another name"
+                )
+            return mask
+    return None
 
 
 class HalvesDataset:
@@ -187,9 +221,13 @@ class HalvesDataset:
         generator = item_generator((self.seed,), epoch, index)
         number = (epoch * self.boxes + index) % len(self.tomograms)
         tomogram = self.tomograms[number]
+        least, halves = math.inf, []
         for _ in range(_TRIES):
-            halves, empty = tomogram.cut(self._place(tomogram, generator))
-            if empty.float().mean() <= _EMPTY:
+            cut, shows_nothing = tomogram.cut(self._place(tomogram, generator))
+            empty = float(shows_nothing.float().mean())
+            if empty < least:
+                least, halves = empty, cut
+            if least <= _EMPTY:
                 break
         if torch.rand((), generator=generator) < 0.5:
             halves.reverse()
@@ -217,7 +255,8 @@ class HalvesDataModule(LightningDataModule):
     """Half tomograms, to learn from without a truth, and simulated boxes of the same voxel size, whose truth is known.
 
     Halves are mapped, and boxes read as they are needed: memory does not grow with the tomograms. From the last fourth
-    of each along the tilt axis, 48 to 96 voxels, nothing is learnt: these judge, of at most 12 tomograms.
+    of each along the tilt axis, 48 to 96 voxels, nothing is learnt: these judge, of at most 12 tomograms. Where
+    there is a TOMOGRAM_mask.mrc beside the halves, above 0 where there is specimen, both happens there.
 
     Args:
         inputs: files, folders or 'patterns*' of half tomograms, which are paired by name (_EVN/_ODD, _half1/_half2,

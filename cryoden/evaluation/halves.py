@@ -25,6 +25,7 @@ from cryoden.metrics.halves import GAUSSIAN, INPUT, Halves
 from cryoden.pictures import STYLES, plain_axis, rendered
 from cryoden.volume import open_volume
 
+_NO_MORE: Mapping[str, bytes] = {}
 _COLUMNS = 3  # of panels in the figure
 _CAPTION = (
     "Fourier shell correlation of each method with the signal, as the halves tell it; a Gaussian filter has that of "
@@ -113,13 +114,16 @@ def halves_verdict(tomograms: Sequence[Judged]) -> list[str]:
     ]
 
 
-def write_halves(tomograms: Sequence[Judged], failed: Mapping[str, str], folder: Path) -> list[str]:
+def write_halves(
+    tomograms: Sequence[Judged], failed: Mapping[str, str], folder: Path, figures: Mapping[str, bytes] = _NO_MORE
+) -> list[str]:
     """Write report.html, quality.csv, and the curves as PNG and SVG.
 
     Args:
         tomograms: what was judged.
         failed: what was left out, and why.
         folder: where to; files of these names are replaced.
+        figures: caption → PNG, of what else the report shows.
 
     Returns:
         The files' names.
@@ -137,7 +141,7 @@ def write_halves(tomograms: Sequence[Judged], failed: Mapping[str, str], folder:
         headline=headline,
         sentences=sentences,
         tables="".join(table_html(grid, models) for grid in grids),
-        figures=figure_html(_CAPTION, png),
+        figures="".join(figure_html(*each) for each in {_CAPTION: png, **figures}.items()),
         facts=facts,
     )
     files = {"report.html": html.encode(), "figures/fsc.png": png, "figures/fsc.svg": rendered(drawn, "svg")}

@@ -268,7 +268,9 @@ class Noise2Noise(Training):
         first, second = (part[name].float().cpu().numpy() for name in ("first", "second"))
         name = part["entry"]
         if name not in self._judges:
-            self._judges[name] = Halves.of(first, second, part["voxel_size"])
+            mask = part["mask"]
+            whole = None if mask is None else mask.cpu().numpy()
+            self._judges[name] = Halves.of(first, second, part["voxel_size"], whole)
         if self._judges[name].flaw:
             raise CryodenError(f"{name}: {self._judges[name].flaw}")
         answers = [denoise(half, self.denoiser, device=self.device, contrast="bright") for half in (first, second)]

@@ -4,6 +4,7 @@ import functools
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from cryoden.denoiser import Denoiser
 from cryoden.inference.quality import read_quality
 from cryoden.networks import CompactUnet
 from cryoden.signals import Stopped
+from cryoden.volume import Volume, write_volume
 from tests.data.half_tomograms import write_halves
 
 
@@ -51,11 +53,15 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_what_the_halves_find_better_is_kept(lab: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     monkeypatch.setattr(tuning, "_RATE", 2e-3)
+    mask = np.ones((32, 100, 32), np.float32)
+    mask[:8] = 0
+    write_volume("lab/TS_2_mask.mrc", Volume(mask, 10.0))
     assert tune("--model", "start.safetensors", "--epochs", "3") == 0
     told = capfd.readouterr().out
     assert "on cpu" in told
     assert "TS_1.mrc: 32 × 100 × 32 voxels (x, y, z) of 10 Å, protein dark" in told
     assert "tilts unknown" in told
+    assert told.count("75% of it in the mask") == 1
     assert told.count("NRMSE by the halves") == 4  # of the start, and of each epoch
     assert "nearer to what both halves show than start.safetensors" in told
     assert "cryoden denoise FILES --halves --output FOLDER --model mine.safetensors" in told
@@ -64,7 +70,9 @@ def test_what_the_halves_find_better_is_kept(lab: Path, monkeypatch: pytest.Monk
     assert len(rows) == 8  # input, filter, start and tuned, of two tomograms
     for name in ("TS_1.mrc", "TS_2.mrc"):
         assert rows[name, "tuned"] < rows[name, "start.safetensors"]
-    assert "tuned" in Path("mine/report.html").read_text(encoding="utf-8")
+    report = Path("mine/report.html").read_text(encoding="utf-8")
+    assert "tuned" in report
+    assert "What was learnt: NRMSE after each epoch." in report
 
 
 def test_the_start_is_kept_where_nothing_is_better(lab: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
@@ -117,6 +125,9 @@ def test_a_stopped_tuning_goes_on_to_the_same_weights(lab: Path, monkeypatch: py
     told = capfd.readouterr().out
     assert "going on from mine/last.ckpt" in told
     assert told.count("  epoch ") == 1
+    kept = torch.load("mine/last.ckpt", weights_only=True)["callbacks"]
+    (history,) = [state["history"] for state in kept.values() if "history" in state]
+    assert len(history) == 3  # which the report draws
     assert hashlib.sha256(Path("mine.safetensors").read_bytes()).hexdigest() == whole
 
 

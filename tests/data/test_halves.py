@@ -93,6 +93,32 @@ def test_boxes_come_from_where_there_is_specimen(tmp_path: Path) -> None:
     assert 63 <= tomogram.sections[1] <= 68
 
 
+def test_boxes_come_from_the_mask_that_lies_beside_and_it_is_judged_there(tmp_path: Path) -> None:
+    shape = 40, 160, 80
+    mask = np.zeros(shape, np.float32)
+    mask[:, :, 48:] = 1
+    rng = np.random.default_rng(0)
+    for half in ("even", "odd"):
+        seen = blobs(0, shape) + rng.normal(size=shape).astype(np.float32)
+        (tmp_path / half).mkdir()
+        write_volume(tmp_path / half / "TS_1.mrc", Volume(np.where(mask > 0, seen, 0.05 * seen), 10.0))
+    write_volume(tmp_path / "TS_1_mask.mrc", Volume(mask, 10.0))
+    data = HalvesDataModule([str(tmp_path)], contrast="bright", box=24, boxes=20, simulated_batch_size=0)
+    data.setup()
+    (tomogram,) = data.tomograms
+    boxes = HalvesDataset(data.tomograms, 20, 24, 0)
+    spreads = [float(boxes[0, number]["given"].std()) for number in range(20)]
+    assert min(spreads) > 0.4 * max(spreads)  # at least half of each is specimen
+    part = tomogram.judged(10.0)
+    assert part["mask"] is not None
+    np.testing.assert_array_equal(part["mask"].numpy(), mask[:, tomogram.held_out :] > 0)
+    write_volume(tmp_path / "TS_1_mask.mrc", Volume(mask[1:], 10.0), overwrite=True)
+    with pytest.raises(
+        CryodenError, match=r"TS_1_mask.mrc: 80 × 160 × 39 voxels \(x, y, z\), and the halves have 80 × 160"
+    ):
+        HalfTomogram.of(find_halves([str(tmp_path)])[0], None, "bright")
+
+
 def test_halves_are_mapped(folder: Path) -> None:
     data = made(folder)
     data.setup()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.blocks import Convolution, NormName, make_norm
+from cryoden.networks.cpu.convolutions import halve
 
 _SLOPE = 0.1  # of the activation below zero
 
@@ -66,11 +67,13 @@ class CompactUnet(DenoisingNetwork):
         skips: list[Tensor] = []
         decoded = volumes
         for level, block in enumerate(self.encoder):
-            decoded = block(F.avg_pool3d(decoded, 2) if level else decoded)
+            decoded = block(halve(decoded) if level else decoded)
             skips.append(decoded)
         skips.pop()
         for narrow, block in zip(self.narrow, self.decoder, strict=True):
-            decoded = block(F.interpolate(narrow(decoded), scale_factor=2) + skips.pop())
+            decoded = F.interpolate(narrow(decoded), scale_factor=2)
+            decoded += skips.pop()
+            decoded = block(decoded)
         denoised: Tensor = self.head(decoded)
         return denoised
 

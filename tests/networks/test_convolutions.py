@@ -21,6 +21,7 @@ from cryoden.networks.cpu.convolutions import (
     convolve_concatenated,
     convolve_doubling,
     convolve_upsampled,
+    halve,
 )
 from cryoden.networks.cpu.schemes import DOUBLING, HALVING, SAME, UPSAMPLING, Scheme, convolve_by, pays
 from cryoden.networks.cpu.switch import plain
@@ -262,6 +263,25 @@ def test_the_variable_turns_it_off_for_a_process_and_the_log_tells(value: str | 
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     told = "all convolutions are torch's own, and slower: CRYODEN_PLAIN_CONVOLUTIONS is set\n"
     assert (run.stdout, run.stderr) == (f"{off}\n", told if off else "")
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format], ids=["last", "first"])
+@pytest.mark.parametrize(
+    ("kind", "apart"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)], ids=["float32", "bfloat16"]
+)
+def test_halving_is_pooling_and_keeps_layout_and_type(layout, kind, apart) -> None:
+    volumes = torch.randn(2, 8, 6, 10, 4, dtype=kind).to(memory_format=layout).requires_grad_()
+    weight = torch.randn(2, 8, 3, 5, 2)
+    pooled = F.avg_pool3d(volumes.float(), 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+        halved = halve(volumes)
+    torch.testing.assert_close(halved.float(), pooled, rtol=apart, atol=apart)
+    (wanted,) = torch.autograd.grad((pooled * weight).sum(), volumes)
+    (found,) = torch.autograd.grad((halved.float() * weight).sum(), volumes)
+    torch.testing.assert_close(found.float(), wanted.float(), rtol=apart, atol=apart)
+    if layout == torch.channels_last_3d:
+        assert halved.dtype == kind
+        assert halved.is_contiguous(memory_format=layout)
 
 
 def test_the_switch_goes_back_after_an_error() -> None:

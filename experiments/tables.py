@@ -21,7 +21,7 @@ from cryoden.metrics import MEASURES
 
 EXPERIMENTS = Path(__file__).resolve().parent
 _DOCS = EXPERIMENTS.parent / "docs"
-_NAMES = ("experiments", "gallery", "models-measured", "thesis", "unseen")
+_NAMES = ("experiments", "discriminator", "gallery", "models-measured", "thesis", "unseen")
 PAGES = (EXPERIMENTS / "README.md", *(_DOCS / f"{name}.md" for name in _NAMES))
 THESIS = "UpsampleUnetGAN, thesis"  # its best system
 MARK = re.compile(r"(<!-- (\w+): ([\w., ]+) -->\n).*?(<!-- end -->)", re.DOTALL)

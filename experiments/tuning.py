@@ -31,9 +31,12 @@ from cryoden.denoiser import Denoiser
 from cryoden.evaluation.results import plain_numbers, provenance
 from cryoden.metrics import HalfScore, Halves
 from cryoden.models import nearest_model
+from cryoden.pictures import save_figure, slice_figure
 from cryoden.simulation.units import BRIGHTEST
 
 Array = NDArray[Any]
+
+BRIGHT = 0.999  # of the voxels are darker than what is drawn as 1, of each volume by itself
 
 
 def tuned(folder: Path, output: Path, seed: int, epochs: int, *, from_scratch: bool) -> Path:
@@ -90,6 +93,21 @@ def answers(
         yield name, halves.score(first, second), (first, second)
 
 
+def draw(folder: Path, models: dict[str, Denoiser], path: Path) -> None:
+    """The first tomogram of a folder where nothing was learnt from: the mean of its halves, the answers, the truth."""
+    data = HalvesDataModule([f"{folder}/*_half?.mrc"], contrast="dark", simulated_batch_size=0)
+    data.setup()
+    tomogram = data.tomograms[0]
+    part = tomogram.judged(data.voxel_size)
+    given = part["first"].numpy(), part["second"].numpy()
+    shown = {"mean of the halves": (given[0] + given[1]) / 2}
+    for name, model in models.items():
+        shown[name] = np.mean([denoise(half, model, contrast="bright") for half in given], axis=0)
+    shown["truth"] = _like(tomogram, "clean").clip(max=BRIGHTEST)
+    scaled = {name: (each - np.median(each)) / np.quantile(each, BRIGHT) for name, each in shown.items()}
+    save_figure(slice_figure(scaled, data.voxel_size), path, overwrite=True)
+
+
 def _like(tomogram: HalfTomogram, kind: str) -> Array:
     """What lies beside a tomogram, where it is judged."""
     name = tomogram.paths[0].name.replace("half1", kind)
@@ -124,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--from-scratch", action="store_true", help="random weights stand beside, too")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--picture", type=Path, help="of the first tomogram of the last folder")
     arguments = parser.parse_args()
     found: list[dict[str, Any]] = []
     for folder in arguments.folders:
@@ -135,6 +154,8 @@ def main() -> None:
                 path = tuned(folder, arguments.output, seed, arguments.epochs, from_scratch=scratch)
                 models[f"{'from scratch' if scratch else 'tuned'}, seed {seed}"] = load_denoiser(path)
         found += rows(folder, models)
+    if arguments.picture:
+        draw(folder, models, arguments.picture)
     written = {
         "title": "tuning",
         "commands": [f"python {shlex.join(sys.argv)}"],

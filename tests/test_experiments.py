@@ -64,7 +64,10 @@ def test_every_benchmark_is_tried() -> None:
     assert found - {"timing"} == set(SMALLEST)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+LONG = {"fit", "gpu", "growth"}  # even then
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in SMALLEST])
 def test_a_benchmark_runs_at_its_smallest(name: str, tmp_path: Path) -> None:
     script = EXPERIMENTS / "benchmarks" / f"{name}.py"
     process = APART.Process(target=run_script, args=(script, shlex.split(SMALLEST[name]), tmp_path))

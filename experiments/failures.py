@@ -9,7 +9,6 @@ shows. What is told: NRMSE after an affine fit, without gold and what is around 
 
 import argparse
 import json
-import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from held_out import AROUND
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
+from tuning import error
 
 from cryoden import denoise, load_denoiser
 from cryoden.data.dataset import item_generator
@@ -39,7 +40,6 @@ from cryoden.simulation.units import BRIGHTEST
 ENTRIES = ("1bxn", "4yvs", "7pbl", "3wip", "1f2n")
 SHAPE = (96, 192, 192)
 MODEL, VOXEL_SIZE = "cryoden-10A", 10.0
-AROUND = 9  # voxels around the middle of gold that are left out
 SEED = 5
 
 Array = NDArray[np.float32]
@@ -102,13 +102,6 @@ def specimen(voxel_size: float) -> tuple[Array, Array]:
     return made.density, made.density + made.background
 
 
-def error(answer: Array, truth: Array, there: NDArray[np.bool_]) -> float:
-    """NRMSE after an affine fit; 1 where nothing was drawn."""
-    one, other = (each[there].astype(np.float64) - each[there].mean() for each in (answer, truth))
-    power = float((one**2).sum() * (other**2).sum())
-    return math.sqrt(1 - float((one * other).sum()) ** 2 / power) if power else 1.0
-
-
 def tried(case: Case, model: Denoiser) -> tuple[dict[str, Array], dict[str, float]]:
     """What is drawn of a case, (D, H, W) each, and what is told."""
     clean, seen = specimen(case.voxel_size)
@@ -119,14 +112,18 @@ def tried(case: Case, model: Denoiser) -> tuple[dict[str, Array], dict[str, floa
         degraded = torch.from_numpy(gaussian_filter(degraded[0, 0].numpy(), case.smoothed))[None, None]
     gaussian = FILTERS[0]
     there = ~binary_dilation(clean > BRIGHTEST, iterations=AROUND)
+
+    def further(volume: Array) -> float:
+        return error(*(each[there].astype(np.float64) for each in (volume, clean)))
+
     filtered = [gaussian(degraded, setting)[0, 0].numpy() for setting in gaussian.candidates]
     shown = {
         "tomogram": degraded[0, 0].numpy(),
-        "Gaussian filter": min(filtered, key=lambda each: error(each, clean, there)),
+        "Gaussian filter": min(filtered, key=further),
         MODEL: denoise(degraded[0, 0].numpy(), model, contrast="bright"),
         "truth": clean.clip(max=BRIGHTEST),
     }
-    told = {name: error(volume, clean, there) for name, volume in shown.items() if name != "truth"}
+    told = {name: further(volume) for name, volume in shown.items() if name != "truth"}
     return shown, told | {"zeros": 1.0}
 
 

@@ -3,7 +3,6 @@
 Only the file of the verb that was asked for is imported, so that `cryoden --help` answers at once.
 """
 
-import difflib
 import inspect
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from cryoden.commands.pages import overview, page, verbs
 from cryoden.console import fitted, loading
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, closest
 from cryoden.signals import Stopped, stoppable
 
 
@@ -89,8 +88,8 @@ def _run(words: list[str]) -> None:
         print(f"cryoden {__version__}")
         return
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = closest(name, known)
+        hint = f"did you mean {close!r}? " if close else ""
         raise CryodenError(f"no command {name!r}; {hint}allowed are {', '.join(known)}; see `cryoden --help`")
     if rest[-2:] == ["--help", "all"]:
         rest = ["--help"]

@@ -1,11 +1,24 @@
 """The one exception that a user may cause, and errors of others in one line."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class CryodenError(ValueError):
     """Bad input: the message says what, which file, what was got, what is allowed and how to fix it.
 
     The command line prints the message as one line and exits with code 2.
     """
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """What was meant by a word that is not known; None: nothing is like it.
+
+    Examples:
+        >>> closest("quik", ["quick", "gan"])
+        'quick'
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

@@ -1,6 +1,5 @@
 """Files written so that a reader finds a whole one or none, and so that nothing is replaced unasked."""
 
-import difflib
 import os
 import platform
 import re
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, closest
 
 try:
     import fcntl
@@ -42,8 +41,8 @@ def find_experiment(name: str) -> Path:
     plain = name.removeprefix("experiments/").removesuffix(".yaml")
     if plain in known:
         return known[plain]
-    close = difflib.get_close_matches(plain, known, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
+    close = closest(plain, known)
+    meant = f"did you mean {close!r}? " if close else ""
     raise CryodenError(f"{name}: no such file; {meant}with cryoden come {', '.join(known)}")
 
 

@@ -1,6 +1,5 @@
 """From words on the command line to a function's arguments, and what is wrong with them in one line."""
 
-import difflib
 import inspect
 import re
 import sys
@@ -12,7 +11,7 @@ from typing import Any, NoReturn, get_args
 from docstring_parser import parse
 from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # made when first asked for
 
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, closest
 from cryoden.files import find_experiment
 from cryoden.models import find_checkpoint
 
@@ -246,8 +245,8 @@ def first_reason(message: str, flags: Sequence[str] = ()) -> str:
 
 def _meant(word: str, known: Iterable[str]) -> str:
     """What else was meant, if a known word is like it."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = closest(word, known)
+    return f"; did you mean {close!r}?" if close else ""
 
 
 def _spelt(flag: str) -> str:

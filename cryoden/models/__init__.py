@@ -4,7 +4,6 @@ NAME.safetensors are the weights, NAME.md the card, which begins with what progr
 NAME.check.safetensors a volume and what the model answers to it.
 """
 
-import difflib
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, closest
 
 FOLDER = Path(__file__).parent
 
@@ -94,8 +93,8 @@ def find_checkpoint(run: Path | str) -> Path:
     if not run.exists():
         if str(run) in shipped_models():
             return shipped_models()[str(run)].weights
-        close = difflib.get_close_matches(str(run).lower(), [name.lower() for name in shipped_models()], n=1)
-        meant = next((f"did you mean {name}? " for name in shipped_models() if [name.lower()] == close), "")
+        close = closest(str(run), shipped_models())
+        meant = f"did you mean {close}? " if close else ""
         raise CryodenError(f"model {run}: no such file or folder; {meant}{ALLOWED}")
     for folder in (run, run / "checkpoints"):
         for pattern in ("best*.ckpt", "last*.ckpt", "*.safetensors"):

@@ -191,9 +191,18 @@ class CompactUnetAE(Autoencoder):
     Args:
         channels: of the first level; each further one has twice as many.
         levels: how often the volume is halved.
-        learning_rate: of AdamW. Nothing normalises what a step does here: a higher one may not converge.
+        refinements: convolutions more at the two finest levels on the way up.
+        learning_rate: of the optimizer. Nothing normalises what a step does here: a higher one may not converge.
         kwargs: see Autoencoder and Training.
     """
 
-    def __init__(self, channels: int = 16, levels: int = 3, learning_rate: float = 1.0e-3, **kwargs: Any) -> None:
-        super().__init__(CompactUnet(channels=channels, levels=levels), learning_rate=learning_rate, **kwargs)
+    def __init__(
+        self,
+        channels: int = 16,
+        levels: int = 3,
+        refinements: int = 0,
+        learning_rate: float = 1.0e-3,
+        **kwargs: Any,
+    ) -> None:
+        network = CompactUnet(channels=channels, levels=levels, refinements=refinements)
+        super().__init__(network, learning_rate=learning_rate, **kwargs)

@@ -20,7 +20,7 @@ from cryoden.losses import Loss, data_consistency
 from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import TrainingMetrics
 from cryoden.modules.safeguards import AverageBuffers, Safeguard
-from cryoden.networks.base import DenoisingNetwork
+from cryoden.networks.base import DenoisingNetwork, with_defaults
 
 
 class Training(LightningModule):
@@ -254,6 +254,7 @@ class Training(LightningModule):
         record, own = checkpoint.get("cryoden"), self.denoiser.record()
         if record is None:
             raise CryodenError("the checkpoint is not cryoden's")
+        record |= {"network": with_defaults(record["network"], self.generator)}
         for name in ("system", "network"):
             if record[name] != own[name]:
                 raise CryodenError(

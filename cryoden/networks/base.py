@@ -177,6 +177,24 @@ def network_record(network: DenoisingNetwork) -> dict[str, Any]:
     }
 
 
+def with_defaults(record: dict[str, Any], network: DenoisingNetwork) -> dict[str, Any]:
+    """A record that may be from before a network had all of its arguments, with the defaults of those that are missing.
+
+    Args:
+        record: {"class_path": ..., "init_args": {...}}.
+        network: Of today.
+
+    Returns:
+        The record with all arguments; as it was, if it is of another class.
+    """
+    if record["class_path"] != network_record(network)["class_path"]:
+        return record
+    parameters = inspect.signature(type(network)).parameters
+    defaults = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+    return {**record, "init_args": {**plain, **record["init_args"]}}
+
+
 def build_network(record: dict[str, Any]) -> DenoisingNetwork:
     """The network that `network_record` described, with fresh weights.
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cryoden.errors import CryodenError
 from cryoden.networks.base import DenoisingNetwork
 from cryoden.networks.blocks import Convolution, NormName, make_norm
 from cryoden.networks.cpu.convolutions import halve
@@ -15,6 +16,8 @@ _SLOPE = 0.1  # of the activation below zero
 # features as bright let a head that starts at zero get there sooner: after 300 steps NRMSE of a phantom is 0.364
 # instead of 0.400, in much noise 0.378 instead of 0.395.
 _AMPLIFICATION = 4.0
+
+_REFINED = 2  # levels, the finest
 
 
 class CompactUnet(DenoisingNetwork):
@@ -34,16 +37,25 @@ class CompactUnet(DenoisingNetwork):
         levels: How often the box is halved; boxes are multiples of 2**levels.
         norm: None, or "batch" (local once it is trained), "group" or "instance" (which divide by what is in the whole
             volume).
+        refinements: Convolutions more at the two finest levels on the way up, where details are drawn. With one, a step
+            on an H100 takes a third longer.
+
+    Raises:
+        CryodenError: There are fewer than no refinements.
     """
 
-    def __init__(self, channels: int = 16, levels: int = 3, norm: NormName | None = None) -> None:
+    def __init__(self, channels: int = 16, levels: int = 3, norm: NormName | None = None, refinements: int = 0) -> None:
         super().__init__()
+        if refinements < 0:
+            raise CryodenError(f"refinements: got {refinements}; allowed is a whole number from 0 up")
         self.channels = channels
         self.levels = levels
         self.norm = norm
+        self.refinements = refinements
         self.multiple = 2**levels
         # encoder 1 + 2 (2 + 4 + ...), decoder 1 + 2 + ..., and to the far end of a voxel of the coarsest level
-        self.reach = 6 * self.multiple - 5 if norm in (None, "batch") else None
+        refined = refinements * sum(2**level for level in range(min(levels, _REFINED)))
+        self.reach = 6 * self.multiple - 5 + refined if norm in (None, "batch") else None
         widths = [channels * min(2**level, 4) for level in range(levels + 1)]
         below = list(pairwise(widths))
         self.encoder = nn.ModuleList(
@@ -55,6 +67,10 @@ class CompactUnet(DenoisingNetwork):
         narrow = [nn.Conv3d(b, a, 1) for a, b in reversed(below)]
         self.narrow = nn.ModuleList(narrow)
         self.decoder = nn.ModuleList(_convolution(a, a, norm, 0.5**0.5) for a, _ in reversed(below))
+        self.refined = nn.ModuleList(
+            nn.Sequential(*(_convolution(width, width, norm) for _ in range(refinements if level < _REFINED else 0)))
+            for level, width in reversed(list(enumerate(widths[:-1])))
+        )
         self.head = nn.Conv3d(channels, 1, 1)
         if norm is None:
             for convolution in narrow:
@@ -70,10 +86,11 @@ class CompactUnet(DenoisingNetwork):
             decoded = block(halve(decoded) if level else decoded)
             skips.append(decoded)
         skips.pop()
-        for narrow, block in zip(self.narrow, self.decoder, strict=True):
+        for narrow, block, refined in zip(self.narrow, self.decoder, self.refined, strict=True):
             decoded = F.interpolate(narrow(decoded), scale_factor=2)
             decoded += skips.pop()
-            decoded = block(decoded)
+            decoded = block(decoded)  # one after the other, so that what went in is let go
+            decoded = refined(decoded)
         denoised: Tensor = self.head(decoded)
         return denoised
 

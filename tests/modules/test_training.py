@@ -8,7 +8,7 @@ import torch
 from lightning import Trainer
 from torch.optim import SGD
 
-from cryoden import Autoencoder, CryodenError, ParticleDataModule, UpsampleUnetGAN
+from cryoden import Autoencoder, CompactUnetAE, CryodenError, ParticleDataModule, UpsampleUnetGAN
 from cryoden.losses import mse
 from cryoden.modules.safeguards import Safeguard
 from cryoden.modules.training import Training
@@ -110,3 +110,31 @@ def test_gradients_that_16_mixed_scales_are_neither_clipped_nor_gone_back_from(c
     Safeguard(None, rollback=False).setup(trainer, torch.nn.Module(), "fit")
     with pytest.raises(CryodenError, match="gradient_clip, and nonfinite rollback, do nothing in precision 16-mixed"):
         Safeguard(clip, rollback=rollback).setup(trainer, torch.nn.Module(), "fit")
+
+
+def test_a_checkpoint_from_before_an_argument_had_its_default() -> None:
+    kept: dict = {"state_dict": CompactUnetAE(channels=2).state_dict()}
+    CompactUnetAE(channels=2).on_save_checkpoint(kept)
+    del kept["cryoden"]["network"]["init_args"]["refinements"]
+    CompactUnetAE(channels=2).on_load_checkpoint(kept)
+    with pytest.raises(CryodenError, match=r"of another network, .*refinements=0.*; this run's is .*refinements=1"):
+        CompactUnetAE(channels=2, refinements=1).on_load_checkpoint(kept)
+
+
+def test_a_run_goes_on_with_its_own_optimizer(data, tmp_path: Path) -> None:
+    def trained(optimizer: str, epochs: int, checkpoint: Path | None = None) -> Path:
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+        module = CompactUnetAE(channels=2, levels=1, optimizer=optimizer, cosine=False)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.save_checkpoint(tmp_path / f"{optimizer}.ckpt")
+        return tmp_path / f"{optimizer}.ckpt"
+
+    for optimizer, other in (("adamw", "muon"), ("muon", "adamw")):
+        kept = trained(optimizer, 1)
+        with pytest.raises(
+            CryodenError, match=f"of another optimizer, {optimizer}; this run's is {other}: give --model"
+        ):
+            trained(other, 2, kept)
+        trained(optimizer, 2, kept)

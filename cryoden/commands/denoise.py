@@ -71,7 +71,7 @@ def denoise(
             halves of frames tell of the error is printed, and written to quality.csv.
         float16: write mode 12, half the size, instead of mode 2.
         preview: also write a picture of slices before and after.
-        tile: largest edge, in voxels, of the tiles that the network sees; by default what 3 GB hold, at most 256.
+        tile: largest edge, in voxels, of the tiles that the network sees; by default what 2.2 GB hold, at most 256.
         overlap: voxels over which neighbouring tiles share; by default as far as the network reaches.
         batch_size: tiles that the network sees at once.
         measured_only: write nothing outside the measured part of Fourier space, so that nothing is filled in.

@@ -28,7 +28,7 @@ from cryoden.inference.normalisation import has_group_norm, normalised_alike
 from cryoden.inference.plan import Plan, make_plan
 from cryoden.inference.resampling import resample
 from cryoden.inference.settings import Settings
-from cryoden.inference.tiling import TileGrid, filled_section, out_of_memory, tell, tiled
+from cryoden.inference.tiling import TileGrid, filled_in, out_of_memory, tell, tiled
 from cryoden.inference.wedge import see_wedge
 from cryoden.version import __version__
 from cryoden.volume import Volume, release
@@ -131,7 +131,7 @@ class Engine:
             section *= spread
             section += level
             if masked:
-                np.copyto(section, given, where=filled_section(given))
+                np.copyto(section, given, where=filled_in(given))
             release(result)
             release(plan.volume.data)
 
@@ -280,7 +280,7 @@ def bfloat16_error(engine: Engine, plan: Plan) -> float:
 def _empty_margins(density: NDArray[np.float64], given: NDArray[Any]) -> None:
     """Makes background, in place, of what is filled with one value in the volume that was given."""
     for section, before in zip(density, given, strict=True):
-        section[filled_section(before)] = 0.0
+        section[filled_in(before)] = 0.0
         release(density)
         release(given)
 

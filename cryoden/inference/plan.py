@@ -14,7 +14,7 @@ from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid, fit_tile, tell
 from cryoden.volume import Statistics, Volume, measure
 
-_MEMORY = 3e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
+_MEMORY = 2.2e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
 _OVERLAP = 32
 _RESAMPLING = 8  # voxels at the ends of a tile in which it shows that a tile was resampled alone
 _DEAREST = 4.0  # times: so often each voxel may be computed for tiles that leave no trace; else they are blended

@@ -22,7 +22,7 @@ class Settings:
         augment: Denoise each tile in the 8 orientations that flips make and average the results: all flips keep the
             beam and the tilt axis in place. Takes 8 times as long.
         tile: Largest edge of a tile in the network's voxels, a multiple of `model.generator.multiple`; by default what
-            the network takes in 3 GB of float32, half of that in bfloat16, and at most 256.
+            the network takes in 2.2 GB of float32, half of that in bfloat16, and at most 256.
         overlap: The network's voxels shared by neighbouring tiles, which fade into each other. By default, twice what
             the network reaches, and nothing fades, since nothing tells where tiles met; where nothing is known of its
             reach, or that would cost too much, 32 or a third of `tile`.

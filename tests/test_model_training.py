@@ -45,6 +45,7 @@ def test_a_model_is_trained_goes_on_and_is_released(tmp_path: Path, monkeypatch,
     assert 0.06 <= minutes < 0.3
     assert "min, step" in capfd.readouterr().out
 
+    cryoden.models.shipped_models()  # are found once, and not in the folder that follows
     monkeypatch.setattr(cryoden.models, "FOLDER", tmp_path)
     run("release", ["small", str(out / "last.ckpt")], monkeypatch)
     denoiser = load_denoiser(tmp_path / "small.safetensors")

@@ -62,6 +62,7 @@ STEPS: list[tuple[str, Callable[[], nn.Module], int, int]] = [
     ("CompactUnet 32", lambda: CompactUnet(32), 32, 48),
     ("CompactUnet 32, batch 8", lambda: CompactUnet(32), 8, 48),
     ("CompactUnet 32, box 64", lambda: CompactUnet(32), 16, 64),
+    ("CompactUnet 32, refined, box 80", lambda: CompactUnet(32, refinements=1), 8, 80),
     ("UpsampleUnet 48", UpsampleUnet, 8, 64),
     ("UpsampleUnet 48, group", lambda: UpsampleUnet(norm="group"), 8, 64),
     ("Unet 48", Unet, 8, 64),

@@ -8,9 +8,11 @@ that is best on that very tomogram, which nobody has in a laboratory. All are co
 affine fit, without gold and what is around it: correlation, NRMSE, also where there is something, Fourier shell
 correlation in the measured part of Fourier space and in the missing wedge, where the former falls below 0.5, how much
 of the structure was taken away (of the truth itself, and of half of it, this is told to compare with), and the share of
-the answer's power that lies where there is nothing. With --topaz, its command, Topaz's model for tomograms of about
-that voxel size stands beside them. With --find, a structure of the scenes, it is told how well template matching finds
-it above the threshold that was best on the first tomogram of the folder. The medians over tomograms are printed.
+the answer's power that lies where there is nothing. What could be known stands beside them: the truth without what lies
+in the missing wedge, and the tomogram as it would be at an endless dose, NAME_noisefree.mrc. With --topaz, its command,
+Topaz's model for tomograms of about that voxel size stands beside them. With --find, a structure of the scenes, it is
+told how well template matching finds it above the threshold that was best on the first tomogram of the folder. The
+medians over tomograms are printed.
 """
 
 import argparse
@@ -169,6 +171,12 @@ def methods(
     clean = truth.clean.astype(np.float32)
     yield "the truth", clean, 0.0
     yield "half of the truth", np.float32(0.5) * clean, 0.0
+    low, high = truth.tilt_range
+    left = MissingWedge().apply(torch.from_numpy(clean)[None, None], [{"tilt_min": low, "tilt_max": high}])
+    yield "the truth without its wedge", left[0, 0].numpy(), 0.0
+    noise_free = path.with_name(path.name.replace("_degraded", "_noisefree"))
+    if noise_free.exists():  # not of a simple wedge
+        yield "the tomogram without noise", -read_volume(noise_free).data.astype(np.float32), 0.0
     batch = torch.from_numpy(bright)[None, None]
     for each in FILTERS:
         tried = [(truth.scores(each(batch, it)[0, 0].numpy())["nrmse"], it) for it in each.candidates]

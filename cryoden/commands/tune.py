@@ -37,7 +37,8 @@ def tune(
     each other in mine/report.html and mine/quality.csv. Stopped, the same command goes on where it was.
 
     Args:
-        inputs: files, folders or 'patterns*' of half tomograms; or one RELION 5 tomograms.star.
+        inputs: files, folders or 'patterns*' of half tomograms; or one RELION 5 tomograms.star. Where
+            TOMOGRAM_mask.mrc lies beside the halves, it is learnt and judged where that is above 0.
         output: the model that is written, a name that ends in .safetensors.
         model: what to start from: a run's folder, a checkpoint, weights, or the name of a model that comes with
             cryoden; by default the one of these that is nearest in voxel size.

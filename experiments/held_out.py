@@ -89,6 +89,12 @@ class Truth:
         gold = binary_dilation(clean > BRIGHTEST, iterations=AROUND)
         return cls(degraded.data, clean, gold, tilt_range, degraded.voxel_size)
 
+    @property
+    def wedge(self) -> dict[str, float]:
+        """What `MissingWedge` draws for such a tomogram."""
+        low, high = self.tilt_range
+        return {"tilt_min": low, "tilt_max": high}
+
     def scores(self, denoised: NDArray[np.float32]) -> dict[str, float]:
         """What is told of a volume (D, H, W) of any grey scale, protein bright."""
         truth, volume = (self._without_gold(each) for each in (self.clean, denoised.astype(np.float64)))
@@ -171,8 +177,7 @@ def methods(
     clean = truth.clean.astype(np.float32)
     yield "the truth", clean, 0.0
     yield "half of the truth", np.float32(0.5) * clean, 0.0
-    low, high = truth.tilt_range
-    left = MissingWedge().apply(torch.from_numpy(clean)[None, None], [{"tilt_min": low, "tilt_max": high}])
+    left = MissingWedge().apply(torch.from_numpy(clean)[None, None], [truth.wedge])
     yield "the truth without its wedge", left[0, 0].numpy(), 0.0
     noise_free = path.with_name(path.name.replace("_degraded", "_noisefree"))
     if noise_free.exists():  # not of a simple wedge
@@ -217,10 +222,7 @@ class Search:
         size = truth.voxel_size
         measured = None
         if method == "input":  # what was never measured is no part of the template either
-            measured = MissingWedge(truth.tilt_range).measured(
-                torch.empty(1, 1, *volume.shape),
-                [{"tilt_min": truth.tilt_range[0], "tilt_max": truth.tilt_range[1]}],
-            )
+            measured = MissingWedge().measured(torch.empty(1, 1, *volume.shape), [truth.wedge])
         best, index = match_template(
             torch.from_numpy(volume)[None, None],
             self.particle,

@@ -109,7 +109,7 @@ class TileGrid:
         inside = np.ix_(np.arange(len(z)), y - top, x - left)
         # all at once: thousands of small steps on several threads take ten times as long where others use the cores
         stack = np.stack(near)
-        return stack[inside].astype(np.float32), filled_in(stack)[inside]
+        return stack[inside].astype(np.float32), filled(torch.from_numpy(stack)).numpy()[inside]
 
     def place(self, result: NDArray[np.float64], tile: Tile, values: NDArray[np.float32]) -> None:
         """Puts a tile's values into the volume of the result: adds them times their weights, where tiles are blended.

@@ -42,8 +42,7 @@ def constructor_arguments(module: nn.Module) -> dict[str, Any]:
             raise CryodenError(f"{where} is written {parameter}; name each argument, so that it can be kept")
         if not hasattr(module, name):
             raise CryodenError(f"{where} is not kept as an attribute; write self.{name} = {name} in __init__")
-        value = getattr(module, name)
-        value = list(value) if isinstance(value, tuple) else value
+        value = _listed(getattr(module, name))
         if not all(isinstance(each, _PLAIN) for each in (value if isinstance(value, list) else [value])):
             raise CryodenError(
                 f"{where} must be int, float, str, bool, None or a list of these, which a checkpoint can keep, got a "
@@ -190,9 +189,8 @@ def with_defaults(record: dict[str, Any], network: DenoisingNetwork) -> dict[str
     if record["class_path"] != network_record(network)["class_path"]:
         return record
     parameters = inspect.signature(type(network)).parameters
-    defaults = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
-    return {**record, "init_args": {**plain, **record["init_args"]}}
+    defaults = {name: _listed(each.default) for name, each in parameters.items() if each.default is not each.empty}
+    return {**record, "init_args": {**defaults, **record["init_args"]}}
 
 
 def build_network(record: dict[str, Any]) -> DenoisingNetwork:
@@ -258,6 +256,11 @@ def _class_of(class_path: str) -> type[DenoisingNetwork]:
     if not (isinstance(kind, type) and issubclass(kind, DenoisingNetwork)):
         raise CryodenError(f"network {class_path}: not a subclass of cryoden's DenoisingNetwork")
     return kind
+
+
+def _listed(value: Any) -> Any:
+    """The same, a list for a tuple: a checkpoint knows no tuples."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _is_modest(value: Any) -> bool:

@@ -68,8 +68,8 @@ class CompactUnet(DenoisingNetwork):
         self.narrow = nn.ModuleList(narrow)
         self.decoder = nn.ModuleList(_convolution(a, a, norm, 0.5**0.5) for a, _ in reversed(below))
         self.refined = nn.ModuleList(
-            nn.Sequential(*(_convolution(width, width, norm) for _ in range(refinements if level < _REFINED else 0)))
-            for level, width in reversed(list(enumerate(widths[:-1])))
+            nn.Sequential(*(_convolution(a, a, norm) for _ in range(refinements if level < _REFINED else 0)))
+            for level, a in zip(reversed(range(levels)), reversed(widths[:-1]), strict=True)
         )
         self.head = nn.Conv3d(channels, 1, 1)
         if norm is None:

@@ -20,16 +20,19 @@ from cryoden.networks.cpu.convolutions import (
 
 NormName = Literal["batch", "instance", "group"]
 
+RUNNING = ("running_mean", "running_var")
+
 _GROUPS = 8
 
 
-def make_norm(norm: NormName, channels: int) -> nn.Module:
+def make_norm(norm: NormName, channels: int, levels: int = 1) -> nn.Module:
     """A normalisation of (B, channels, D, H, W) features, with a scale and a shift per channel.
 
     Args:
         norm: "batch" (over the batch, the thesis's), "instance" (each channel of each volume) or "group" (8
             groups of channels of each volume, or as many of 8, 4, 2, 1 as divide `channels`).
         channels: Number of channels.
+        levels: That share it, see `BatchNorm`.
 
     Returns:
         The layer; it has 2 * channels parameters whatever the norm.
@@ -39,7 +42,7 @@ def make_norm(norm: NormName, channels: int) -> nn.Module:
     """
     match norm:
         case "batch":
-            return BatchNorm(channels)
+            return BatchNorm(channels, levels)
         case "instance":
             return nn.GroupNorm(channels, channels)
         case "group":
@@ -48,32 +51,64 @@ def make_norm(norm: NormName, channels: int) -> nn.Module:
 
 
 class BatchNorm(nn.BatchNorm3d):
-    """Batch norm whose statistics are exact for channels_last_3d volumes on a CPU too.
+    """Batch norm that several levels may share, and whose statistics are exact for channels_last_3d volumes on a CPU too.
 
-    There torch sums a channel in float32, voxel after voxel: two volumes of 64^3 give statistics that are wrong by
+    Levels that share scales and shifts have features of other means and variances. In training each is normalised by
+    its own, so each has running statistics of its own: with those of all levels in one, the network that is used would
+    not be the one that was trained, and UpsampleUnet's answers came out a quarter too bright.
+
+    On a CPU torch sums a channel in float32, voxel after voxel: two volumes of 64^3 give statistics that are wrong by
     1e-3, larger batches worse. The columns of a matrix it sums in float64, as fast; so each voxel of a section is made
     a column, and the columns of a channel are combined.
 
     Args:
         num_features: Number of channels.
+        levels: That share it.
+
+    Attributes:
+        running_mean: (C,), or (levels, C) of several.
+        running_var: The same.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (B, C, D, H, W) features."""
-        channels_last = input.is_contiguous(memory_format=torch.channels_last_3d) and not input.is_contiguous()
-        if not (self.training and channels_last and input.device.type == "cpu"):
-            return super().forward(input)
-        normalised: Tensor
-        normalised, mean, variance = _ChannelsLastBatchNorm.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+    def __init__(self, num_features: int, levels: int = 1) -> None:
+        super().__init__(num_features)
+        if levels > 1:
+            self.running_mean = torch.zeros(levels, num_features)
+            self.running_var = torch.ones(levels, num_features)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in RUNNING:
+            key, today = prefix + name, getattr(self, name)
+            if key in state_dict and state_dict[key].shape == today.shape[1:]:  # from before each level had its own
+                state_dict[key] = state_dict[key].expand_as(today)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def forward(self, input: Tensor, level: int = 0) -> Tensor:
+        """Normalise (B, C, D, H, W) features of a level."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
+        self._check_input_dim(input)
+        running_mean, running_var = (
+            each.view(-1, self.num_features)[level] for each in (self.running_mean, self.running_var)
+        )
+        if self.training:
+            self.num_batches_tracked += 1
+        channels_last = input.is_contiguous(memory_format=torch.channels_last_3d) and not input.is_contiguous()
+        if not (self.training and channels_last and input.device.type == "cpu"):
+            return F.batch_norm(
+                *(input, running_mean, running_var, self.weight, self.bias),
+                training=self.training,
+                momentum=self.momentum,
+                eps=self.eps,
+            )
+        normalised: Tensor
+        normalised, mean, variance = _ChannelsLastBatchNorm.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         count = input.numel() / input.shape[1]
         # As torch's own does, unseen by autograd: a norm that levels share is used again before its first gradient.
-        self.running_mean.data.lerp_(mean, self.momentum)
-        self.running_var.data.lerp_(variance * (count / (count - 1)), self.momentum)
-        self.num_batches_tracked += 1
+        running_mean.data.lerp_(mean, self.momentum)
+        running_var.data.lerp_(variance * (count / (count - 1)), self.momentum)
         return normalised
 
 
@@ -154,27 +189,33 @@ class Block(nn.Sequential):
         kernel: Kernel size, odd; padded so that stride 1 keeps the box.
         stride: 2 halves an even box.
         norm: See `make_norm`.
+        levels: That share it.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, norm: NormName = "batch"
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        norm: NormName = "batch",
+        levels: int = 1,
     ) -> None:
         super().__init__(
             Convolution(in_channels, out_channels, kernel, stride, kernel // 2),
             nn.ReLU(inplace=True),
-            make_norm(norm, out_channels),
+            make_norm(norm, out_channels, levels),
         )
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, in_channels, D, H, W) to (B, out_channels, D, H, W) or half of it, channels_last_3d."""
-        return self.finish(self[0](input))
+    def forward(self, input: Tensor, level: int = 0) -> Tensor:
+        """(B, in_channels, D, H, W) of a level to (B, out_channels, D, H, W) or half of it, channels_last_3d."""
+        return self.finish(self[0](input), level)
 
-    def finish(self, features: Tensor) -> Tensor:
+    def finish(self, features: Tensor, level: int = 0) -> Tensor:
         """Activate and normalise what the convolution gave."""
-        _, activation, norm = self
         # A single small volume is convolved by another routine, which forgets the layout.
-        normalised: Tensor = norm(activation(features.contiguous(memory_format=torch.channels_last_3d)))
-        return normalised
+        return finished(self, features.contiguous(memory_format=torch.channels_last_3d), level)
 
 
 class UpBlock(nn.Sequential):
@@ -184,10 +225,25 @@ class UpBlock(nn.Sequential):
         in_channels: Channels in.
         out_channels: Channels out.
         norm: See `make_norm`.
+        levels: That share it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
-        super().__init__(Doubling(in_channels, out_channels), nn.ReLU(inplace=True), make_norm(norm, out_channels))
+    def __init__(self, in_channels: int, out_channels: int, *, norm: NormName = "batch", levels: int = 1) -> None:
+        super().__init__(
+            Doubling(in_channels, out_channels), nn.ReLU(inplace=True), make_norm(norm, out_channels, levels)
+        )
+
+    def forward(self, input: Tensor, level: int = 0) -> Tensor:
+        """(B, in_channels, D, H, W) of a level to (B, out_channels, 2D, 2H, 2W)."""
+        return finished(self, self[0](input), level)
+
+
+def finished(block: nn.Sequential, features: Tensor, level: int) -> Tensor:
+    """What a block of convolution, activation and normalisation makes of what its convolution gave for a level."""
+    _, activation, norm = block
+    features = activation(features)
+    normalised: Tensor = norm(features, level) if isinstance(norm, BatchNorm) else norm(features)
+    return normalised
 
 
 def start_at(bias: float, last: nn.Conv3d | nn.ConvTranspose3d) -> None:
@@ -241,18 +297,20 @@ class MergeBlock(Block):
         skip_channels: Channels of the skip.
         out_channels: Channels out.
         norm: See `make_norm`.
+        levels: That share it.
     """
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
-        super().__init__(in_channels + skip_channels, out_channels, kernel=3, norm=norm)
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, *, norm: NormName = "batch", levels: int = 1
+    ) -> None:
+        super().__init__(in_channels + skip_channels, out_channels, kernel=3, norm=norm, levels=levels)
 
-    def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]  # two volumes, not one
-        """Decoded (B, C, D, H, W) and skip (B, S, D, H, W) to (B, out_channels, D, H, W)."""
+    def forward(self, decoded: Tensor, skip: Tensor, level: int = 0) -> Tensor:  # type: ignore[override]  # two volumes
+        """Decoded (B, C, D, H, W) and skip (B, S, D, H, W) of a level to (B, out_channels, D, H, W)."""
         convolution = self[0]
         assert isinstance(convolution, nn.Conv3d)
-        return self.finish(
-            carefully(partial(convolve_concatenated, weight=convolution.weight, bias=convolution.bias), decoded, skip)
-        )
+        how = partial(convolve_concatenated, weight=convolution.weight, bias=convolution.bias)
+        return self.finish(carefully(how, decoded, skip), level)
 
 
 class UpsampleBlock(nn.Module):
@@ -265,16 +323,18 @@ class UpsampleBlock(nn.Module):
         skip_channels: Channels of the skip.
         out_channels: Channels out.
         norm: See `make_norm`.
+        levels: That share it.
     """
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, *, norm: NormName = "batch", levels: int = 1
+    ) -> None:
         super().__init__()
-        self.block = Block(in_channels + skip_channels, out_channels, kernel=3, norm=norm)
+        self.block = Block(in_channels + skip_channels, out_channels, kernel=3, norm=norm, levels=levels)
 
-    def forward(self, decoded: Tensor, skip: Tensor) -> Tensor:
-        """Decoded (B, C, D, H, W) and skip (B, S, 2D, 2H, 2W) to (B, out_channels, 2D, 2H, 2W)."""
+    def forward(self, decoded: Tensor, skip: Tensor, level: int = 0) -> Tensor:
+        """Decoded (B, C, D, H, W) and skip (B, S, 2D, 2H, 2W) of a level to (B, out_channels, 2D, 2H, 2W)."""
         convolution = self.block[0]
         assert isinstance(convolution, nn.Conv3d)
-        return self.block.finish(
-            carefully(partial(convolve_upsampled, weight=convolution.weight, bias=convolution.bias), decoded, skip)
-        )
+        how = partial(convolve_upsampled, weight=convolution.weight, bias=convolution.bias)
+        return self.block.finish(carefully(how, decoded, skip), level)

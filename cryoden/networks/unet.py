@@ -29,11 +29,11 @@ class Unet(DenoisingNetwork):
         # 2 (1 + 2 + 4 + 8) down and again up, 1 + 2 + 4 + 8 to merge, 1 in the head
         self.reach = 76 if norm == "batch" else None
         self.first = Block(1, channels, kernel=5, stride=2, norm=norm)
-        self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm)
+        self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm, levels=2)
         self.bottleneck = Block(channels, channels, kernel=5, stride=2, norm=norm)
         self.widen_bottleneck = UpBlock(channels, channels, norm=norm)
-        self.merge = MergeBlock(channels, channels, channels, norm=norm)
-        self.widen = UpBlock(channels, channels, norm=norm)
+        self.merge = MergeBlock(channels, channels, channels, norm=norm, levels=3)
+        self.widen = UpBlock(channels, channels, norm=norm, levels=3)
         self.last = MergeBlock(channels, 1, channels, norm=norm)
         self.head = DensityHead(channels, nonnegative=nonnegative)
 
@@ -47,10 +47,10 @@ class Unet(DenoisingNetwork):
         self.check_box(volumes)
         volumes = volumes.to(memory_format=torch.channels_last_3d)  # every layer keeps it so, the fastest there is
         half = self.first(volumes)
-        quarter = self.narrow(half)
-        eighth = self.narrow(quarter)
+        quarter = self.narrow(half, level=0)
+        eighth = self.narrow(quarter, level=1)
         decoded = self.widen_bottleneck(self.bottleneck(eighth))
-        for skip in (eighth, quarter, half):
-            decoded = self.widen(self.merge(decoded, skip))
+        for level, skip in enumerate((eighth, quarter, half)):
+            decoded = self.widen(self.merge(decoded, skip, level), level)
         denoised: Tensor = self.head(self.last(decoded, volumes))
         return denoised

@@ -29,8 +29,8 @@ class UpsampleUnet(DenoisingNetwork):
         # first 1, narrow 2 (1 + 2 + 4), widen 1 + 2 + 4, head 1, to the far end of a voxel of the coarsest level 7
         self.reach = 30 if norm == "batch" else None
         self.first = Block(1, channels, kernel=3, norm=norm)
-        self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm)
-        self.widen = UpsampleBlock(channels, channels, channels, norm=norm)
+        self.narrow = Block(channels, channels, kernel=5, stride=2, norm=norm, levels=3)
+        self.widen = UpsampleBlock(channels, channels, channels, norm=norm, levels=3)
         self.head = DensityHead(channels, nonnegative=nonnegative)
 
     def end_linearly(self) -> None:
@@ -43,10 +43,10 @@ class UpsampleUnet(DenoisingNetwork):
         self.check_box(volumes)
         volumes = volumes.to(memory_format=torch.channels_last_3d)  # every layer keeps it so, the fastest there is
         full = self.first(volumes)
-        half = self.narrow(full)
-        quarter = self.narrow(half)
-        decoded = self.narrow(quarter)
-        for skip in (quarter, half, full):
-            decoded = self.widen(decoded, skip)
+        half = self.narrow(full, level=0)
+        quarter = self.narrow(half, level=1)
+        decoded = self.narrow(quarter, level=2)
+        for level, skip in enumerate((quarter, half, full)):
+            decoded = self.widen(decoded, skip, level)
         denoised: Tensor = self.head(decoded)
         return denoised

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cryoden.hardware import keep_freed_memory
 from cryoden.networks.base import DenoisingNetwork
+from cryoden.networks.blocks import RUNNING
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
 
@@ -29,19 +30,19 @@ class PlainUpsampleUnet(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = block(nn.Conv3d(1, channels, 3, padding=1))
-        self.narrow = block(nn.Conv3d(channels, channels, 5, 2, padding=2))
-        self.widen = nn.ModuleDict({"block": block(nn.Conv3d(2 * channels, channels, 3, padding=1))})
+        self.first = PlainBlock(nn.Conv3d(1, channels, 3, padding=1))
+        self.narrow = PlainBlock(nn.Conv3d(channels, channels, 5, 2, padding=2), levels=3)
+        self.widen = nn.ModuleDict({"block": PlainBlock(nn.Conv3d(2 * channels, channels, 3, padding=1), levels=3)})
         self.head = nn.Sequential(nn.Conv3d(channels, 1, 3, padding=1), nn.Softplus())
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Denoise (B, 1, D, H, W) volumes."""
         full = self.first(volumes)
-        half = self.narrow(full)
-        quarter = self.narrow(half)
-        decoded = self.narrow(quarter)
-        for skip in (quarter, half, full):
-            decoded = self.widen["block"](torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1))
+        half = self.narrow(full, level=0)
+        quarter = self.narrow(half, level=1)
+        decoded = self.narrow(quarter, level=2)
+        for level, skip in enumerate((quarter, half, full)):
+            decoded = self.widen["block"](torch.cat([F.interpolate(decoded, scale_factor=2.0), skip], dim=1), level)
         return self.head(decoded)
 
 
@@ -50,29 +51,41 @@ class PlainUnet(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = block(nn.Conv3d(1, channels, 5, 2, padding=2))
-        self.narrow = block(nn.Conv3d(channels, channels, 5, 2, padding=2))
-        self.bottleneck = block(nn.Conv3d(channels, channels, 5, 2, padding=2))
-        self.widen_bottleneck = block(nn.ConvTranspose3d(channels, channels, 5, 2, padding=2, output_padding=1))
-        self.merge = block(nn.Conv3d(2 * channels, channels, 3, padding=1))
-        self.widen = block(nn.ConvTranspose3d(channels, channels, 5, 2, padding=2, output_padding=1))
-        self.last = block(nn.Conv3d(channels + 1, channels, 3, padding=1))
+        self.first = PlainBlock(nn.Conv3d(1, channels, 5, 2, padding=2))
+        self.narrow = PlainBlock(nn.Conv3d(channels, channels, 5, 2, padding=2), levels=2)
+        self.bottleneck = PlainBlock(nn.Conv3d(channels, channels, 5, 2, padding=2))
+        self.widen_bottleneck = PlainBlock(nn.ConvTranspose3d(channels, channels, 5, 2, padding=2, output_padding=1))
+        self.merge = PlainBlock(nn.Conv3d(2 * channels, channels, 3, padding=1), levels=3)
+        self.widen = PlainBlock(nn.ConvTranspose3d(channels, channels, 5, 2, padding=2, output_padding=1), levels=3)
+        self.last = PlainBlock(nn.Conv3d(channels + 1, channels, 3, padding=1))
         self.head = nn.Sequential(nn.Conv3d(channels, 1, 3, padding=1), nn.Softplus())
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Denoise (B, 1, D, H, W) volumes."""
         half = self.first(volumes)
-        quarter = self.narrow(half)
-        eighth = self.narrow(quarter)
+        quarter = self.narrow(half, level=0)
+        eighth = self.narrow(quarter, level=1)
         decoded = self.widen_bottleneck(self.bottleneck(eighth))
-        for skip in (eighth, quarter, half):
-            decoded = self.widen(self.merge(torch.cat([decoded, skip], dim=1)))
+        for level, skip in enumerate((eighth, quarter, half)):
+            decoded = self.widen(self.merge(torch.cat([decoded, skip], dim=1), level), level)
         return self.head(self.last(torch.cat([decoded, volumes], dim=1)))
 
 
-def block(convolution: nn.Conv3d | nn.ConvTranspose3d) -> nn.Sequential:
-    """The thesis's block: a convolution, ReLU, batch norm."""
-    return nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm3d(convolution.out_channels))
+class PlainBlock(nn.Sequential):
+    """The thesis's block: a convolution, ReLU, batch norm; levels that share it have statistics of their own."""
+
+    def __init__(self, convolution: nn.Conv3d | nn.ConvTranspose3d, levels: int = 1) -> None:
+        super().__init__(convolution, nn.ReLU(), nn.BatchNorm3d(convolution.out_channels))
+        if levels > 1:
+            for name in RUNNING:
+                setattr(self[2], name, torch.stack([getattr(self[2], name)] * levels))
+
+    def forward(self, volumes: Tensor, level: int = 0) -> Tensor:
+        """Features of a level."""
+        convolution, activation, norm = self
+        mean, variance = (getattr(norm, name).view(-1, norm.num_features)[level] for name in RUNNING)
+        features = activation(convolution(volumes))
+        return F.batch_norm(features, mean, variance, norm.weight, norm.bias, self.training)
 
 
 PLAIN: dict[type[DenoisingNetwork], type[nn.Module]] = {UpsampleUnet: PlainUpsampleUnet, Unet: PlainUnet}

@@ -385,6 +385,31 @@ def test_batch_norm_shared_by_volumes_of_either_layout() -> None:
     assert norm.num_batches_tracked == 2
 
 
+@pytest.mark.parametrize("kind", [Unet, UpsampleUnet])
+def test_at_rest_a_network_is_the_one_that_was_trained(kind: type[DenoisingNetwork]) -> None:
+    torch.manual_seed(0)
+    network, volumes = kind(channels=4), standardised_particle(32, 32, 32)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.uniform_(parameter, -1.0, 1.0)  # so that levels differ
+    with torch.no_grad():
+        for _ in range(100):
+            trained = network(volumes)
+        at_rest = network.eval()(volumes)
+    assert (at_rest - trained).norm() < 0.1 * (trained - trained.mean()).norm()
+
+
+@pytest.mark.parametrize("kind", [UpsampleUnet, Unet])
+def test_weights_whose_levels_shared_their_statistics_are_read(kind: type[DenoisingNetwork]) -> None:
+    network = kind(channels=4)
+    before = {
+        name: torch.rand(4) if name.endswith(("mean", "var")) else value for name, value in network.state_dict().items()
+    }
+    network.load_state_dict(before)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name].expand_as(value))
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_blocks_are_channels_last_whatever_they_get(batch: int) -> None:
     features = Block(1, 4, kernel=3)(torch.randn(batch, 1, 8, 8, 8))

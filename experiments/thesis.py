@@ -71,14 +71,16 @@ DATA = {
     "different_noise": ("different_noise",),
     "realistic": ("realistic",),
     "small": ("small",),
+    "small_tilt_series": ("small_tilt_series",),
 }
-FILES = {
-    "control": "gan.yaml",  # any system's own file has these data
-    "unseen_particle": "overlays/unseen_particle.yaml",
-    "several_particles": "overlays/scene_several_10A.yaml",
-    "different_noise": "overlays/different_noise.yaml",
-    "realistic": "overlays/tilt_series.yaml",
-    "small": "overlays/small.yaml",
+FILES = {  # laid over one another
+    "control": ("gan.yaml",),  # any system's own file has these data
+    "unseen_particle": ("overlays/unseen_particle.yaml",),
+    "several_particles": ("overlays/scene_several_10A.yaml",),
+    "different_noise": ("overlays/different_noise.yaml",),
+    "realistic": ("overlays/tilt_series.yaml",),
+    "small": ("overlays/small.yaml",),
+    "small_tilt_series": ("overlays/tilt_series.yaml", "overlays/small.yaml"),
 }
 THESIS = {"several_particles": "multiple-particles"}  # what it calls an experiment, where not as here with a hyphen
 SYSTEMS = (
@@ -207,8 +209,9 @@ class Work:
 
     def data_file(self, name: str) -> Path:
         """The data of an experiment, with stand-ins, as `--config` and `load_data` take it."""
-        described = copy.deepcopy(_yaml(EXPERIMENTS / FILES[name])["data"])
-        arguments = described["init_args"]
+        parts = [copy.deepcopy(_yaml(EXPERIMENTS / file)["data"]) for file in FILES[name]]
+        arguments = {key: value for part in parts for key, value in part["init_args"].items()}
+        described = {**parts[-1], "init_args": arguments}
         entries = arguments.get("entries", list(THESIS_ENTRIES))
         arguments["entries"] = [STAND_INS.get(entry, entry) for entry in entries]
         if self.device.type == "cpu":

@@ -96,7 +96,7 @@ def test_the_grid_has_every_system_on_every_experiment(monkeypatch: pytest.Monke
         name for name, kind in vars(recipes).items() if getattr(kind, "__module__", "") == recipes.__name__
     }
     plain = {(row.data, row.system, row.seed) for row in rows if not row.arguments}
-    assert len(plain) == 9 * 5 * 3
+    assert len(plain) == 9 * 6 * 3
     assert [row.seed for row in rows] == sorted(row.seed for row in rows)
     assert {row.length for row in rows} == {20, 100}
     assert {row.channels for row in thesis.grid(16, None, ["control/*_ae/*"])} == {4, 16}

@@ -51,7 +51,7 @@ def make_norm(norm: NormName, channels: int, levels: int = 1) -> nn.Module:
 
 
 class BatchNorm(nn.BatchNorm3d):
-    """Batch norm that several levels may share, and whose statistics are exact for channels_last_3d volumes on a CPU too.
+    """Batch norm that levels may share, and whose statistics are exact for channels_last_3d volumes on a CPU too.
 
     Levels that share scales and shifts have features of other means and variances. In training each is normalised by
     its own, so each has running statistics of its own: with those of all levels in one, the network that is used would

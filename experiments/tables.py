@@ -5,7 +5,8 @@
 
 A result is the results.json of `cryoden compare` or `cryoden test`, without what it says of each volume. A table stands
 between `<!-- NAME: measure, measure -->` and `<!-- end -->`: a row for each method; or between
-`<!-- measure: NAME, NAME -->` and `<!-- end -->`: a column for each result.
+`<!-- measure: NAME, NAME -->` and `<!-- end -->`: a column for each result. Where a page shows images/NAME_curves.png,
+it is drawn from what `thesis.py` found: how each system learnt.
 """
 
 import argparse
@@ -16,8 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
 from cryoden.evaluation.tables import read_thesis
 from cryoden.metrics import MEASURES
+from cryoden.pictures import STYLES, plain_axis, save_figure
 
 EXPERIMENTS = Path(__file__).resolve().parent
 _DOCS = EXPERIMENTS.parent / "docs"
@@ -107,10 +112,39 @@ def rendered(text: str) -> str:
     return MARK.sub(table, text)
 
 
+def learning_curves(result: Result) -> Figure:
+    """Validation NRMSE of each system over the volumes that it saw (the thesis's figure 18): of `thesis.py`."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axis = figure.subplots()
+    systems = list(dict.fromkeys(row["system"] for row in result["rows"].values()))
+    styles = {system: STYLES[number % len(STYLES)] for number, system in enumerate(systems)}
+    for name, row in result["rows"].items():
+        if name.startswith(f"{row['system']},"):  # the system itself, no variant of it
+            style, (volumes, values) = styles[row["system"]], zip(*row["curve"], strict=True)
+            line, mark = ("-", style.marker) if systems.index(row["system"]) < len(STYLES) else (":", style.marker)
+            axis.plot(volumes, values, color=style.color, linestyle=line, marker=mark, markersize=4, label=name)
+    for name, values in result["percentiles"].items():
+        if name not in result["rows"] and name in ("zeros", "Gaussian filter", "non-local means"):
+            axis.axhline(values["nrmse"]["p50"], color="#999999", linewidth=1)
+            axis.annotate(
+                name, (1, values["nrmse"]["p50"]), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+            )
+    axis.set(xscale="log", xlabel="volumes seen", ylabel="validation NRMSE", ylim=(0, 1.1))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    plain_axis(axis)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
 def write_pages() -> None:
-    """Make the tables anew."""
+    """Make the tables and the curves anew."""
     for page in PAGES:
-        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+        text = rendered(page.read_text(encoding="utf-8"))
+        page.write_text(text, encoding="utf-8")
+        for name in re.findall(r"images/(\w+)_curves.png", text):
+            save_figure(learning_curves(read(name)), _DOCS / "images" / f"{name}_curves.png", overwrite=True)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ SYSTEMS = (
 # The same generator, data, optimiser and steps: what does the adversarial term do? Its weight beside the reconstruction
 # is 1 / reconstruction_weight, so that the first has none. Then what else the thesis left open.
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    *(("gan", {"reconstruction_weight": weight}) for weight in (1.0e6, 100.0, 30.0, 3.0, 1.0)),
+    *(("gan", {"reconstruction_weight": weight}) for weight in (1.0e6, 100.0, 3.0, 1.0, 0.1)),
     ("gan", {"feature_matching": 10.0}),
     ("wgangp", {"critic_warmup_steps": 100}),
     ("upsample_unet_ae", {"residual": True}),

@@ -160,6 +160,20 @@ def test_a_system_of_the_grid_stands_beside_its_own_in_the_thesis(
     assert "UpsampleUnetGAN" not in text
 
 
+def test_learning_curves_are_those_of_systems_and_not_of_their_variants() -> None:
+    curve = [[800, 0.5], [1600, 0.4]]
+    rows = {
+        "UnetAE, 48 channels": {"system": "UnetAE", "curve": curve},
+        "UnetAE, 16 channels": {"system": "UnetAE", "curve": curve[:1]},
+        "UnetAE loss ssim, 48 channels": {"system": "UnetAE", "curve": curve},
+    }
+    levels = {name: {"nrmse": {"p50": 1.0}} for name in ("input", "zeros", *rows)}
+    (axis,) = tables.learning_curves({"rows": rows, "percentiles": levels}).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line.get_marker() != "None"}
+    assert drawn == {"UnetAE, 48 channels": curve, "UnetAE, 16 channels": curve[:1]}
+    assert [text.get_text() for text in axis.texts] == ["zeros"]
+
+
 def test_the_table_of_aliasing_is_that_of_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXPERIMENTS / "benchmarks")
     table = runpy.run_path(str(EXPERIMENTS / "benchmarks" / "aliasing.py"))["table"]

@@ -35,8 +35,10 @@ def _answer(c: Comparison, best: str, rival: str) -> str:
     wedge = "fsc_wedge" in c.measures
     fsc, where = ("fsc_measured", " where the tilt series measured") if wedge else ("fsc_area", "")
     sharp = c.best(c.filters, fsc)
-    less, finer = c.median(best) < c.median(rival), c.median(best, fsc) >= c.median(sharp, fsc)
-    values = f"mean FSC {c.median(best, fsc):.3f}; {sharp} {c.median(sharp, fsc):.3f}"
+    ours, theirs = round(c.median(best, fsc), 3), round(c.median(sharp, fsc), 3)  # as they are told
+    less, finer = c.median(best) < c.median(rival), ours >= theirs
+    how = "better" if ours > theirs else "as well" if finer else "less well"
+    values = f"mean FSC {ours:.3f}; {sharp} {theirs:.3f}"
     if not less and not finer:
         return (
             f"No: no model has less error than the best classical filter ({rival}); {best} comes closest, on "
@@ -47,7 +49,7 @@ def _answer(c: Comparison, best: str, rival: str) -> str:
     return (
         f"{'Yes' if sure else 'With doubt'}: {best} has {_change(c, best, rival)} error than the best classical filter "
         f"({rival}), less on {wins} of {_volumes(c.n)}, {'and' if less == finer else 'but'} agrees "
-        f"{'better' if finer else 'less well'} with the truth{where} ({values})."
+        f"{how} with the truth{where} ({values})."
     )
 
 

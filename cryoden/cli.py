@@ -105,6 +105,10 @@ def _run(words: list[str]) -> None:
     from cryoden.commands.parser import call, plain_words
 
     rest = plain_words(rest)  # which finds the files of --config, or refuses them, before torch is imported
+    # Threads of GNU's OpenMP that wait for others turn in circles for milliseconds, also on the core that those need: a
+    # tomogram took four times as long where other people's work ran. torch reads this when it is imported.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with loading():
         verb = getattr(import_module(f"cryoden.commands.{name}"), name)
     if any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(verb).parameters.values()):

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -248,3 +249,16 @@ def test_help_is_quick_and_complete() -> None:
     loaded = "import sys; sys.argv = ['cryoden']; import cryoden.cli as c; c.main(); print('lightning' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert result.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize(("policy", "turns"), [(None, "1000"), ("ACTIVE", None)])
+def test_threads_that_wait_leave_the_core_to_others_unless_told_otherwise(
+    policy: str | None, turns: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is as it was, afterwards
+        monkeypatch.delenv(name)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    main(["models"])
+    assert os.environ.get("GOMP_SPINCOUNT") == turns

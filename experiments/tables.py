@@ -121,14 +121,13 @@ def learning_curves(result: Result) -> Figure:
     for name, row in result["rows"].items():
         if name.startswith(f"{row['system']},"):  # the system itself, no variant of it
             style, (volumes, values) = styles[row["system"]], zip(*row["curve"], strict=True)
-            line, mark = ("-", style.marker) if systems.index(row["system"]) < len(STYLES) else (":", style.marker)
-            axis.plot(volumes, values, color=style.color, linestyle=line, marker=mark, markersize=4, label=name)
+            line = "-" if systems.index(row["system"]) < len(STYLES) else ":"
+            axis.plot(volumes, values, color=style.color, linestyle=line, marker=style.marker, markersize=4, label=name)
     for name, values in result["percentiles"].items():
         if name not in result["rows"] and name in ("zeros", "Gaussian filter", "non-local means"):
             axis.axhline(values["nrmse"]["p50"], color="#999999", linewidth=1)
-            axis.annotate(
-                name, (1, values["nrmse"]["p50"]), xycoords=("axes fraction", "data"), ha="right", va="bottom"
-            )
+            place = (1, values["nrmse"]["p50"])
+            axis.annotate(f"{name}, test volumes", place, xycoords=("axes fraction", "data"), ha="right", va="bottom")
     axis.set(xscale="log", xlabel="volumes seen", ylabel="validation NRMSE", ylim=(0, 1.1))
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -222,6 +222,8 @@ class Work:
             arguments |= {"entries": ["phantom:1"], "box": 16, "voxel_size": 20.0, "resolution": 40.0, "batch_size": 2}
             arguments |= {"holdout": ["phantom:2"]} if arguments.get("holdout") else {}
             arguments |= {"scenes": 5} if "scenes" in arguments else {"copies": 5}
+            for step in arguments.get("degradation", []):
+                step["init_args"] |= {"voxel_size": 20.0} if "voxel_size" in step["init_args"] else {}
         path = self.folder / "data" / f"{name}.yaml"
         write_text(path, yaml.safe_dump({"data": described}), overwrite=True)
         return path

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from cryoden.checkpoint import export_weights, load_denoiser
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
-from cryoden.networks import CompactUnet
+from cryoden.networks import CompactUnet, UpsampleUnet
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,22 @@ def test_shapes_and_names_are_compared(tmp_path, sound):
     refused(write(tmp_path / "a.safetensors", record, {**weights, "more": torch.zeros(2)}), "more is of shape")
     fewer = {name: value for name, value in weights.items() if name != "head.bias"}
     refused(write(tmp_path / "b.safetensors", record, fewer), r"head\.bias is missing in the file and of shape \(1,\)")
+
+
+def test_weights_whose_levels_shared_their_statistics_are_read_as_they_were(tmp_path):
+    denoiser = Denoiser(UpsampleUnet(channels=2))
+    record = {name: value for name, value in denoiser.record().items() if name != "digest"}
+    weights = denoiser.generator.state_dict()
+    before = {name: value[0].contiguous() if value.ndim == 2 else value for name, value in weights.items()}
+    for name in before:
+        before[name] += 0.5 if name.endswith("running_mean") else 0
+    read = load_denoiser(write(tmp_path / "a.safetensors", record, before)).generator.state_dict()
+    assert all(torch.equal(value, before[name].expand_as(value)) for name, value in read.items())
+    export_weights(load_denoiser(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    again = load_denoiser(tmp_path / "b.safetensors").generator.state_dict()
+    assert all(torch.equal(value, read[name]) for name, value in again.items())
+    scalar = {**before, "narrow.2.running_mean": torch.tensor(7.0)}
+    refused(write(tmp_path / "c.safetensors", record, scalar), r"running_mean is of shape \(\) in the file")
 
 
 @pytest.mark.parametrize("name", ["text.txt", "text.ckpt", "text.safetensors"])

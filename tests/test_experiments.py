@@ -171,7 +171,7 @@ def test_learning_curves_are_those_of_systems_and_not_of_their_variants() -> Non
     (axis,) = tables.learning_curves({"rows": rows, "percentiles": levels}).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line.get_marker() != "None"}
     assert drawn == {"UnetAE, 48 channels": curve, "UnetAE, 16 channels": curve[:1]}
-    assert [text.get_text() for text in axis.texts] == ["zeros"]
+    assert [text.get_text() for text in axis.texts] == ["zeros, test volumes"]
 
 
 def test_the_table_of_aliasing_is_that_of_its_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cryoden.modules import recipes
 from tests.test_experiments import APART, EXPERIMENTS, run_script
@@ -57,6 +58,15 @@ def test_a_row_is_planned_trained_and_tested(tmp_path: Path) -> None:
     row = found["control"]["rows"][label]
     assert [seen for seen, _ in row["curve"]] == [4, 8]  # of 5 volumes one validates
     assert row["minutes"][0] > 0
+
+
+@pytest.mark.parametrize("data", ["realistic", "small_tilt_series"])
+def test_data_of_tilt_series_are_tried_small_too(data: str, tmp_path: Path) -> None:
+    assert "0 of 2 epochs done" in run(tmp_path, f"{data}/simple_ae/*/seed-1", "--plan")
+    ((_, described),) = yaml.safe_load((tmp_path / "out" / "data" / f"{data}.yaml").read_text("utf-8")).items()
+    (step,) = described["init_args"]["degradation"]
+    assert step["class_path"] == "TiltSeriesDegradation"
+    assert step["init_args"]["voxel_size"] == described["init_args"]["voxel_size"] == 20.0
 
 
 def test_what_was_stopped_goes_on_with_the_epoch_that_it_was_in(tmp_path: Path) -> None:

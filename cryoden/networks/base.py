@@ -237,7 +237,8 @@ def check_network(record: dict[str, Any], weights: Mapping[str, Tensor], most: i
         raise CryodenError(f"its weights are larger than the file, which has {most} bytes")
     for name in [*expected, *weights]:
         there, here = (tuple(each[name].shape) if name in each else None for each in (weights, expected))
-        before = name.endswith(("running_mean", "running_var")) and here and there == here[1:]
+        statistics = name.endswith(("running_mean", "running_var"))
+        before = statistics and here is not None and len(here) == 2 and there == here[1:]
         if there != here and not before:  # a batch norm of several levels had one statistic for all: `BatchNorm`
             told = [f"of shape {shape}" if shape is not None else "missing" for shape in (there, here)]
             raise CryodenError(

@@ -79,8 +79,9 @@ class BatchNorm(nn.BatchNorm3d):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in RUNNING:
             key, today = prefix + name, getattr(self, name)
-            if key in state_dict and state_dict[key].shape == today.shape[1:]:  # from before each level had its own
-                state_dict[key] = state_dict[key].expand_as(today)
+            # from before each level had its own
+            if today.ndim == 2 and key in state_dict and state_dict[key].shape == today.shape[1:]:
+                state_dict[key] = state_dict[key].expand_as(today).clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, input: Tensor, level: int = 0) -> Tensor:
@@ -239,8 +240,17 @@ class UpBlock(nn.Sequential):
 
 
 def finished(block: nn.Sequential, features: Tensor, level: int) -> Tensor:
-    """What a block of convolution, activation and normalisation makes of what its convolution gave for a level."""
+    """What a block of convolution, activation and normalisation makes of what its convolution gave for a level.
+
+    Raises:
+        CryodenError: Its batch norm, which levels share, was made one that processes share.
+    """
     _, activation, norm = block
+    if isinstance(norm, nn.SyncBatchNorm) and norm.running_mean is not None and norm.running_mean.ndim > 1:
+        raise CryodenError(
+            "sync_batchnorm: levels share a batch norm here, which torch cannot keep apart for several processes; "
+            "leave it out (running statistics are averaged over processes), or give --model.norm group"
+        )
     features = activation(features)
     normalised: Tensor = norm(features, level) if isinstance(norm, BatchNorm) else norm(features)
     return normalised

@@ -73,10 +73,11 @@ def main() -> None:
                 wall, cpu = (round(statistics.median(each), 1) for each in zip(*seconds, strict=True))
                 rows.append({"busy": busy, "turns": name, "seconds": wall, "cpu_seconds": cpu})
                 print(f"{busy} busy processes, {name} turns: {wall} s, {cpu} CPU s")
-    made, busy = provenance(), " ".join(map(str, arguments.busy))
+    made = provenance()
+    words = f"{arguments.tomogram.name} --busy {' '.join(map(str, arguments.busy))} --runs {arguments.runs}"
     kept = {
         "title": "contention",
-        "commands": [f"python experiments/benchmarks/contention.py {arguments.tomogram.name} --busy {busy}"],
+        "commands": [f"python experiments/benchmarks/contention.py {words}"],
         **{name: made[name] for name in ("created", "versions", "hardware")},
         "rows": rows,
     }

@@ -385,8 +385,10 @@ def test_batch_norm_shared_by_volumes_of_either_layout() -> None:
     assert norm.num_batches_tracked == 2
 
 
-@pytest.mark.parametrize("kind", [Unet, UpsampleUnet])
-def test_at_rest_a_network_is_the_one_that_was_trained(kind: type[DenoisingNetwork]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "difference"), [(Unet, 0.1), (UpsampleUnet, 0.01)]
+)  # of a level of 16 voxels, and 128
+def test_at_rest_a_network_is_the_one_that_was_trained(kind: type[DenoisingNetwork], difference: float) -> None:
     torch.manual_seed(0)
     network, volumes = kind(channels=4), standardised_particle(32, 32, 32)
     for name, parameter in network.named_parameters():
@@ -396,7 +398,7 @@ def test_at_rest_a_network_is_the_one_that_was_trained(kind: type[DenoisingNetwo
         for _ in range(100):
             trained = network(volumes)
         at_rest = network.eval()(volumes)
-    assert (at_rest - trained).norm() < 0.1 * (trained - trained.mean()).norm()
+    assert (at_rest - trained).norm() < difference * (trained - trained.mean()).norm()
 
 
 @pytest.mark.parametrize("kind", [UpsampleUnet, Unet])
@@ -408,6 +410,12 @@ def test_weights_whose_levels_shared_their_statistics_are_read(kind: type[Denois
     network.load_state_dict(before)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, before[name].expand_as(value))
+
+
+def test_a_norm_that_levels_share_is_not_one_that_processes_share() -> None:
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(UpsampleUnet(channels=2))
+    with pytest.raises(CryodenError, match=r"^sync_batchnorm: .*; leave it out .*, or give --model.norm group$"):
+        network.eval()(torch.zeros(1, 1, 8, 8, 8))
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -26,7 +26,7 @@ from cryoden.pictures import STYLES, plain_axis, save_figure
 
 EXPERIMENTS = Path(__file__).resolve().parent
 _DOCS = EXPERIMENTS.parent / "docs"
-_NAMES = ("experiments", "discriminator", "gallery", "models-measured", "thesis", "unseen")
+_NAMES = ("experiments", "discriminator", "gallery", "models-measured", "systems", "thesis", "unseen")
 PAGES = (EXPERIMENTS / "README.md", *(_DOCS / f"{name}.md" for name in _NAMES))
 THESIS = "UpsampleUnetGAN, thesis"  # its best system
 MARK = re.compile(r"(<!-- (\w+): ([\w., ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -93,8 +93,8 @@ def trained(method: str, grid: dict[str, Any], experiment: str) -> list[str]:
 def of_results(measure: str, names: Sequence[str]) -> list[list[str]]:
     """One measure: a row for each method, a column for each result."""
     results = [read(name) for name in names]
-    methods = [*dict.fromkeys(method for result in results for method in result["percentiles"]), THESIS]
-    columns = [{**result["percentiles"], THESIS: thesis(result)} for result in results]
+    columns = [{**result["percentiles"], **({THESIS: thesis(result)} if thesis(result) else {})} for result in results]
+    methods = sorted(dict.fromkeys(method for column in columns for method in column), key=THESIS.__eq__)  # it last
     header = [MEASURES[measure].column, *(result["title"] for result in results)]
     return [header, *([method, *(cell(measure, column.get(method, {})) for column in columns)] for method in methods)]
 

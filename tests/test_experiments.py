@@ -26,6 +26,7 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 # Each benchmark at its smallest.
 SMALLEST = {
     "aliasing": "phantom:2 --voxels 10 --runs 1 --output aliasing.json",
+    "contention": "--busy 1 --runs 1 --output contention.json",
     "context": "phantom:1 --shape 48 64 96 --boxes 16 --places 1 --runs 1",
     "convolutions": "--channels 2 --box 8 --batch 1 --runs 1",
     "degradation": "--batch 2 --box 16 --runs 1",
@@ -64,7 +65,7 @@ def test_every_benchmark_is_tried() -> None:
     assert found - {"timing"} == set(SMALLEST)
 
 
-LONG = {"fit", "gpu", "growth"}  # even then
+LONG = {"contention", "fit", "gpu", "growth"}  # even then
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in SMALLEST])
@@ -139,6 +140,15 @@ def test_a_result_is_kept_and_makes_a_table(comparison: Path, tmp_path: Path, mo
     assert f"| SimpleAE | {median} |" in text
     assert "| 3 volumes | NRMSE ↓ | SSIM ↑ |" in text
     assert "| NRMSE ↓ | mine |" in text
+
+
+def test_what_a_norm_of_several_levels_costs_is_that_of_the_results() -> None:
+    found = json.loads((EXPERIMENTS / "results" / "benchmarks" / "shared_norm.json").read_text("utf-8"))["rows"]
+    page = (EXPERIMENTS.parent / "docs" / "systems.md").read_text("utf-8")
+    for label, sides in found.items():
+        before, now = (f"{sides[side]['nrmse']:.3f}" for side in ("one_for_all_levels", "one_for_each_level"))
+        name = label.partition(",")[0].replace(" reconstruction_weight 1e+06", " without an adversarial term")
+        assert ("reconstruction_weight" in name) != (f"| {name} | {before} | {now} |" in page)
 
 
 def test_a_system_of_the_grid_stands_beside_its_own_in_the_thesis(

@@ -1,9 +1,9 @@
 """`cryoden denoise` where other processes want the cores too: threads that wait for others turn in circles, or sleep.
 
-    python experiments/benchmarks/contention.py tomogram.mrc --busy 0 3 --output contention.json
+    python experiments/benchmarks/contention.py --tomogram tomogram.mrc --busy 0 3 --output contention.json
 
-Told are medians of seconds by the clock and of the CPU, with the turns that GNU's OpenMP makes by itself, and with ours
-(`cryoden.cli`), in turns; the results must be the same.
+Without a tomogram (of bright protein), noise is denoised. Told are medians of seconds by the clock and of the CPU, with
+the turns that GNU's OpenMP makes by itself, and with ours (`cryoden.cli`), in turns; the results must be the same.
 """
 
 import argparse
@@ -18,9 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from timing import hardware
 
-from cryoden import read_volume
+from cryoden import Volume, read_volume, write_volume
 from cryoden.evaluation.results import provenance
 
 TURNS = {"GNU's": "300000", "cryoden's": None}  # before a thread sleeps; None: as the command does it
@@ -37,7 +38,17 @@ def denoise(tomogram: Path, output: Path, turns: str | None) -> tuple[float, flo
     """Seconds by the clock, and of the CPU, of a process of its own."""
     environment = {name: each for name, each in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     environment |= {"GOMP_SPINCOUNT": turns} if turns else {}
-    command = [sys.executable, "-m", "cryoden", "denoise", str(tomogram), str(output), "--overwrite"]
+    command = [
+        sys.executable,
+        "-m",
+        "cryoden",
+        "denoise",
+        str(tomogram),
+        str(output),
+        "--contrast",
+        "bright",
+        "--overwrite",
+    ]
     wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -47,7 +58,7 @@ def denoise(tomogram: Path, output: Path, turns: str | None) -> tuple[float, flo
 def main() -> None:
     """Measure, compare, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tomogram", type=Path)
+    parser.add_argument("--tomogram", type=Path)
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 3], help="processes beside it")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--output", type=Path, required=True, help="a .json file")
@@ -55,6 +66,10 @@ def main() -> None:
     print(hardware())
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        tomogram = arguments.tomogram or Path(folder) / "noise.mrc"
+        if not arguments.tomogram:
+            noise = np.random.default_rng(0).normal(size=(32, 48, 48)).astype(np.float32)
+            write_volume(tomogram, Volume(noise, voxel_size=10.0))
         for busy in arguments.busy:
             others = [multiprocessing.Process(target=burn, daemon=True) for _ in range(busy)]
             for other in others:
@@ -63,7 +78,7 @@ def main() -> None:
             found = {name: [] for name in TURNS}
             for _ in range(arguments.runs):
                 for name, turns in TURNS.items():
-                    found[name].append(denoise(arguments.tomogram, outputs[name], turns))
+                    found[name].append(denoise(tomogram, outputs[name], turns))
             for other in others:
                 other.kill()
                 other.join()
@@ -74,7 +89,7 @@ def main() -> None:
                 rows.append({"busy": busy, "turns": name, "seconds": wall, "cpu_seconds": cpu})
                 print(f"{busy} busy processes, {name} turns: {wall} s, {cpu} CPU s")
     made = provenance()
-    words = f"{arguments.tomogram.name} --busy {' '.join(map(str, arguments.busy))} --runs {arguments.runs}"
+    words = f"--tomogram {tomogram.name} --busy {' '.join(map(str, arguments.busy))} --runs {arguments.runs}"
     kept = {
         "title": "contention",
         "commands": [f"python experiments/benchmarks/contention.py {words}"],

@@ -111,7 +111,6 @@ def test_bad_input_is_one_line(words: list[str], message: str, runs: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_scenes_are_searched_and_sensitivity_drawn(runs: Path, tmp_path: Path) -> None:
     given = {**SMALL, "entries": ["phantom:1"], "scenes": 4, "val_fraction": 0.5, "contents": {"count": 3}}
     config = {"data": {"class_path": "SceneDataModule", "init_args": given}}

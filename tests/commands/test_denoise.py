@@ -574,7 +574,7 @@ def free_port() -> str:
         return str(server.getsockname()[1])
 
 
-@pytest.mark.parametrize("machines", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("machines", [1, 2])
 def test_two_processes_give_the_same_files_as_one(denoise, capfd, model, machines):
     """Started by Lightning on one machine, or by a cluster on two, which are played by this one."""
     for number in range(3):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError, one_line
+from cryoden.networks.blocks import is_of_all_levels
 
 _PLAIN = (int, float, str, bool, type(None))
 _LARGEST = 4096  # of what a stored network is built with: channels, levels and so on are far below
@@ -237,9 +238,7 @@ def check_network(record: dict[str, Any], weights: Mapping[str, Tensor], most: i
         raise CryodenError(f"its weights are larger than the file, which has {most} bytes")
     for name in [*expected, *weights]:
         there, here = (tuple(each[name].shape) if name in each else None for each in (weights, expected))
-        statistics = name.endswith(("running_mean", "running_var"))
-        before = statistics and here is not None and len(here) == 2 and there == here[1:]
-        if there != here and not before:  # a batch norm of several levels had one statistic for all: `BatchNorm`
+        if there != here and not is_of_all_levels(name, there, here):
             told = [f"of shape {shape}" if shape is not None else "missing" for shape in (there, here)]
             raise CryodenError(
                 f"its weights do not fit its description: {name} is {told[0]} in the file and {told[1]} in "

@@ -1,6 +1,7 @@
 """The pieces that the networks are made of."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -23,6 +24,11 @@ NormName = Literal["batch", "instance", "group"]
 RUNNING = ("running_mean", "running_var")
 
 _GROUPS = 8
+
+
+def is_of_all_levels(name: str, there: Sequence[int] | None, today: Sequence[int] | None) -> bool:
+    """Whether a weight is a statistic from before each level of a `BatchNorm` had its own: (C,) for (levels, C)."""
+    return name.endswith(RUNNING) and today is not None and len(today) == 2 and there == today[1:]
 
 
 def make_norm(norm: NormName, channels: int, levels: int = 1) -> nn.Module:
@@ -79,8 +85,7 @@ class BatchNorm(nn.BatchNorm3d):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in RUNNING:
             key, today = prefix + name, getattr(self, name)
-            # from before each level had its own
-            if today.ndim == 2 and key in state_dict and state_dict[key].shape == today.shape[1:]:
+            if key in state_dict and is_of_all_levels(key, state_dict[key].shape, today.shape):
                 state_dict[key] = state_dict[key].expand_as(today).clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -181,7 +186,32 @@ class Doubling(nn.ConvTranspose3d):
         return carefully(partial(convolve_doubling, weight=self.weight, bias=self.bias), input)
 
 
-class Block(nn.Sequential):
+class _Layers(nn.Sequential):
+    """A convolution, an activation, and a normalisation that levels may share."""
+
+    def forward(self, input: Tensor, level: int = 0) -> Tensor:
+        """(B, in_channels, D, H, W) of a level to (B, out_channels, ...), channels_last_3d."""
+        return self.finish(self[0](input), level)
+
+    def finish(self, features: Tensor, level: int = 0) -> Tensor:
+        """Activate and normalise what the convolution gave for a level.
+
+        Raises:
+            CryodenError: The batch norm, which levels share, was made one that processes share.
+        """
+        _, activation, norm = self
+        if isinstance(norm, nn.SyncBatchNorm) and norm.running_mean is not None and norm.running_mean.ndim > 1:
+            raise CryodenError(
+                "sync_batchnorm: levels share a batch norm here, which torch cannot keep apart for several processes; "
+                "leave it out (running statistics are averaged over processes), or give --model.norm group"
+            )
+        # A single small volume is convolved by another routine, which forgets the layout.
+        features = activation(features.contiguous(memory_format=torch.channels_last_3d))
+        normalised: Tensor = norm(features, level) if isinstance(norm, BatchNorm) else norm(features)
+        return normalised
+
+
+class Block(_Layers):
     """Convolution, ReLU, normalisation, in the thesis's order.
 
     Args:
@@ -209,17 +239,8 @@ class Block(nn.Sequential):
             make_norm(norm, out_channels, levels),
         )
 
-    def forward(self, input: Tensor, level: int = 0) -> Tensor:
-        """(B, in_channels, D, H, W) of a level to (B, out_channels, D, H, W) or half of it, channels_last_3d."""
-        return self.finish(self[0](input), level)
 
-    def finish(self, features: Tensor, level: int = 0) -> Tensor:
-        """Activate and normalise what the convolution gave."""
-        # A single small volume is convolved by another routine, which forgets the layout.
-        return finished(self, features.contiguous(memory_format=torch.channels_last_3d), level)
-
-
-class UpBlock(nn.Sequential):
+class UpBlock(_Layers):
     """Transposed convolution that doubles the box, ReLU, normalisation.
 
     Args:
@@ -233,27 +254,6 @@ class UpBlock(nn.Sequential):
         super().__init__(
             Doubling(in_channels, out_channels), nn.ReLU(inplace=True), make_norm(norm, out_channels, levels)
         )
-
-    def forward(self, input: Tensor, level: int = 0) -> Tensor:
-        """(B, in_channels, D, H, W) of a level to (B, out_channels, 2D, 2H, 2W)."""
-        return finished(self, self[0](input), level)
-
-
-def finished(block: nn.Sequential, features: Tensor, level: int) -> Tensor:
-    """What a block of convolution, activation and normalisation makes of what its convolution gave for a level.
-
-    Raises:
-        CryodenError: Its batch norm, which levels share, was made one that processes share.
-    """
-    _, activation, norm = block
-    if isinstance(norm, nn.SyncBatchNorm) and norm.running_mean is not None and norm.running_mean.ndim > 1:
-        raise CryodenError(
-            "sync_batchnorm: levels share a batch norm here, which torch cannot keep apart for several processes; "
-            "leave it out (running statistics are averaged over processes), or give --model.norm group"
-        )
-    features = activation(features)
-    normalised: Tensor = norm(features, level) if isinstance(norm, BatchNorm) else norm(features)
-    return normalised
 
 
 def start_at(bias: float, last: nn.Conv3d | nn.ConvTranspose3d) -> None:

@@ -66,11 +66,17 @@ def thesis(result: Result) -> dict[str, dict[str, float]]:
     return {name: {"p50": value} for name, value in known.get(("UpsampleUnetGAN", 50), {}).items()}
 
 
+def of_all(result: Result) -> dict[str, Any]:
+    """The scores of all methods and, but in the grid, whose rows each stand beside its own, of the thesis's best."""
+    best = {} if "rows" in result else thesis(result)
+    return {**result["percentiles"], **({THESIS: best} if best else {})}
+
+
 def of_methods(name: str, measures: Sequence[str]) -> list[list[str]]:
     """One result: a row for each method, NRMSE with its spread; of `thesis.py`, each beside the thesis's own."""
     result = read(name)
     grid = result.get("rows")
-    rows = {**result["percentiles"], **({THESIS: thesis(result)} if thesis(result) and grid is None else {})}
+    rows = of_all(result)
     header = [f"{result['data']['volumes']} volumes", *(MEASURES[measure].column for measure in measures)]
     made = [[method, *(cell(m, scores, m == "nrmse") for m in measures)] for method, scores in rows.items()]
     if grid is not None:
@@ -93,7 +99,7 @@ def trained(method: str, grid: dict[str, Any], experiment: str) -> list[str]:
 def of_results(measure: str, names: Sequence[str]) -> list[list[str]]:
     """One measure: a row for each method, a column for each result."""
     results = [read(name) for name in names]
-    columns = [{**result["percentiles"], **({THESIS: thesis(result)} if thesis(result) else {})} for result in results]
+    columns = [of_all(result) for result in results]
     methods = sorted(dict.fromkeys(method for column in columns for method in column), key=THESIS.__eq__)  # it last
     header = [MEASURES[measure].column, *(result["title"] for result in results)]
     return [header, *([method, *(cell(measure, column.get(method, {})) for column in columns)] for method in methods)]

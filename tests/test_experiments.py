@@ -151,6 +151,15 @@ def test_what_a_norm_of_several_levels_costs_is_that_of_the_results() -> None:
         assert ("reconstruction_weight" in name) != (f"| {name} | {before} | {now} |" in page)
 
 
+def test_what_a_discriminator_does_in_crowded_tomograms_is_that_of_the_results() -> None:
+    result = json.loads((EXPERIMENTS / "results" / "benchmarks" / "discriminator_crowded.json").read_text("utf-8"))
+    page = (EXPERIMENTS.parent / "docs" / "discriminator.md").read_text("utf-8")
+    for name, tomograms in result["rows"].items():
+        told = {"nrmse": 3, "fsc_measured": 3, "fsc_wedge": 3, "f1": 2}
+        cells = [f"{np.median([t[key] for t in tomograms if t[key] is not None]):.{n}f}" for key, n in told.items()]
+        assert f"| {name} | {' | '.join(cells)} |" in page
+
+
 def test_a_system_of_the_grid_stands_beside_its_own_in_the_thesis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

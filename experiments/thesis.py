@@ -64,25 +64,19 @@ RESULTS = EXPERIMENTS / "results"
 STAND_INS = {"4b4t": "3j9i", "4d8q": "1mnf"}
 SEEDS = (1, 2, 3)
 
-# What is trained on, the most telling first, and the volumes that it is tested on.
-DATA = {
-    "control": ("control", "unseen_particle", "different_noise"),
-    "several_particles": ("several_particles",),
-    "different_noise": ("different_noise",),
-    "realistic": ("realistic",),
-    "small": ("small",),
-    "small_tilt_series": ("small_tilt_series",),
-}
-FILES = {  # laid over one another
+# What is trained on, the most telling first. What learnt from it is tested on the same; where it is not, `TESTS`.
+DATA = (
+    *("control", "scene_several_10A", "different_noise", "realistic", "small", "small_tilt_series"),
+    # What several particles are taken apart into: is it their number, the scale, or SHREC's degradation?
+    *("scene_one_6A", "scene_several_6A", "scene_one_10A", "scene_several_tilt_series"),
+)
+TESTS = {"control": ("control", "unseen_particle", "different_noise")}
+FILES = {  # laid over one another; of the others the overlay of that name
     "control": ("gan.yaml",),  # any system's own file has these data
-    "unseen_particle": ("overlays/unseen_particle.yaml",),
-    "several_particles": ("overlays/scene_several_10A.yaml",),
-    "different_noise": ("overlays/different_noise.yaml",),
     "realistic": ("overlays/tilt_series.yaml",),
-    "small": ("overlays/small.yaml",),
     "small_tilt_series": ("overlays/tilt_series.yaml", "overlays/small.yaml"),
 }
-THESIS = {"several_particles": "multiple-particles"}  # what it calls an experiment, where not as here with a hyphen
+THESIS = {"scene_several_10A": "multiple-particles"}  # what it calls an experiment, where not as here with a hyphen
 SYSTEMS = (
     *("compact_unet_ae", "unet_ae", "gan", "upsample_unet_ae", "simple_ae", "wgangp"),
     *("original_unet_ae", "dragan", "wgan"),
@@ -167,6 +161,11 @@ class Row:
         return {name: min(known[name].default, self.width) for name in ("channels", "critic_channels") if name in known}
 
     @property
+    def tests(self) -> tuple[str, ...]:
+        """The experiments on whose test volumes it is tested."""
+        return TESTS.get(self.data, (self.data,))
+
+    @property
     def label(self) -> str:
         """What tables call it: all rows of one label differ in nothing but the seed."""
         what = " ".join([self.system, self.variant]).strip()
@@ -209,7 +208,9 @@ class Work:
 
     def data_file(self, name: str) -> Path:
         """The data of an experiment, with stand-ins, as `--config` and `load_data` take it."""
-        parts = [copy.deepcopy(_yaml(EXPERIMENTS / file)["data"]) for file in FILES[name]]
+        parts = [
+            copy.deepcopy(_yaml(EXPERIMENTS / file)["data"]) for file in FILES.get(name, (f"overlays/{name}.yaml",))
+        ]
         arguments = {key: value for part in parts for key, value in part["init_args"].items()}
         described = {**parts[-1], "init_args": arguments}
         entries = arguments.get("entries", list(THESIS_ENTRIES))
@@ -347,8 +348,8 @@ class Work:
 
 def write_results(work: Work, rows: list[Row], results: Path, command: str) -> None:
     """Write results/thesis_EXPERIMENT.json of what was scored; what a file has of other rows stays."""
-    for test in FILES:
-        scored = [row for row in rows if test in DATA[row.data] and work.scores(test, row.name).exists()]
+    for test in dict.fromkeys(test for row in rows for test in row.tests):
+        scored = [row for row in rows if test in row.tests and work.scores(test, row.name).exists()]
         if not scored:
             continue
         path = results / f"thesis_{test}.json"
@@ -401,9 +402,8 @@ def minutes_left(work: Work, rows: list[Row]) -> dict[Row, float]:
     """About how long the training of each row still takes here: by one step of each, the second."""
 
     @cache
-    def seconds(system: str, arguments: tuple[tuple[str, Any], ...], data: str) -> float:
-        module = work.module(data)
-        volumes = torch.rand(module.batch_size, 1, *[module.box] * 3)
+    def seconds(system: str, arguments: tuple[tuple[str, Any], ...], box: int, size: int) -> float:
+        volumes = torch.rand(size, 1, *[box] * 3)
         batch = {"clean": volumes, "degraded": volumes + torch.randn_like(volumes), "entry": []}
         clock = Clock()
         trainer = Trainer(
@@ -417,12 +417,17 @@ def minutes_left(work: Work, rows: list[Row]) -> dict[Row, float]:
             limit_val_batches=0,
         )
         trainer.fit(getattr(cryoden, system)(**dict(arguments)), DataLoader([batch] * 2, batch_size=None))  # type: ignore[arg-type]
-        return clock.seconds / module.batch_size
+        return clock.seconds / size
 
     left = {}
     for row in rows:
-        volumes = (row.length - work.done(row)) * len(work.module(row.data).training_volumes())
-        left[row] = volumes and volumes * seconds(row.system, tuple(work.model(row).items()), row.data) / 60
+        module = work.module(row.data)
+        volumes = (row.length - work.done(row)) * len(module.training_volumes())
+        size = (
+            2 if work.device.type == "cpu" else module.batch_size
+        )  # there a volume takes as long beside others as alone
+        step = (row.system, tuple(work.model(row).items()), module.box, size)
+        left[row] = volumes and volumes * seconds(*step) / 60
     return left
 
 
@@ -466,12 +471,12 @@ def do(work: Work, rows: list[Row]) -> None:
                 if work.done(row) < row.length:
                     print(f"{row.name}: {work.done(row)} of {row.length} epochs are done", flush=True)
                     work.train(row)
-                for test in DATA[row.data]:
+                for test in row.tests:
                     work.score_row(row, test)
                     print(
                         f"{row.name}: NRMSE {np.median(work.read(test, row.name)['nrmse']):.3f} on {test}", flush=True
                     )
-                work.score_baselines(DATA[row.data])
+                work.score_baselines(row.tests)
             except CryodenError as error:  # whatever happens in one row, the others go on
                 print(f"{row.name}: {error}", flush=True)
 

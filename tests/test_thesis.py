@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from cryoden.modules import recipes
+from cryoden.simulation.degradation import wedge_mask
 from tests.test_experiments import APART, EXPERIMENTS, run_script
 
 ONE = "control/simple_ae/*/seed-1"
@@ -59,10 +61,35 @@ def test_a_row_is_planned_trained_and_tested(tmp_path: Path) -> None:
     assert [seen for seen, _ in row["curve"]] == [4, 8]  # of 5 volumes one validates
     assert row["minutes"][0] > 0
 
+    (last,) = (tmp_path / "out" / "runs").rglob("last.ckpt")
+    words = ["out/data/control.yaml", str(last), "--volumes", "1", "--output", "spectrum.json"]
+    process = APART.Process(target=run_script, args=(EXPERIMENTS / "error_spectrum.py", words, tmp_path))
+    process.start()
+    assert "| corners |" in end(process, tmp_path)
+    spectrum = json.loads((tmp_path / "spectrum.json").read_text("utf-8"))
+    assert spectrum["rows"][-1]["nrmse_below"] == pytest.approx(spectrum["nrmse"], rel=1e-3)
+    assert spectrum["nrmse"] == pytest.approx(row["nrmse_of_each_seed"][0], rel=1e-3)
+
+
+def test_error_is_told_apart_by_frequency_and_by_wedge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    from error_spectrum import of_batch
+
+    clean = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    measured = wedge_mask((16, 16), (-60.0, 60.0))[:, None]
+    spectrum = torch.fft.rfftn(clean, dim=(2, 3, 4)) * measured.expand(16, 16, 9)
+    without = torch.fft.irfftn(spectrum, s=(16, 16, 16), dim=(2, 3, 4))
+    halved, cut = of_batch(clean / 2, clean, measured), of_batch(without, clean, measured)
+    truth_measured, truth_wedge = halved[..., 0], halved[..., 2]
+    assert torch.allclose((truth_measured + truth_wedge).sum(1), torch.ones(2))
+    assert torch.allclose(halved[..., [1, 3]], halved[..., [0, 2]] / 4, atol=1e-6)
+    assert torch.allclose(cut[..., 1], torch.zeros_like(truth_measured), atol=1e-6)
+    assert torch.allclose(cut[..., 3], truth_wedge, rtol=1e-3)
+
 
 def test_data_of_tilt_series_are_tried_small_too(tmp_path: Path) -> None:
-    names = ("realistic", "small_tilt_series")
-    assert run(tmp_path, *(f"{name}/simple_ae/*/seed-1" for name in names), "--plan").count("0 of 2 epochs done") == 2
+    names = ("realistic", "small_tilt_series", "scene_several_tilt_series")
+    assert run(tmp_path, *(f"{name}/simple_ae/*/seed-1" for name in names), "--plan").count("0 of 2 epochs done") == 3
     for name in names:
         arguments = yaml.safe_load((tmp_path / "out" / "data" / f"{name}.yaml").read_text("utf-8"))["data"]["init_args"]
         (step,) = arguments["degradation"]
@@ -107,7 +134,7 @@ def test_the_grid_has_every_system_on_every_experiment(monkeypatch: pytest.Monke
         name for name, kind in vars(recipes).items() if getattr(kind, "__module__", "") == recipes.__name__
     }
     plain = {(row.data, row.system, row.seed) for row in rows if not row.arguments}
-    assert len(plain) == 9 * 6 * 3
+    assert len(plain) == 9 * 10 * 3
     assert [row.seed for row in rows] == sorted(row.seed for row in rows)
     assert {row.length for row in rows} == {20, 100}
     assert {row.channels for row in thesis.grid(16, None, ["control/*_ae/*"])} == {4, 16}

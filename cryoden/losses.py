@@ -5,6 +5,7 @@ and pulls a network towards zeros. Divided by the same measure of the clean volu
 exactly 1, whatever the particle, so that a training curve says at a glance whether anything was learnt.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -113,10 +114,11 @@ def make_loss(mixture: LossMixture) -> Loss:
         The loss; of those named here zeros score the sum of the weights.
 
     Raises:
-        CryodenError: an unknown name, nothing under an import path, no name, or a weight that is not above 0.
+        CryodenError: an unknown name, nothing under an import path, no name, or a weight not above 0 or not finite.
     """
     weights = {mixture: 1.0} if isinstance(mixture, str) else mixture
-    if not weights or not all((name in LOSSES or "." in name) and weight > 0 for name, weight in weights.items()):
+    known = all(name in LOSSES or "." in name for name in weights)
+    if not weights or not known or not all(0 < weight < math.inf for weight in weights.values()):
         raise CryodenError(
             f"loss: got {mixture!r}; allowed is one of {', '.join(LOSSES)}, one of yours by its import path, such as "
             "my_losses.huber, or several with weights above 0, such as {mse: 1.0, ssim: 0.2}"

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from cryoden.errors import CryodenError
 from cryoden.files import whole_file
 from cryoden.modules.training import plain
+from cryoden.particles import canonical_name
 
 
 def run_directory(trainer: Trainer) -> Path:
@@ -94,14 +95,14 @@ def read_history(checkpoint: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def trained_on(checkpoint: Path) -> set[str]:
-    """The entries that the run of a checkpoint was trained on; none where no config.yaml tells."""
+    """The canonical names of what the run of a checkpoint was trained on; none where no config.yaml tells."""
     path = beside(checkpoint, "config.yaml")
     try:
         arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"] if path else {}
-        entries, held_out = arguments.get("entries"), arguments.get("holdout")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        named = {each: set(map(canonical_name, map(str, arguments.get(each) or ()))) for each in ("entries", "holdout")}
+        return named["entries"] - named["holdout"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, yaml.YAMLError):
         return set()
-    return set(map(str, entries or ())) - set(map(str, held_out or ()))
 
 
 def find_config(runs: list[str]) -> Path:

@@ -35,6 +35,9 @@ TINY = [
 ]
 
 
+SIMPLE = ["--model=SimpleAE", "--data=ParticleDataModule"]
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -219,6 +222,16 @@ def test_train_test_resume_export_and_denoise(run, tmp_path: Path, capfd) -> Non
             "box: got 64 for the model and 48 for the data; give both the same: --model.box 48",
         ),
         (["fit", "--model=SimpleAE", "--model.chanels=3", "--data=ParticleDataModule"], "chanels"),
+        (["fit", *SIMPLE, "--seed-everything=-1"], "seed_everything: got -1; allowed is a whole number from 0 to"),
+        (["fit", *SIMPLE, "--seed-everything=1099511627776"], "seed_everything: got 1099511627776; allowed"),
+        (["fit", *SIMPLE, f"--data.seed={2**70}"], "seed: got 1180591620717411303424; allowed"),
+        (["fit", *SIMPLE, "--data.val_fraction=.nan"], "val_fraction: got nan; allowed is a number between 0 and 1"),
+        (["fit", *SIMPLE, "--model.learning_rate=-1"], "learning_rate: got -1.0; allowed is a number above 0"),
+        (["fit", *SIMPLE, "--model.channels=0"], "channels: got 0; allowed is a whole number from 1 to 4096"),
+        (
+            ["fit", "--model=UpsampleUnetWGAN", "--data=ParticleDataModule", "--model.betas=[2,3]"],
+            r"betas: got \(2.0, 3.0\); allowed is two numbers from 0 to below 1",
+        ),
         (["fit", "--model=NoSuchNet", "--data=ParticleDataModule"], "NoSuchNet"),
     ],
 )

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from cryoden.batch import Batch, Item
 from cryoden.data.dataset import EpochSampler, ResumableLoader, VolumeDataset, collate, degraded_boxes
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, check_above_zero, check_seeds, check_whole
 from cryoden.simulation.degradation import Degradation
 from cryoden.simulation.units import BRIGHTEST, Sampling
 
@@ -52,10 +52,9 @@ class VolumeDataModule(LightningDataModule, ABC):
         super().__init__()
         check_above_zero(box=box, batch_size=batch_size)
         check_volumes(degradation, voxel_size)
-        if num_workers is not None and not 0 <= num_workers <= _WORKERS:
-            raise CryodenError(f"num_workers: got {num_workers}; allowed is a whole number from 0 to {_WORKERS}")
-        if seed < 0:
-            raise CryodenError(f"seed: got {seed}; allowed is a whole number from 0 up")
+        if num_workers is not None:
+            check_whole(0, _WORKERS, num_workers=num_workers)
+        check_seeds(seed=seed)
         self.degradation = list(degradation)
         self.voxel_size = voxel_size
         self.box = box
@@ -71,7 +70,7 @@ class VolumeDataModule(LightningDataModule, ABC):
 
     @property
     def unseen(self) -> frozenset[str]:
-        """Which of the entries that validate and test are never trained on."""
+        """Which of the entries that validate and test are never trained on, by their canonical names."""
         return frozenset()
 
     @abstractmethod
@@ -166,14 +165,3 @@ def check_volumes(degradation: Sequence[Degradation], voxel_size: float, samplin
     """
     for step in degradation:
         step.check_volumes(voxel_size, sampling)
-
-
-def check_above_zero(**numbers: float) -> None:
-    """Check arguments.
-
-    Raises:
-        CryodenError: one is not above 0, or more than there is of anything.
-    """
-    for name, value in numbers.items():
-        if not 0 < value < 2**31:
-            raise CryodenError(f"{name}: got {value}; it must be above 0, and below 2 billion")

@@ -1,14 +1,18 @@
 """Items kept on disk, so that what is costly to make is made once."""
 
 import hashlib
+import inspect
 import json
+import logging
 import os
 import shutil
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, cast
 
 import gemmi
@@ -25,17 +29,21 @@ from cryoden.simulation.degradation import Degradation
 from cryoden.simulation.scene import Placement
 from cryoden.version import __version__
 
+_log = logging.getLogger(__name__)
+
 _REST = "item.json"
 _HOST = socket.gethostname()
+_VERSIONED = {"cryoden", "torch", "abc", "builtins", "typing"}  # what a class is made of and nobody edits
 
 
 class CachedDataset(VolumeDataset):
     """Another dataset's items of epoch 0, each made when it is first asked for and read from disk from then on.
 
-    The folder is named after all that determines the items, particles' atoms included, so that changed settings find
-    an empty one. An item is a folder in it with a memory-mapped .npy file for each array. It appears under its name
-    only when it is complete: any number of processes may fill a cache, and any may be killed; what they leave behind
-    is removed by the next.
+    The folder is named after all that determines the items, particles' atoms included, and of classes that are not
+    cryoden's the file that defines them, so that what was changed finds an empty one. A class that no file defines,
+    such as one of a notebook's cell, finds what it made in the same process alone, which is logged. An item is a folder
+    in it with a memory-mapped .npy file for each array. It appears under its name only when it is complete: any number
+    of processes may fill a cache, and any may be killed; what they leave behind is removed by the next.
 
     Args:
         dataset: what makes the items.
@@ -163,9 +171,30 @@ def _describe(value: Any) -> Any:
     if isinstance(value, gemmi.Model):
         atoms = [[*site.atom.pos.tolist(), site.atom.element.atomic_number] for site in value.all()]
         return f"{len(atoms)} atoms {hashlib.sha256(np.array(atoms).tobytes()).hexdigest()}"
-    kind = {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
+    kind = _describe_class(type(value))
     if is_dataclass(value):
         return kind | {field.name: _describe(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, VolumeDataset | Degradation):
         return kind | {name: _describe(each) for name, each in vars(value).items()}
     raise TypeError(f"a cache cannot tell one {type(value).__name__} from another; make it a dataclass")
+
+
+def _describe_class(kind: type) -> dict[str, Any]:
+    """What tells a class from others: its name, and what defines it where its author may edit that at any time."""
+    own = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in _VERSIONED]
+    sources = {"class source": [_source_of(base) for base in own]} if own else {}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}"} | sources
+
+
+@cache  # for each class that is defined, so that a cell that is run again is another
+def _source_of(kind: type) -> str:
+    """A hash of the whole file that defines a class, since methods use what stands beside it."""
+    try:
+        return hashlib.sha256(inspect.getsource(sys.modules[kind.__module__]).encode()).hexdigest()
+    except (OSError, TypeError, KeyError):
+        _log.warning(
+            "%s: no file tells what this class does, so a cache keeps its volumes for this process alone; define it in "
+            "a file, and import it from there",
+            kind.__qualname__,
+        )
+        return token_hex(16)

@@ -128,9 +128,14 @@ def random_box(volume: NDArray[np.float32], box: int, generator: torch.Generator
     for _ in range(100):
         corner = [int(torch.randint(n, (), generator=generator)) for n in room]
         part = tuple(slice(c, c + box) for c in corner)
-        if volume[part].max() > 0.1:
+        if shows_something(volume[part]):
             break
     return part
+
+
+def shows_something(clean: NDArray[np.float32]) -> bool:
+    """Whether there is more in a clean volume than background."""
+    return bool(clean.max() > 0.1)
 
 
 # What stays a list: plain numbers, so that no device has to be asked, and tables of any length.

@@ -1,7 +1,9 @@
 """Pairs of MRC files, degraded and clean, for Lightning: what a microscope or another program made."""
 
+import logging
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,19 @@ import torch
 from numpy.typing import NDArray
 
 from cryoden.batch import Specimen
-from cryoden.data.base import TRAIN, VolumeDataModule, check_above_zero
-from cryoden.data.dataset import VolumeDataset, random_box
-from cryoden.errors import CryodenError
+from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule
+from cryoden.data.dataset import VolumeDataset, random_box, shows_something
+from cryoden.errors import CryodenError, check_above_zero
 from cryoden.inference.tilts import find_tilts
 from cryoden.scaling import Scale
 from cryoden.simulation.degradation import Degradation, MissingWedge, Parameters
 from cryoden.simulation.units import BRIGHTEST
 from cryoden.volume import read_volume
+
+_log = logging.getLogger(__name__)
+
+Part = tuple[slice, ...]
+"""A place in a volume along z, y, x."""
 
 _CLEAN, _DEGRADED = "_clean.mrc", "_degraded.mrc"
 _CHANCE = 5  # standard deviations: a lower correlation is that of volumes that show different things
@@ -214,7 +221,7 @@ class PairDataset(VolumeDataset):
 
     Args:
         pairs: what to cut from.
-        boxes: items per pair; item `index` is cut from pair `index // boxes`.
+        boxes: items per pair, see `items_of`.
         box: voxels along each side.
         kwargs: see VolumeDataset.
     """
@@ -222,19 +229,36 @@ class PairDataset(VolumeDataset):
     def __init__(self, pairs: list[Pair], boxes: int, box: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pairs = pairs
-        self.boxes = boxes
+        self.items = items_of(pairs, boxes, box)
         self.box = box
 
     def __len__(self) -> int:
-        return len(self.pairs) * self.boxes
+        return len(self.items)
 
     def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Cut a box that shows something."""
-        pair = self.pairs[index // self.boxes]
+        pair = self.pairs[self.items[index]]
         return cut_pair(pair, random_box(pair.clean, self.box, generator))
 
 
-def cut_pair(pair: Pair, part: tuple[slice, ...]) -> Specimen:
+def items_of(pairs: Sequence[Pair], boxes: int, box: int) -> list[int]:
+    """Which pair each item is cut from: so many of each, but no more than it has places for a box.
+
+    Args:
+        pairs: what to cut from.
+        boxes: items per pair.
+        box: voxels along each side.
+    """
+    places = [math.prod(size - box + 1 for size in pair.clean.shape) for pair in pairs]
+    return [number for number, most in enumerate(places) for _ in range(min(boxes, most))]
+
+
+def part_of(pair: Pair, part: Part) -> Pair:
+    """A pair of which there is this part alone."""
+    return replace(pair, degraded=pair.degraded[part], clean=pair.clean[part])
+
+
+def cut_pair(pair: Pair, part: Part) -> Specimen:
     """A box of a pair.
 
     Args:
@@ -250,13 +274,16 @@ def cut_pair(pair: Pair, part: tuple[slice, ...]) -> Specimen:
 class PairDataModule(VolumeDataModule):
     """Boxes from pairs of MRC files, degraded and clean: real ones, or another program's.
 
-    Both volumes of a pair are brought to one grey scale,
-    dark particles made bright. The pairs that are held out validate and test, each with boxes of its own.
+    Both volumes of a pair are brought to one grey scale, dark particles made bright. The pairs that are held out are
+    shared out: the first tests, the second validates, and so on in turn. One alone is halved across its longest side,
+    for validation and for test, where each half has room for a box and shows something; where not, both see the same
+    places, which is logged.
 
     Args:
         folder: where NAME_degraded.mrc and NAME_clean.mrc files are, as `cryoden simulate` writes them.
         holdout: names of the pairs that are never trained on; by default the last fifth, at least one.
-        boxes: boxes cut from each pair in an epoch.
+        boxes: boxes cut from each pair in an epoch; fewer where it has fewer places for one: a pair of the box's size
+            is shown once.
         tilt_range: (min, max) in degrees of all tilt series, about y; null: of each what lies beside it tells, such as
             NAME_degradation.json of `cryoden simulate` or a .tlt, and no missing wedge where nothing does.
         kwargs: see VolumeDataModule.
@@ -279,6 +306,7 @@ class PairDataModule(VolumeDataModule):
         self.holdout = holdout
         self.boxes = boxes
         self.pairs: dict[str, Pair] = {}
+        self.shares: dict[int, dict[str, Part]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read the pairs and check that they fit together."""
@@ -311,6 +339,7 @@ class PairDataModule(VolumeDataModule):
                     "network learns one voxel size: put them into different folders"
                 )
         self.pairs = pairs
+        self.shares = self._shared_out(self.holdout)
         self.voxel_size = first.voxel_size
 
     def test_volumes(self, degradation: Sequence[Degradation] | None = None) -> VolumeDataset:
@@ -338,13 +367,46 @@ class PairDataModule(VolumeDataModule):
         tilts = self.tilt_range or find_tilts(degraded)
         return read_pair(name, degraded, clean, tilts and (tilts[0], tilts[1]))
 
-    def _of(self, split: int) -> list[Pair]:
-        """The pairs of a split."""
-        return [pair for pair in self.pairs.values() if (pair.name in (self.holdout or [])) == (split != TRAIN)]
+    def _shared_out(self, holdout: Sequence[str]) -> dict[int, dict[str, Part]]:
+        """What each split is cut from: of which pairs which parts."""
+        whole = {name: tuple(slice(0, size) for size in pair.clean.shape) for name, pair in self.pairs.items()}
+        held_out = list(dict.fromkeys(holdout))
+        shares = {
+            TRAIN: {name: part for name, part in whole.items() if name not in held_out},
+            TEST: {name: whole[name] for name in held_out[::2]},
+            VALIDATION: {name: whole[name] for name in held_out[1::2]},
+        }
+        if len(held_out) == 1:
+            (name,) = held_out
+            test, validation = self._halves(name, whole[name])
+            shares |= {TEST: {name: test}, VALIDATION: {name: validation}}
+        return shares
+
+    def _halves(self, name: str, whole: Part) -> tuple[Part, Part]:
+        """Both halves of a pair, across its longest side; twice the whole where one half would be of no use."""
+        sizes = [side.stop for side in whole]
+        axis = int(np.argmax(sizes))
+        middle = sizes[axis] // 2
+        sides = slice(0, middle), slice(middle, sizes[axis])
+        first, second = (tuple(side if i == axis else each for i, each in enumerate(whole)) for side in sides)
+        if middle >= self.box and self._shows(name, first) and self._shows(name, second):
+            return first, second
+        _log.warning(
+            "pair %s: it alone is held out, and has no two halves with room for a box of %d and something to see: "
+            "validation and test see the same places; hold out another pair, or take a smaller box",
+            name,
+            self.box,
+        )
+        return whole, whole
+
+    def _shows(self, name: str, part: Part) -> bool:
+        """Whether boxes that can be scored can be cut from this part of a pair."""
+        return shows_something(self.pairs[name].clean[part])
 
     def _settings(self, split: int) -> dict[str, Any]:
         """What a dataset needs beside its pairs: they are degraded already."""
         return {**self._randomness(split), "degradation": self.degradation, "degrade": False}
 
     def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
-        return PairDataset(self._of(split), self.boxes, self.box, **self._settings(split))
+        pairs = [part_of(self.pairs[name], part) for name, part in self.shares[split].items()]
+        return PairDataset(pairs, self.boxes, self.box, **self._settings(split))

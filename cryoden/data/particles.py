@@ -10,8 +10,8 @@ from cryoden.batch import Specimen
 from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule, check_volumes
 from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import VolumeDataset
-from cryoden.errors import CryodenError
-from cryoden.particles import Particle, is_archive_entry, load_particle
+from cryoden.errors import CryodenError, check_numbers
+from cryoden.particles import Particle, canonical_name, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
 from cryoden.simulation.degradation import (
     Degradation,
@@ -103,7 +103,8 @@ class ParticleVolumes(VolumeDataModule):
     Args:
         entries: particles: PDB entries ("1u6g"), structure files (.cif, .pdb, .ent, each also .gz), density maps (.mrc,
             .map) or phantoms ("phantom:7"). The default is the thesis's ten (3qm1 for its misprint 3qml).
-        holdout: particles never trained on; where there are any, validation and test use these alone.
+        holdout: particles never trained on, however they are spelt among the entries; where there are any, validation
+            and test use these alone.
         val_fraction: the share of volumes that validate; as many others test.
         cache: a folder in which volumes are kept for this and later trainings. They are those of the first epoch for
             ever, clean and degraded, as with fresh: false.
@@ -146,8 +147,10 @@ class ParticleVolumes(VolumeDataModule):
         self.save_hyperparameters()
         check_length("voxel_size", voxel_size)
         check_length("resolution", resolution)
+        check_numbers(lambda share: 0 < share < 1, "a number between 0 and 1", val_fraction=val_fraction)
         check_volumes(self.degradation, voxel_size, sampling)
-        training = [entry for entry in entries if entry not in (holdout or [])]
+        held_out = set(map(canonical_name, holdout or []))
+        training = [entry for entry in entries if canonical_name(entry) not in held_out]
         if not training:
             raise CryodenError(f"entries: nothing left to train on: {len(entries)} entries, all held out; add others")
         evaluation = list(holdout or training)
@@ -162,14 +165,18 @@ class ParticleVolumes(VolumeDataModule):
 
     @property
     def unseen(self) -> frozenset[str]:
-        """Which of the entries that validate and test are never trained on."""
-        return frozenset(self.entries[TEST]) - frozenset(self.entries[TRAIN])
+        """Which of the entries that validate and test are never trained on, by their canonical names."""
+        return self._names(TEST) - self._names(TRAIN)
+
+    def _names(self, split: int) -> frozenset[str]:
+        """The canonical names of a split's entries."""
+        return frozenset(map(canonical_name, self.entries[split]))
 
     def _is_thesis(self, *, voxel_size: float, degradation: list[Degradation]) -> bool:
         """Whether these are the thesis's particles in its box, sampled and degraded as there."""
         sampled = (self.sampling, self.box, self.voxel_size, self.resolution)
         return (
-            set(self.entries[TRAIN]) == set(THESIS_ENTRIES)
+            self._names(TRAIN) == frozenset(THESIS_ENTRIES)
             and sampled == ("thesis", 64, voxel_size, 2 * voxel_size)
             and self.degradation == degradation
         )
@@ -188,7 +195,11 @@ class ParticleVolumes(VolumeDataModule):
         fetch([entry for entry in self.all_entries if is_archive_entry(entry)], structure_dir=self.structure_dir)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the particles and check that each fits the volume."""
+        """Read the particles and check them.
+
+        Raises:
+            CryodenError: one cannot be read or does not fit the volume, or one that is held out trains by another name.
+        """
         if self.loaded:
             return
         loaded = {
@@ -196,6 +207,13 @@ class ParticleVolumes(VolumeDataModule):
         }
         for particle in loaded.values():
             check_fits(particle, self._room, self.voxel_size, self.resolution)
+        for entry in self.entries[TEST] if self.unseen else []:
+            same = [other for other in self.entries[TRAIN] if loaded[entry].is_same(loaded[other])]
+            if same:
+                raise CryodenError(
+                    f"holdout: {entry} is the same particle as {same[0]}, which is trained on; allowed are particles "
+                    "that are not: take one of the two out"
+                )
         self.loaded = loaded
 
     @property

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from cryoden.batch import Specimen
-from cryoden.data.base import TEST, TRAIN, check_above_zero
+from cryoden.data.base import TEST, TRAIN
 from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import VolumeDataset, random_box
 from cryoden.data.particles import ParticleVolumes
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, check_above_zero
 from cryoden.simulation.degradation import Degradation, context_of
 from cryoden.simulation.presets import PRESETS, PresetName
 from cryoden.simulation.scene import Scene, SceneContents, placements_within

@@ -12,7 +12,7 @@ from scipy.ndimage import uniform_filter1d
 
 from cryoden.batch import Specimen
 from cryoden.data.dataset import VolumeDataset
-from cryoden.data.pairs import Pair, PairDataModule, cut_pair
+from cryoden.data.pairs import Pair, PairDataModule, Part, cut_pair, items_of, part_of
 from cryoden.errors import CryodenError
 from cryoden.simulation.degradation import Degradation
 from cryoden.simulation.scene import Placement, placements_within
@@ -30,7 +30,7 @@ class ShrecDataset(VolumeDataset):
     Args:
         pairs: tomograms with their ground truth.
         tables: what is where in each.
-        boxes: items per tomogram; item `index` is from pair `index // boxes`.
+        boxes: items per tomogram, see `items_of`.
         box: voxels along each side.
         kwargs: see VolumeDataset.
     """
@@ -39,15 +39,16 @@ class ShrecDataset(VolumeDataset):
         super().__init__(**kwargs)
         self.pairs = pairs
         self.tables = tables
-        self.boxes = boxes
+        self.items = items_of(pairs, boxes, box)
         self.box = box
 
     def __len__(self) -> int:
-        return len(self.pairs) * self.boxes
+        return len(self.items)
 
     def make(self, index: int, generator: torch.Generator) -> Specimen:
         """Cut a box with the centre of a particle in its inner half."""
-        pair, table = self.pairs[index // self.boxes], self.tables[index // self.boxes]
+        number = self.items[index]
+        pair, table = self.pairs[number], self.tables[number]
         chosen = table[int(torch.randint(len(table), (), generator=generator))]
         away = torch.randint(self.box // 4, self.box - self.box // 4, (3,), generator=generator).numpy()
         corner = np.clip(np.rint(chosen.position).astype(np.int64) - away, 0, np.array(pair.clean.shape) - self.box)
@@ -94,9 +95,13 @@ class ShrecDataModule(PairDataModule):
         self.tables[name] = [p._replace(position=p.position - np.array([first, 0, 0])) for p in table]
         return replace(pair, degraded=pair.degraded[first:end].copy(), clean=pair.clean[first:end].copy())
 
+    def _shows(self, name: str, part: Part) -> bool:
+        return bool(placements_within(self.tables[name], part))
+
     def _volumes(self, split: int, degradation: Sequence[Degradation]) -> VolumeDataset:
-        pairs = self._of(split)
-        tables = [self.tables[pair.name] for pair in pairs]
+        shares = self.shares[split].items()
+        pairs = [part_of(self.pairs[name], part) for name, part in shares]
+        tables = [placements_within(self.tables[name], part) for name, part in shares]
         return ShrecDataset(pairs, tables, self.boxes, self.box, **self._settings(split))
 
 

@@ -1,17 +1,18 @@
 """What the systems with two players share; how each player learns stands in gan.py, wgan.py and dragan.py."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam, Optimizer
 
 from cryoden.batch import Batch
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, check_above_zero, check_numbers, check_weights, check_whole
 from cryoden.losses import LossMixture, feature_matching, make_loss
 from cryoden.modules.training import Training
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
@@ -55,6 +56,9 @@ class Adversarial(Training):
         betas: of both Adams.
         kwargs: see Training.
 
+    Raises:
+        CryodenError: an argument is out of its range.
+
     Attributes:
         standing: how the players stand after the last batch.
     """
@@ -80,7 +84,11 @@ class Adversarial(Training):
     ) -> None:
         super().__init__(generator, **kwargs)
         self.automatic_optimization = False
-        _check_steps(discriminator_steps, generator_steps, accumulate)
+        check_weights(reconstruction_weight=reconstruction_weight, feature_matching=feature_matching)
+        check_whole(0, critic_warmup_steps=critic_warmup_steps)
+        check_above_zero(learning_rate=learning_rate, discriminator_learning_rate=discriminator_learning_rate)
+        check_numbers(_are_betas, "two numbers from 0 to below 1, such as [0.5, 0.999]", betas=betas)
+        _check_steps(discriminator_steps=discriminator_steps, generator_steps=generator_steps, accumulate=accumulate)
         self.discriminator = discriminator
         self.reconstruction_loss = make_loss(reconstruction_loss)
         self.reconstruction_weight = reconstruction_weight
@@ -107,6 +115,23 @@ class Adversarial(Training):
                 "two players on several devices take turns, and each leaves the other's parameters unused: give "
                 "--trainer.strategy=ddp_find_unused_parameters_true"
             )
+
+    def on_train_start(self) -> None:
+        """Warn where the discriminator learns alone to the end.
+
+        Raises:
+            CryodenError: see Training.
+        """
+        super().on_train_start()
+        batches = self.trainer.estimated_stepping_batches
+        if self.critic_warmup_steps >= batches:
+            rank_zero_warn(
+                f"critic_warmup_steps: got {self.critic_warmup_steps}, and this training has {batches:g} batches, so "
+                "that the generator learns nothing; give fewer, or train for longer"
+            )
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Leave gradients: those that wait for the batches of their step are not Lightning's to drop."""
 
     def _generate(self, degraded: Tensor) -> Tensor:
         """The denoised batch; without a gradient while the discriminator learns alone."""
@@ -200,13 +225,13 @@ class Adversarial(Training):
         return first, second
 
 
-def _check_steps(discriminator_steps: int, generator_steps: int, accumulate: int) -> None:
-    if min(discriminator_steps, generator_steps, accumulate) < 1:
-        raise CryodenError(
-            f"steps on each batch: got {discriminator_steps} of the discriminator, {generator_steps} of the "
-            f"generator, accumulate {accumulate}; each must be at least 1"
-        )
-    if accumulate > 1 and max(discriminator_steps, generator_steps) > 1:
+def _are_betas(betas: Sequence[float]) -> bool:
+    return len(betas) == 2 and all(0 <= beta < 1 for beta in betas)
+
+
+def _check_steps(*, accumulate: int, **steps: int) -> None:
+    check_whole(1, accumulate=accumulate, **steps)
+    if accumulate > 1 and max(steps.values()) > 1:
         raise CryodenError(
             f"accumulate: got {accumulate} batches for a step, and more than one step on a batch; choose one: "
             "accumulate 1, or one step of each player"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from cryoden.batch import Batch
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, check_above_zero
 from cryoden.losses import LossMixture, make_loss
 from cryoden.modules.muon import Muon
 from cryoden.modules.training import Training
@@ -24,6 +24,9 @@ class Autoencoder(Training):
         optimizer: adamw, or muon, which learns as much from fewer steps, see `cryoden.modules.muon`.
         learning_rate: of the optimizer.
         kwargs: see Training.
+
+    Raises:
+        CryodenError: an argument is out of its range.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Autoencoder(Training):
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, **kwargs)
+        check_above_zero(learning_rate=learning_rate)
         self.loss = make_loss(loss)
         self.optimizer = optimizer
         self.learning_rate = learning_rate

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cryoden.batch import Batch
+from cryoden.errors import check_weights
 from cryoden.modules.adversarial import Adversarial, Standing, refuse_batch_norm, slopes
 from cryoden.modules.gan import accuracy, cross_entropy
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
@@ -24,6 +25,9 @@ class DRAGAN(Adversarial):
         perturbation: the largest noise added to clean volumes where the slope is measured, in units of the clean
             volumes' standard deviation.
         kwargs: see Adversarial and Training.
+
+    Raises:
+        CryodenError: an argument is out of its range.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class DRAGAN(Adversarial):
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
         refuse_batch_norm(discriminator)
+        check_weights(penalty_weight=penalty_weight, perturbation=perturbation)
         self.penalty_weight = penalty_weight
         self.perturbation = perturbation
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cryoden.batch import Batch
+from cryoden.errors import check_numbers, check_weights
 from cryoden.modules.adversarial import Adversarial, Standing
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 from cryoden.scaling import Scale
@@ -20,11 +21,15 @@ class GAN(Adversarial):
     Args:
         generator: the denoising network.
         discriminator: gives raw logits, positive for "clean".
-        label_smoothing: the discriminator is taught 1 - label_smoothing for clean volumes: it never grows certain.
+        label_smoothing: the discriminator is taught 1 - label_smoothing for clean volumes: it never grows certain;
+            from 0.5 on it would be taught to call them denoised.
         instance_noise: standard deviation of noise added to what the discriminator compares, in units of the degraded
             volume's spread (`cryoden.scaling`); it falls linearly to zero over the training (Sønderby et al. 2017,
             arXiv:1610.04490).
         kwargs: see Adversarial and Training.
+
+    Raises:
+        CryodenError: an argument is out of its range.
     """
 
     def __init__(
@@ -37,6 +42,8 @@ class GAN(Adversarial):
         **kwargs: Any,
     ) -> None:
         super().__init__(generator, discriminator, **kwargs)
+        check_numbers(lambda share: 0 <= share < 0.5, "a number from 0 to below 0.5", label_smoothing=label_smoothing)
+        check_weights(instance_noise=instance_noise)
         self.label_smoothing = label_smoothing
         self.instance_noise = instance_noise
 

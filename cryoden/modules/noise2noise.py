@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from cryoden.batch import Batch, HalfBoxes, HeldOut, TuningBatch
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, check_above_zero, check_numbers, check_weights
 from cryoden.inference.denoise import denoise
 from cryoden.losses import pooled_mse
 from cryoden.metrics.fsc import multiplicity, power, shell_numbers, shell_sums
@@ -119,11 +119,9 @@ class Noise2Noise(Training):
         super().__init__(generator, **kwargs)
         if not self.denoiser.standardize:
             raise CryodenError("standardize: got false; half tomograms come in any unit, and need true")
-        if not 0 <= average < 1 or min(wedge, simulated) < 0:
-            raise CryodenError(
-                f"average {average:g}, wedge {wedge:g}, simulated {simulated:g}: allowed is an average from 0 to below "
-                "1, and weights from 0 up"
-            )
+        check_above_zero(learning_rate=learning_rate)
+        check_numbers(lambda share: 0 <= share < 1, "a number from 0 to below 1", average=average)
+        check_weights(wedge=wedge, simulated=simulated)
         self.learning_rate = learning_rate
         self.average = average
         self.wedge = wedge

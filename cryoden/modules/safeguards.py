@@ -1,6 +1,7 @@
 """No step along a gradient that is not finite, no statistics of one process alone, and no checkpoint half written."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,12 @@ class Safeguard(Callback):
         rollback: go back to the start of the epoch and halve the learning rate, rather than stop.
 
     Raises:
-        CryodenError: the norm is not above 0.
+        CryodenError: the norm is not above 0, or not finite.
     """
 
     def __init__(self, clip: float | None, *, rollback: bool) -> None:
-        if clip is not None and not clip > 0:
-            raise CryodenError(f"gradient_clip: got {clip}; it must be above 0, or null for none")
+        if clip is not None and not 0 < clip < math.inf:
+            raise CryodenError(f"gradient_clip: got {clip}; it must be above 0 and finite, or null for none")
         self.clip = clip
         self.rollback = rollback
         self._entries: list[str] = []
@@ -57,8 +58,15 @@ class Safeguard(Callback):
                 "skips steps by itself: take bf16-mixed or 32, or leave them out"
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember where a training begins: what is gone on with from within an epoch has no start of one."""
+        self._remember(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember weights and optimizers as the state to go back to."""
+        self._remember(trainer, pl_module)
+
+    def _remember(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.rollback:
             weights = {name: value.detach().clone() for name, value in pl_module.state_dict().items()}
             self._good = weights, [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from cryoden.batch import Batch
 from cryoden.checkpoint import load_denoiser
 from cryoden.denoiser import Denoiser, digest_of
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, check_weights, check_whole
 from cryoden.losses import Loss, data_consistency
 from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import TrainingMetrics
@@ -42,6 +42,9 @@ class Training(LightningModule):
         init_weights: what to begin with instead of random weights, for fine-tuning: a run's folder, a checkpoint or
             exported weights of the same network.
 
+    Raises:
+        CryodenError: an argument is out of its range.
+
     Attributes:
         denoiser: what is trained; all that is needed to denoise.
         terms: name → (), of the loss of this batch, for the log and for whoever must tell what went wrong.
@@ -64,6 +67,8 @@ class Training(LightningModule):
         init_weights: str | None = None,
     ) -> None:
         super().__init__()
+        check_weights(data_consistency=data_consistency)
+        check_whole(0, warmup_steps=warmup_steps)
         with warnings.catch_warnings():
             # Lightning advises to leave networks and optimizers out by name; then a checkpoint of the command line's
             # could not be loaded. on_save_checkpoint leaves out whatever is not plain.
@@ -76,7 +81,7 @@ class Training(LightningModule):
         self.safeguard = Safeguard(gradient_clip, rollback=nonfinite == "rollback")
         self.init_weights = init_weights
         self.terms: dict[str, Tensor] = {}
-        self._answered = self._scheduled = False
+        self._answered = self._scheduled = self._begun = False
         self.seed = torch.initial_seed()
         self.val_metrics = TrainingMetrics("val/")
         self.test_metrics = TrainingMetrics("test/")
@@ -97,11 +102,22 @@ class Training(LightningModule):
         return [self.safeguard, AverageBuffers()]
 
     def setup(self, stage: str) -> None:
-        """Learn from the data module at which voxel size this model is trained; a checkpoint carries it."""
+        """Learn from the data module at which voxel size this model is trained; a checkpoint carries it.
+
+        Raises:
+            CryodenError: its boxes are smaller than what the network takes, or `init_weights` cannot be used.
+        """
         data = getattr(self.trainer, "datamodule", None)
+        multiple, box = self.generator.multiple, getattr(data, "box", None)
+        if stage == "fit" and box is not None and box < multiple:  # most of what it sees would be mirrored
+            raise CryodenError(
+                f"box: got {box} for the data, and {type(self.generator).__name__} takes multiples of {multiple}; give "
+                f"--data.box {multiple} or more, or a network with fewer levels"
+            )
         self.denoiser.voxel_size = getattr(data, "voxel_size", self.denoiser.voxel_size)
-        if stage == "fit" and self.init_weights is not None and self.trainer.ckpt_path is None:
+        if stage == "fit" and self.init_weights is not None and self.trainer.ckpt_path is None and not self._begun:
             self._begin_with(self.init_weights)
+            self._begun = True  # a second fit goes on with what it has learnt
 
     def _begin_with(self, run: str) -> None:
         begun = load_denoiser(run)
@@ -262,6 +278,7 @@ class Training(LightningModule):
                     "give the configuration that the checkpoint was trained with (config.yaml in its run's folder)"
                 )
         self.seed = record["seed"]
+        self._begun = True  # whatever it began with
 
 
 def _words(value: Any) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
 from cryoden.batch import Batch
-from cryoden.errors import CryodenError
+from cryoden.errors import check_above_zero, check_weights
 from cryoden.modules.adversarial import Adversarial, Standing, refuse_batch_norm, slopes
 from cryoden.networks.base import DenoisingNetwork, DiscriminatorNetwork
 
@@ -25,6 +25,9 @@ class WGAN(Adversarial):
         weight_clip: the largest absolute value of the critic's weights.
         discriminator_learning_rate: of the critic's RMSprop.
         kwargs: see Adversarial and Training.
+
+    Raises:
+        CryodenError: an argument is out of its range.
     """
 
     def __init__(
@@ -44,8 +47,7 @@ class WGAN(Adversarial):
             discriminator_learning_rate=discriminator_learning_rate,
             **kwargs,
         )
-        if not weight_clip > 0:
-            raise CryodenError(f"weight_clip: got {weight_clip}; it must be above 0")
+        check_above_zero(weight_clip=weight_clip)
         self.weight_clip = weight_clip
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -91,6 +93,9 @@ class WGANGP(Adversarial):
         discriminator_learning_rate: of the critic's Adam.
         betas: of both Adams.
         kwargs: see Adversarial and Training.
+
+    Raises:
+        CryodenError: an argument is out of its range.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class WGANGP(Adversarial):
             **kwargs,
         )
         refuse_batch_norm(critic)
+        check_weights(penalty_weight=penalty_weight)
         self.penalty_weight = penalty_weight
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:

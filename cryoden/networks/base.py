@@ -14,7 +14,7 @@ from cryoden.errors import CryodenError, one_line
 from cryoden.networks.blocks import is_of_all_levels
 
 _PLAIN = (int, float, str, bool, type(None))
-_LARGEST = 4096  # of what a stored network is built with: channels, levels and so on are far below
+LARGEST = 4096  # of what a network is built with: channels and so on are far below
 
 
 def constructor_arguments(module: nn.Module) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def build_network(record: dict[str, Any]) -> DenoisingNetwork:
     if not isinstance(arguments, dict) or not all(map(_is_modest, arguments.values())):
         raise CryodenError(
             f"network {class_path}: its arguments are {str(arguments)[:200]}; each has a name, and is a text, a number "
-            f"up to {_LARGEST}, True, False, None, or a list of these"
+            f"up to {LARGEST}, True, False, None, or a list of these"
         )
     kind = _class_of(class_path)
     try:
@@ -267,5 +267,5 @@ def _listed(value: Any) -> Any:
 def _is_modest(value: Any) -> bool:
     """Whether a value is plain, and no number that would make a constructor run for hours."""
     if isinstance(value, list):
-        return len(value) <= _LARGEST and all(not isinstance(each, list) and _is_modest(each) for each in value)
-    return isinstance(value, _PLAIN) and (not isinstance(value, int | float) or abs(value) <= _LARGEST)
+        return len(value) <= LARGEST and all(not isinstance(each, list) and _is_modest(each) for each in value)
+    return isinstance(value, _PLAIN) and (not isinstance(value, int | float) or abs(value) <= LARGEST)

@@ -50,10 +50,56 @@ def make_norm(norm: NormName, channels: int, levels: int = 1) -> nn.Module:
         case "batch":
             return BatchNorm(channels, levels)
         case "instance":
-            return nn.GroupNorm(channels, channels)
+            return GroupNorm(channels, channels)
         case "group":
-            return nn.GroupNorm(math.gcd(channels, _GROUPS), channels)
+            return GroupNorm(math.gcd(channels, _GROUPS), channels)
     raise CryodenError(f"norm is 'batch', 'instance' or 'group', got {norm!r}")
+
+
+def _refuse_single_values(features: Tensor, sets: int, remedy: str) -> None:
+    """One value has no variance; torch says so in words of its own.
+
+    Args:
+        features: (B, C, ...), to be normalised.
+        sets: Into which their values are parted, each with a mean and a variance.
+        remedy: What to do about it, beside larger batches.
+
+    Raises:
+        CryodenError: Each set is a single value.
+    """
+    if features.numel() == sets:
+        raise CryodenError(
+            f"norm: got features {tuple(features.shape)} of a single volume, and one value alone has no variance; let "
+            "no batch be of one volume, the last of an epoch neither (--data.batch_size, --data.copies), or give "
+            f"{remedy}"
+        )
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's, which refuses in one line what it cannot normalise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (B, C, ...) features.
+
+        Raises:
+            CryodenError: There is one volume, and one value of it in each group.
+        """
+        _refuse_single_values(input, self.num_groups, "a larger --data.box, or other --model.channels or --model.norm")
+        return super().forward(input)
+
+
+class VectorBatchNorm(nn.BatchNorm1d):
+    """torch's, which refuses in one line what it cannot normalise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (B, features) vectors.
+
+        Raises:
+            CryodenError: In training, there is one volume alone.
+        """
+        if self.training:
+            _refuse_single_values(input, self.num_features, "--model.norm group")
+        return super().forward(input)
 
 
 class BatchNorm(nn.BatchNorm3d):
@@ -90,7 +136,13 @@ class BatchNorm(nn.BatchNorm3d):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, input: Tensor, level: int = 0) -> Tensor:
-        """Normalise (B, C, D, H, W) features of a level."""
+        """Normalise (B, C, D, H, W) features of a level.
+
+        Raises:
+            CryodenError: In training, there is one volume, and one voxel of it.
+        """
+        if self.training:
+            _refuse_single_values(input, self.num_features, "--model.norm group")
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -156,7 +208,7 @@ def make_vector_norm(norm: NormName, features: int) -> nn.Module:
     Returns:
         The layer; it has 2 * features parameters whatever the norm.
     """
-    return nn.BatchNorm1d(features) if norm == "batch" else nn.GroupNorm(1, features)
+    return VectorBatchNorm(features) if norm == "batch" else GroupNorm(1, features)
 
 
 class Convolution(nn.Conv3d):

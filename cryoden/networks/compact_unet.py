@@ -5,8 +5,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cryoden.errors import CryodenError
-from cryoden.networks.base import DenoisingNetwork
+from cryoden.errors import check_whole
+from cryoden.networks.base import LARGEST, DenoisingNetwork
 from cryoden.networks.blocks import Convolution, NormName, make_norm
 from cryoden.networks.cpu.convolutions import halve
 
@@ -18,6 +18,8 @@ _SLOPE = 0.1  # of the activation below zero
 _AMPLIFICATION = 4.0
 
 _REFINED = 2  # levels, the finest
+
+_DEEPEST = 8  # then boxes are multiples of 256 voxels, and the network sees 1531 of them at once, more than there are
 
 
 class CompactUnet(DenoisingNetwork):
@@ -34,20 +36,21 @@ class CompactUnet(DenoisingNetwork):
 
     Args:
         channels: Channels at full resolution; they double at each level below, up to four times as many.
-        levels: How often the box is halved; boxes are multiples of 2**levels.
+        levels: How often the box is halved, 1 to 8 times; boxes are multiples of 2**levels.
         norm: None, or "batch" (local once it is trained), "group" or "instance" (which divide by what is in the whole
             volume).
         refinements: Convolutions more at the two finest levels on the way up, where details are drawn. With one, a step
             on an H100 takes a third longer.
 
     Raises:
-        CryodenError: There are fewer than no refinements.
+        CryodenError: An argument is out of its range.
     """
 
     def __init__(self, channels: int = 16, levels: int = 3, norm: NormName | None = None, refinements: int = 0) -> None:
         super().__init__()
-        if refinements < 0:
-            raise CryodenError(f"refinements: got {refinements}; allowed is a whole number from 0 up")
+        check_whole(1, LARGEST, channels=channels)
+        check_whole(1, _DEEPEST, levels=levels)
+        check_whole(0, refinements=refinements)
         self.channels = channels
         self.levels = levels
         self.norm = norm

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from cryoden.errors import CryodenError
-from cryoden.networks.base import DiscriminatorNetwork
+from cryoden.errors import CryodenError, check_whole
+from cryoden.networks.base import LARGEST, DiscriminatorNetwork
 from cryoden.networks.blocks import Convolution, NormName, make_norm, make_vector_norm
 
 
@@ -19,12 +19,16 @@ class SimpleDiscriminator(DiscriminatorNetwork):
             narrower in proportion.
         box: Voxels along each axis, a multiple of 16: the first linear layer is made for it.
         norm: "batch" (the thesis's), "instance" or "group"; in these two, linear layers get a layer norm.
+
+    Raises:
+        CryodenError: An argument is out of its range.
     """
 
     box: int
 
     def __init__(self, channels: int = 48, box: int = 64, norm: NormName = "batch") -> None:
         super().__init__()
+        check_whole(1, LARGEST, channels=channels)
         _check_box(self, box)
         self.channels = channels
         self.box = box
@@ -60,10 +64,14 @@ class Pix2PixDiscriminator(DiscriminatorNetwork):
 
     Args:
         channels: Channels of the first convolution; they double at each of the three after it.
+
+    Raises:
+        CryodenError: An argument is out of its range.
     """
 
     def __init__(self, channels: int = 64) -> None:
         super().__init__()
+        check_whole(1, LARGEST, channels=channels)
         self.channels = channels
         widths = [2, *(channels * 2**level for level in range(4))]
         self.stages = nn.Sequential(
@@ -90,12 +98,16 @@ class DraganDiscriminator(DiscriminatorNetwork):
     Args:
         channels: Channels of the first convolution; they double at each of the three after it.
         box: Voxels along each axis, a multiple of 16: the linear layer is made for it.
+
+    Raises:
+        CryodenError: An argument is out of its range.
     """
 
     box: int
 
     def __init__(self, channels: int = 64, box: int = 64) -> None:
         super().__init__()
+        check_whole(1, LARGEST, channels=channels)
         _check_box(self, box)
         self.channels = channels
         self.box = box

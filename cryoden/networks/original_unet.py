@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cryoden.networks.base import DenoisingNetwork
+from cryoden.errors import check_whole
+from cryoden.networks.base import LARGEST, DenoisingNetwork
 from cryoden.networks.blocks import Block, DensityHead, NormName
 
 
@@ -21,12 +22,16 @@ class OriginalUnet(DenoisingNetwork):
         channels: Channels at full resolution.
         norm: "batch" (the thesis's), "instance" or "group".
         nonnegative: End in a Softplus, as the thesis's networks do; otherwise the last convolution's answer stands.
+
+    Raises:
+        CryodenError: An argument is out of its range.
     """
 
     multiple = 16
 
     def __init__(self, channels: int = 64, norm: NormName = "batch", nonnegative: bool = True) -> None:
         super().__init__()
+        check_whole(1, LARGEST, channels=channels)
         self.channels = channels
         self.norm = norm
         self.nonnegative = nonnegative

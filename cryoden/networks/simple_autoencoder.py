@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from cryoden.errors import CryodenError
-from cryoden.networks.base import DenoisingNetwork
+from cryoden.errors import CryodenError, check_whole
+from cryoden.networks.base import LARGEST, DenoisingNetwork
 from cryoden.networks.blocks import Block, Doubling, NormName, UpBlock, make_norm, start_at
 
 _START = 0.05
@@ -23,6 +23,9 @@ class SimpleAutoEncoder(DenoisingNetwork):
         norm: "batch" (the thesis's), "instance" or "group".
         output_range: The largest density it can answer: the sigmoid is multiplied by this. In a standardised
             volume a particle peaks at 20 to 60; 1.0 is the thesis's, for volumes in [0, 1].
+
+    Raises:
+        CryodenError: An argument is out of its range.
     """
 
     multiple = 16
@@ -30,7 +33,8 @@ class SimpleAutoEncoder(DenoisingNetwork):
 
     def __init__(self, channels: int = 4, norm: NormName = "batch", output_range: float = 64.0) -> None:
         super().__init__()
-        if output_range <= _START:
+        check_whole(1, LARGEST, channels=channels)
+        if not _START < output_range < math.inf:
             raise CryodenError(
                 f"SimpleAutoEncoder's output_range must be above {_START}, its start, got {output_range}"
             )

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from cryoden.networks.base import DenoisingNetwork
+from cryoden.errors import check_whole
+from cryoden.networks.base import LARGEST, DenoisingNetwork
 from cryoden.networks.blocks import Block, DensityHead, NormName, UpsampleBlock
 
 
@@ -17,12 +18,16 @@ class UpsampleUnet(DenoisingNetwork):
         channels: Channels of every level.
         norm: "batch" (the thesis's), "instance" or "group".
         nonnegative: End in a Softplus, as in the thesis; otherwise the last convolution's answer stands.
+
+    Raises:
+        CryodenError: An argument is out of its range.
     """
 
     multiple = 8
 
     def __init__(self, channels: int = 48, norm: NormName = "batch", nonnegative: bool = True) -> None:
         super().__init__()
+        check_whole(1, LARGEST, channels=channels)
         self.channels = channels
         self.norm = norm
         self.nonnegative = nonnegative

@@ -81,7 +81,7 @@ def fetch(entries: Sequence[str], *, structure_dir: Path | str | None = None, pr
     results: dict[str, Path | CryodenError] = {}
     missing: dict[str, str] = {}
     for entry in entries:
-        pdb_id = _pdb_id(entry)
+        pdb_id = as_pdb_id(entry)
         if path := _search(local, entry) or (_search(cache, pdb_id) if pdb_id else None):
             results[entry] = path
         elif pdb_id:
@@ -113,7 +113,7 @@ def _local_dir(structure_dir: Path | str | None) -> Path | None:
     return folder
 
 
-def _pdb_id(entry: str) -> str | None:
+def as_pdb_id(entry: str) -> str | None:
     """The PDB ID as the archives write it, or None for a name of another form."""
     entry = entry.lower().removeprefix("pdb_0000")
     return entry if re.fullmatch(r"[0-9][0-9a-z]{3}|pdb_[0-9a-z]{8}", entry, re.ASCII) else None
@@ -124,7 +124,7 @@ def _search(folder: Path | None, entry: str) -> Path | None:
     if folder is None or not folder.is_dir():
         return None
     files = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
-    pdb_id = _pdb_id(entry) or entry.lower()
+    pdb_id = as_pdb_id(entry) or entry.lower()
     names = [f"{stem}.{suffix}" for stem in (entry.lower(), pdb_id) for suffix in ("cif", "pdb", "ent")]
     names.append(f"pdb{pdb_id}.ent")  # the wwPDB's own name
     return next((files[name + gz] for name in names for gz in ("", ".gz") if name + gz in files), None)
@@ -230,7 +230,7 @@ def _verify(path: Path, pdb_id: str) -> str:
     # half a file parses where it ends between two rows; the archive's own end each table by a line with a mark
     if not text.rstrip().endswith(b"#") and block[-1].loop is not None and "_atom_site" in block[-1].loop.tags[0]:
         raise CryodenError("an mmCIF file that ends among its atoms")
-    its_own = _pdb_id(gemmi.cif.as_string(block.find_value("_entry.id") or ""))
+    its_own = as_pdb_id(gemmi.cif.as_string(block.find_value("_entry.id") or ""))
     if its_own not in (None, pdb_id):
         raise CryodenError(f"another entry, {its_own}")
     return ".cif.gz" if gzipped else ".cif"

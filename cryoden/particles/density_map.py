@@ -36,6 +36,14 @@ class DensityMap:
         """(3,), z, y, x in voxels: the centre of mass."""
         return np.array(ndimage.center_of_mass(self.data))
 
+    def is_same(self, other: object) -> bool:
+        """Whether another particle is this map, whatever it and its mass are called."""
+        return (
+            isinstance(other, DensityMap)
+            and self.voxel_size == other.voxel_size
+            and np.array_equal(self.data, other.data)
+        )
+
     @cached_property
     def diameter(self) -> float:
         """Å; twice the largest distance from the centre of a voxel above 1 % of the maximum."""

@@ -54,6 +54,29 @@ def load_particle(
     return read_structure(path, name, assembly=assembly, hydrogens=hydrogens, ligands=ligands)
 
 
+def canonical_name(spec: str) -> str:
+    """What a particle is called by all who mean the same one, however they spell it: for comparing, not for loading.
+
+    A PDB ID is one in any case and in its long form, and so is a file that is named by it (`a/1bxn.pdb.gz`), be it the
+    entry's atoms, an assembly of it or its map: to a network they are the same particle. A phantom goes by its number,
+    another file by its whole path, without the mass behind a map.
+
+    Args:
+        spec: as in `load_particle`; there need be no such particle.
+    """
+    from cryoden.particles.archive import as_pdb_id
+
+    kind, _, seed = spec.partition(":")
+    if kind == "phantom" and seed.isdecimal():
+        return f"phantom:{int(seed)}"
+    given = _MAP_AND_MASS.fullmatch(spec)
+    path = Path(given[1] if given else spec).expanduser()
+    entry = as_pdb_id(path.name.split(".")[0])
+    if entry is not None:
+        return entry
+    return spec.lower() if is_archive_entry(spec) else str(path.resolve())
+
+
 def is_archive_entry(spec: str) -> bool:
     """Whether `load_particle` looks a particle up by its ID, not by a path, and does not make a phantom."""
     if spec.startswith("phantom:") or _MAP_AND_MASS.fullmatch(spec):

@@ -38,6 +38,7 @@ _COLUMNS = {"label_alt_id": ".", "type_symbol": "?", "label_asym_id": "A", "id":
 _CLASH = 1.0  # Å; atoms of two molecules are further apart
 _MASSES = 5.0, 1e5  # kDa; smaller is a peptide or less, larger than any virus that is known by its atoms
 _WIDEST = 3000.0  # Å
+_SAME = 0.01  # Å; files have thousandths, and centroids are rounded
 _CARBON = 0.35, 0.8  # of the atoms that are not hydrogen: RNA has 0.44, protein 0.63, lipids up to 0.8
 
 # A list of chains that runs on without the words that gemmi looks for.
@@ -140,6 +141,14 @@ class Structure:
     def mass(self) -> float:
         """kDa; of the atoms that are kept."""
         return float(self.model.calculate_mass()) / 1000
+
+    def is_same(self, other: object) -> bool:
+        """Whether another particle has atoms of the same elements in the same places, whatever it is called."""
+        if not isinstance(other, Structure) or self.model.count_atom_sites() != other.model.count_atom_sites():
+            return False
+        ours, theirs = ([atom.element.atomic_number for atom in _atoms(each.model)] for each in (self, other))
+        places = _positions(self.model), _positions(other.model)
+        return ours == theirs and np.allclose(*places, rtol=0, atol=_SAME)
 
     def summary(self) -> str:
         """What it is, in one line, so that a file that was read wrongly shows."""

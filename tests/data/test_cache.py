@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import signal
@@ -89,6 +90,64 @@ def test_a_moved_atom_is_a_changed_setting(tmp_path: Path) -> None:
     after.model[0][0][0].pos.x += 0.5
     folders = {counting(tmp_path, particles=[p]).folder for p in (before, load_particle("phantom:1"), after)}
     assert len(folders) == 2
+
+
+OWN = """
+from dataclasses import dataclass
+from cryoden.simulation.degradation import GaussianNoise
+
+STRENGTH = 1.0
+
+class Base(GaussianNoise):
+    def apply(self, volumes, parameters):
+        return STRENGTH * super().apply(volumes, parameters)
+
+@dataclass(frozen=True)
+class Own(Base):
+    pass
+"""
+
+
+def test_a_degradation_of_ones_own_that_was_edited_is_not_served_old_volumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file that is edited within a second is read again
+
+    def volume(text: str) -> tuple[Path, torch.Tensor]:
+        (tmp_path / "of_ones_own.py").write_text(text)
+        importlib.invalidate_caches()
+        sys.modules.pop("of_ones_own", None)
+        own = importlib.import_module("of_ones_own").Own(1.3)
+        cached = counting(tmp_path / "cache", degradation=[own])
+        return cached.folder, cached[0, 1]["degraded"]
+
+    (first, before), (same, _), (other, after) = map(
+        volume, (OWN, OWN, OWN.replace("STRENGTH = 1.0", "STRENGTH = 9.0"))
+    )
+    assert first == same != other
+    assert torch.allclose(after, 9 * before)
+
+
+def test_a_class_that_no_file_defines_finds_its_volumes_in_the_same_process_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def typed() -> GaussianNoise:
+        names: dict = {"__name__": "__nowhere__"}
+        exec(OWN, names)
+        return names["Own"](1.3)
+
+    own = typed()
+    folders = [counting(tmp_path, degradation=[each]).folder for each in (own, own, typed())]
+    assert folders[0] == folders[1] != folders[2]
+    assert "Own: no file tells what this class does, so a cache keeps its volumes for this process alone" in caplog.text
+
+
+def test_a_class_of_cryodens_is_told_by_its_name_and_the_version(tmp_path: Path) -> None:
+    data = made(ParticleDataModule, cache=str(tmp_path))
+    described = json.loads((data.test_volumes().folder / "settings.json").read_text())
+    assert described["class"] == "cryoden.data.particles.ParticleDataset"
+    assert "class source" not in json.dumps(described)
 
 
 def test_workers_fill_it_together(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from cryoden import CryodenError, PairDataModule, Volume, write_volume
+from cryoden.data.base import TEST, TRAIN, VALIDATION
 from cryoden.data.pairs import particle_level, read_pair
 from cryoden.evaluation.baselines import gaussian_filter
 from cryoden.particles import load_particle
@@ -169,6 +171,64 @@ def test_one_pair_is_enough_to_test_on(blobs, tmp_path: Path) -> None:
     assert module.test_volumes()[0, 0]["entry"] == "only"
     with pytest.raises(CryodenError, match="nothing left to train on: only held out"):
         pairs(tmp_path).setup("fit")
+
+
+def places(module: PairDataModule, split: int, whole: np.ndarray) -> np.ndarray:
+    """(n, 3), where in a pair the boxes of a split lie."""
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (module.box,) * 3)
+    boxes = (module._dataset(split)[0, i]["clean"][0].numpy() for i in range(len(module._dataset(split))))
+    return np.concatenate([np.argwhere((windows == box).all((3, 4, 5))) for box in boxes])
+
+
+def test_one_pair_that_is_held_out_validates_in_one_half_and_tests_in_the_other(folder: Path) -> None:
+    module = pairs(folder, boxes=12)
+    module.setup("fit")
+    whole = module.pairs["c"].clean.clip(max=2)
+    x = [places(module, split, whole)[:, 2] for split in (TEST, VALIDATION)]
+    assert [len(each) for each in x] == [12, 12]
+    assert x[0].max() + 16 <= 16 <= x[1].min()
+
+
+def test_several_pairs_that_are_held_out_are_shared_out(folder: Path) -> None:
+    for holdout, tests, validates in ((["a", "c"], {"a"}, {"c"}), (["c", "b"], {"c"}, {"b"})):
+        module = pairs(folder, holdout=holdout)
+        module.setup("fit")
+        for split, expected in ((TEST, tests), (VALIDATION, validates), (TRAIN, {*"abc"} - {*holdout})):
+            dataset = module._dataset(split)
+            assert {dataset[0, i]["entry"] for i in range(len(dataset))} == expected
+            assert len(dataset) == 3 * len(expected)
+
+
+def test_a_pair_of_the_boxs_size_is_shown_once_and_one_alone_is_told_to_be_too_small(
+    blobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = blobs[0][:16, :28, :16]
+    for name, depth in (("a", 16), ("b", 18), ("c", 16)):
+        cut = whole[:, :depth].copy()
+        put(tmp_path / f"{name}_clean.mrc", cut)
+        put(tmp_path / f"{name}_degraded.mrc", cut + blobs[1][:16, :depth, :16])
+    module = pairs(tmp_path, boxes=100)
+    with caplog.at_level(logging.WARNING):
+        module.setup("fit")
+    assert "pair c: it alone is held out, and has no two halves with room for a box of 16" in caplog.text
+    dataset = module._dataset(TRAIN)
+    assert [dataset[0, i]["entry"] for i in range(len(dataset))] == ["a", "b", "b", "b"]  # three places along y
+    assert len(module.test_volumes()) == len(module.validation_volumes()) == 1
+    caplog.clear()
+    pairs(tmp_path, holdout=["a", "c"]).setup("fit")
+    assert not caplog.text
+
+
+def test_halves_of_which_one_shows_nothing_are_not_taken(blobs, tmp_path: Path, caplog) -> None:
+    clean = blobs[0].copy()
+    clean[..., 16:] = 0
+    for name in "ab":
+        put(tmp_path / f"{name}_clean.mrc", clean)
+        put(tmp_path / f"{name}_degraded.mrc", clean + blobs[1])
+    module = pairs(tmp_path)
+    module.setup("fit")
+    assert "validation and test see the same places" in caplog.text
+    assert module.test_volumes().pairs[0].clean.shape == module.validation_volumes().pairs[0].clean.shape == clean.shape
 
 
 def test_each_pair_has_the_wedge_that_is_told_beside_it(blobs, tmp_path: Path) -> None:

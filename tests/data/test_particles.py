@@ -1,5 +1,8 @@
+import gzip
+from pathlib import Path
 from types import SimpleNamespace
 
+import gemmi
 import pytest
 import torch
 
@@ -12,7 +15,9 @@ from cryoden import (
     SceneDataModule,
     TiltSeriesDegradation,
 )
+from cryoden.data.base import TEST, TRAIN
 from cryoden.data.dataset import EpochSampler, item_generator
+from cryoden.particles import load_particle
 from cryoden.simulation import Background, SaltAndPepper, Surroundings, TiltScheme
 from cryoden.simulation.degradation import without_margin
 from cryoden.simulation.presets import PRESETS
@@ -144,6 +149,39 @@ def test_validation_never_changes_and_is_not_test_or_training(particles: dict) -
     assert not torch.equal(next(iter(data.test_dataloader()))["rotation"], first[0]["rotation"])
 
 
+@pytest.mark.parametrize(
+    ("trained", "held_out", "name"),
+    [
+        ("1BXN", "1bxn", "1bxn"),
+        ("pdb_00001bxn", "1BXN", "1bxn"),
+        ("structures/1bxn.pdb.gz", "1bxn", "1bxn"),
+        ("4V4R_30s", "4v4r_30S", "4v4r_30s"),
+        ("phantom:01", "phantom:1", "phantom:1"),
+        ("a/../blob.mrc:26", "blob.mrc", str(Path("blob.mrc").resolve())),
+    ],
+)
+def test_what_is_held_out_does_not_train_however_it_is_spelt(trained: str, held_out: str, name: str) -> None:
+    data = ParticleDataModule(entries=[trained, "phantom:2"], holdout=[held_out], **SMALL)
+    assert data.entries[TRAIN] == ["phantom:2"]
+    assert data.entries[TEST] == [held_out]
+    assert data.unseen == {name}
+    with pytest.raises(CryodenError, match="nothing left to train on"):
+        ParticleDataModule(entries=[trained], holdout=[held_out], **SMALL)
+
+
+def test_what_is_held_out_does_not_train_under_another_name(tmp_path: Path) -> None:
+    structure = gemmi.Structure()
+    structure.add_model(load_particle("phantom:1").model)
+    (tmp_path / "mine.pdb.gz").write_bytes(gzip.compress(structure.make_pdb_string().encode()))
+    entries = [f"{tmp_path}/mine.pdb.gz", "phantom:2"]
+    held_out = ParticleDataModule(entries=entries, holdout=["phantom:1"], **SMALL)
+    with pytest.raises(
+        CryodenError, match=r"holdout: phantom:1 is the same particle as .*mine.pdb.gz, which is trained on"
+    ):
+        held_out.setup()
+    ParticleDataModule(entries=[*entries, "phantom:1"], **SMALL).setup()  # where all of them train they may
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_ranks_share_the_items(particles: dict, world_size: int) -> None:
     dataset = module(particles, copies=11, val_fraction=0.1).test_volumes()
@@ -173,6 +211,12 @@ def test_all_arguments_are_logged_whichever_class_takes_them() -> None:
         ({"copies": 1}, "each must be at least 1"),
         ({"holdout": ["phantom:1", "phantom:2"]}, "nothing left to train on"),
         ({"box": 0}, "box: got 0"),
+        ({"seed": -1}, "seed: got -1; allowed is a whole number from 0 to 4294967295"),
+        ({"seed": 2**32}, "seed: got 4294967296; allowed"),
+        ({"seed": 2**70}, "seed: got 1180591620717411303424; allowed"),
+        ({"val_fraction": float("nan")}, "val_fraction: got nan; allowed is a number between 0 and 1"),
+        ({"val_fraction": float("inf")}, "val_fraction: got inf; allowed"),
+        ({"val_fraction": 1.0}, "val_fraction: got 1.0; allowed"),
         (
             {"degradation": [TiltSeriesDegradation(voxel_size=10.0)], "sampling": "thesis"},
             "TiltSeriesDegradation.potential: got null for sampling 'thesis'",

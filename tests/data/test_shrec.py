@@ -100,6 +100,15 @@ def test_batches_are_as_those_of_pairs_and_models_are_held_out(scenes: list[Scen
     assert made.holdout == ["model_1"]
     assert made.voxel_size == 10
     assert [pair.name for pair in made.test_volumes().pairs] == ["model_1"]
+    held_out = made.test_volumes(), made.validation_volumes()
+    whole = made.pairs["model_1"].clean
+    assert np.array_equal(np.concatenate([each.pairs[0].clean for each in held_out], axis=1), whole)
+    for dataset in held_out:  # a half each, with the particles that are in it
+        for placement in dataset.tables[0]:
+            z, y, x = np.rint(placement.position - 0.01).astype(int)
+            assert dataset.pairs[0].clean[z - 1 : z + 2, max(0, y - 1) : y + 2, x - 1 : x + 2].max() > 0.1
+        assert all(dataset[0, i]["placements"] for i in range(len(dataset)))
+    assert sum(len(each.tables[0]) for each in held_out) == len(made.tables["model_1"])
     assert torch.equal(made.validation_volumes()[0, 1]["clean"], made.validation_volumes()[3, 1]["clean"])
     assert not torch.equal(made._dataset(0)[0, 1]["clean"], made._dataset(0)[1, 1]["clean"])
 

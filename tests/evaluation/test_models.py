@@ -4,6 +4,7 @@ from cryoden.checkpoint import export_weights
 from cryoden.data import ParticleDataModule
 from cryoden.evaluation.models import Model, load_models, notes
 from cryoden.modules.recipes import CompactUnetAE
+from cryoden.runs import trained_on
 
 
 def test_what_makes_numbers_less_than_they_seem_is_noted(runs: Path) -> None:
@@ -16,6 +17,15 @@ def test_what_makes_numbers_less_than_they_seem_is_noted(runs: Path) -> None:
     assert any("trained at 10 Å per voxel and tested at 8 Å" in note for note in said)
     assert any("metrics.csv of SimpleAE has no val/nrmse" in note for note in said)
     assert any("trained on phantom:2, which is held out here" in note for note in said)
+
+
+def test_what_a_run_was_trained_on_is_known_however_it_was_spelt(tmp_path: Path) -> None:
+    entries = "entries: [1BXN, 'phantom:02', structures/1u6g.cif.gz, 3CF3], holdout: [3cf3]"
+    (tmp_path / "config.yaml").write_text(f"data: {{init_args: {{{entries}}}}}")
+    assert trained_on(tmp_path / "last.ckpt") == {"1bxn", "phantom:2", "1u6g"}
+    model = Model("run", str(tmp_path / "last.ckpt"), "", "SimpleAE", 1, 6.0, "0")
+    (*_, said) = notes({"SimpleAE": model}, ParticleDataModule(entries=["phantom:1"], holdout=["pdb_00001BXN"]))
+    assert said == "SimpleAE was trained on 1bxn, which is held out here: not unseen to it"
 
 
 def test_two_runs_of_a_system_keep_their_names(runs: Path, tmp_path: Path) -> None:

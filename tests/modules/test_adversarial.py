@@ -1,5 +1,6 @@
 """The two-player systems: who moves when, and by what."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,16 @@ def test_a_generator_in_critic_warm_up_does_not_move(data, tmp_path: Path) -> No
     assert all(torch.equal(a, b) for a, b in zip(before, model.generator.parameters(), strict=True))
 
 
+def test_a_validation_within_an_epoch_leaves_what_is_accumulated(data, tmp_path: Path) -> None:
+    weights = []
+    for interval in (1.0, 1):  # of an epoch, and of a batch
+        torch.manual_seed(0)
+        model = SYSTEMS["gan"](accumulate=2, instance_noise=0.0)
+        trained(model, data, tmp_path, val_check_interval=interval, limit_val_batches=1, num_sanity_val_steps=0)
+        weights.append([p.detach() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
 def test_accumulated_batches_are_as_good_as_a_large_one(tmp_path: Path) -> None:
     moments = []
     for accumulate in (1, 2):
@@ -130,11 +141,21 @@ def test_accumulated_batches_are_as_good_as_a_large_one(tmp_path: Path) -> None:
         torch.testing.assert_close(accumulated, large, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("steps", "warned"), [(BATCHES - 1, 0), (BATCHES, 1)])
+def test_a_generator_that_never_learns_is_told_of(steps: int, warned: int, data, tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trained(SYSTEMS["gan"](critic_warmup_steps=steps), data, tmp_path)
+    lines = [str(each.message) for each in told if "critic_warmup_steps" in str(each.message)]
+    assert len(lines) == warned
+    assert all(line.startswith("critic_warmup_steps: got 4, and this training has 4 batches, so") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"accumulate": 2, "discriminator_steps": 2}, "accumulate: got 2 batches for a step, and more than one step"),
-        ({"generator_steps": 0}, "each must be at least 1"),
+        ({"generator_steps": 0}, "generator_steps: got 0; allowed is a whole number from 1 up"),
         ({"reconstruction_loss": "l3"}, "loss: got 'l3'"),
         ({"gradient_clip": 0.0}, "gradient_clip: got 0.0"),
     ],

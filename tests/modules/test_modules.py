@@ -144,6 +144,21 @@ def test_fine_tuning_begins_where_another_run_ended(data, tmp_path: Path) -> Non
         trainer(tmp_path).fit(other, data)
 
 
+def test_what_has_learnt_does_not_begin_again(data, tmp_path: Path) -> None:
+    """A second fit of a model, and a fit of one that was loaded, go on with the weights that they have."""
+    export_weights(UpsampleUnetAE(channels=4), tmp_path / "begun.safetensors")
+    model = UpsampleUnetAE(channels=4, init_weights=str(tmp_path / "begun.safetensors"))
+    fitting = trainer(tmp_path, limit_train_batches=1, limit_val_batches=0)
+    fitting.fit(model, data)
+    fitting.save_checkpoint(tmp_path / "learnt.ckpt")
+    learnt = {name: value.clone() for name, value in model.generator.named_parameters()}
+    loaded = UpsampleUnetAE.load_from_checkpoint(tmp_path / "learnt.ckpt", weights_only=True)
+    for each in (model, loaded):
+        trainer(tmp_path, limit_train_batches=0, limit_val_batches=0).fit(each, data)
+        for name, value in each.generator.named_parameters():
+            assert torch.equal(value, learnt[name])
+
+
 def test_gan_moves_both_players_and_logs_their_balance(data, tmp_path: Path) -> None:
     model = UpsampleUnetGAN(channels=4, box=32, discriminator_steps=2, generator_steps=2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

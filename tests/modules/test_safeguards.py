@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from cryoden import CompactUnetAE, CryodenError, ParticleDataModule, UpsampleUnetGAN, UpsampleUnetWGANGP
 from cryoden.modules.safeguards import NonFiniteError
@@ -44,16 +45,16 @@ def data() -> ParticleDataModule:
     )
 
 
-def trainer_with(callback: Callback, folder: Path) -> Trainer:
+def trainer_with(callback: Callback, folder: Path, **arguments) -> Trainer:
     return Trainer(
         default_root_dir=folder,
         callbacks=[callback],
         max_epochs=2,
-        limit_val_batches=0,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **{"limit_val_batches": 0, **arguments},
     )
 
 
@@ -102,6 +103,19 @@ def test_a_training_that_breaks_down_again_and_again_stops(data, tmp_path: Path)
     trainer = trainer_with(Poison(0, 0, times=99), tmp_path)
     with pytest.raises(NonFiniteError, match="after 5 times back to the start"):
         trainer.fit(model, data)
+
+
+@pytest.mark.filterwarnings("ignore:training broke down")
+def test_who_goes_on_within_an_epoch_can_go_back_too(data, tmp_path: Path) -> None:
+    middle = {"val_check_interval": 2, "limit_val_batches": 1}
+    trainer = trainer_with(ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1), tmp_path, **middle)
+    trainer.fit(SYSTEMS["ae"](nonfinite="rollback"), data)
+    assert (tmp_path / "step=2.ckpt").exists()
+    model, poison = SYSTEMS["ae"](nonfinite="rollback"), Poison(0, 3)
+    trainer = trainer_with(poison, tmp_path, **middle)
+    trainer.fit(model, data, ckpt_path=tmp_path / "step=2.ckpt", weights_only=True)
+    assert poison.times == 0
+    assert trainer.current_epoch == 2
 
 
 def test_a_gradient_that_is_not_finite_is_named_where_the_loss_is(data, tmp_path: Path) -> None:

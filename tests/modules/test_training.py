@@ -1,5 +1,7 @@
-"""A training method of one's own passes over no argument in silence."""
+"""A training method of one's own passes over no argument in silence, and no system takes one without a meaning."""
 
+import inspect
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +10,24 @@ import torch
 from lightning import Trainer
 from torch.optim import SGD
 
-from cryoden import Autoencoder, CompactUnetAE, CryodenError, ParticleDataModule, UpsampleUnetGAN
+from cryoden import (
+    DRAGAN,
+    GAN,
+    WGAN,
+    WGANGP,
+    Autoencoder,
+    CompactUnetAE,
+    CryodenError,
+    Noise2Noise,
+    ParticleDataModule,
+    UnetAE,
+    UpsampleUnetGAN,
+)
 from cryoden.losses import mse
 from cryoden.modules.safeguards import Safeguard
 from cryoden.modules.training import Training
 from cryoden.networks.compact_unet import CompactUnet
+from cryoden.networks.discriminators import DraganDiscriminator
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +35,12 @@ def data() -> ParticleDataModule:
     return ParticleDataModule(
         entries=["phantom:1"], copies=5, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
     )
+
+
+def own_arguments(kind: type) -> list[inspect.Parameter]:
+    """What a class calls by name and gives a number, not a truth value, or none for a number."""
+    given = inspect.signature(kind.__init__, eval_str=True).parameters.values() if "__init__" in vars(kind) else []
+    return [each for each in given if each.annotation in (int, float, float | None, tuple[float, float])]
 
 
 class Plain(Training):
@@ -101,6 +122,57 @@ def test_what_passes_an_argument_by_is_refused_in_one_line(make, words: str, dat
     with pytest.raises(CryodenError, match=words) as refusal:
         train(make(), data, tmp_path)
     assert "\n" not in str(refusal.value)
+
+
+def made(kind: type[Training], **arguments) -> Training:
+    players = [network(), DraganDiscriminator(2, box=16)]
+    return kind(*players if hasattr(kind, "_judge") else players[:1], **arguments)
+
+
+KINDS = (Autoencoder, GAN, WGAN, WGANGP, DRAGAN, Noise2Noise)
+NUMBERS = [
+    (kind, each.name)
+    for kind in KINDS
+    for each in {p.name: p for base in kind.__mro__ if issubclass(base, Training) for p in own_arguments(base)}.values()
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), NUMBERS)
+def test_no_number_of_a_system_may_be_without_a_meaning(kind: type[Training], name: str) -> None:
+    for number in (math.nan, math.inf, -1):
+        with pytest.raises(CryodenError, match=f"^{name}: got .*; (allowed is|it must be)") as refusal:
+            made(kind, **{name: (number, 0.9) if name == "betas" else number})
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "allowed"),
+    [
+        (GAN, "label_smoothing", 5, "a number from 0 to below 0.5"),
+        (GAN, "label_smoothing", 0.5, "a number from 0 to below 0.5"),
+        (GAN, "learning_rate", 0.0, "a number above 0"),
+        (GAN, "warmup_steps", 1.5, "a whole number from 0 up"),
+        (GAN, "accumulate", 0, "a whole number from 1 up"),
+        (WGAN, "betas", (0.5, 1.0), "two numbers from 0 to below 1"),
+        (WGAN, "betas", (0.5,), "two numbers from 0 to below 1"),
+        (Autoencoder, "learning_rate", 0.0, "a number above 0"),
+    ],
+)
+def test_what_a_number_of_a_system_may_be_has_ends(kind: type[Training], name: str, value, allowed: str) -> None:
+    with pytest.raises(CryodenError, match=f"^{name}: got .*; allowed is {allowed}"):
+        made(kind, **{name: value})
+
+
+def test_weights_of_0_leave_out_what_they_weigh() -> None:
+    none = {"reconstruction_weight": 0.0, "feature_matching": 0.0, "data_consistency": 0.0}
+    made(GAN, instance_noise=0.0, label_smoothing=0.0, critic_warmup_steps=0, warmup_steps=0, betas=(0.0, 0.0), **none)
+    made(DRAGAN, penalty_weight=0.0, perturbation=0.0)
+
+
+def test_a_network_that_halves_more_often_than_the_box_has_voxels_is_refused(data, tmp_path: Path) -> None:
+    with pytest.raises(CryodenError, match=r"^box: got 16 for the data, and CompactUnet takes multiples of 32; give"):
+        train(CompactUnetAE(channels=2, levels=5), data, tmp_path)
+    train(UnetAE(channels=2, norm="group"), data, tmp_path)  # a multiple of 16
 
 
 @pytest.mark.parametrize(("clip", "rollback"), [(1.0, False), (None, True)])

@@ -149,6 +149,12 @@ def test_weights_of_a_network_with_group_norm_are_still_read() -> None:
     assert network_record(network) == record
 
 
+@pytest.mark.parametrize("levels", [0, -1, 9, 30, 1.5])
+def test_levels_are_1_to_8(levels: float) -> None:
+    with pytest.raises(CryodenError, match=rf"^levels: got {levels}; allowed is a whole number from 1 to 8$"):
+        CompactUnet(channels=1, levels=levels)
+
+
 def test_fewer_refinements_than_none_are_refused() -> None:
     with pytest.raises(CryodenError, match="refinements: got -1; allowed is a whole number from 0 up"):
         CompactUnet(refinements=-1)

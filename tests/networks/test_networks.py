@@ -17,7 +17,8 @@ from cryoden.networks.blocks import (
 )
 from cryoden.networks.compact_unet import CompactUnet
 from cryoden.networks.cpu.convolutions import convolve_concatenated, convolve_upsampled
-from cryoden.networks.discriminators import SimpleDiscriminator
+from cryoden.networks.discriminators import DraganDiscriminator, Pix2PixDiscriminator, SimpleDiscriminator
+from cryoden.networks.original_unet import OriginalUnet
 from cryoden.networks.simple_autoencoder import SimpleAutoEncoder
 from cryoden.networks.unet import Unet
 from cryoden.networks.upsample_unet import UpsampleUnet
@@ -107,6 +108,8 @@ def test_simple_auto_encoder_stays_in_its_range() -> None:
     assert network(standardised_particle(32, 32, 32)).max() == 1.0
     with pytest.raises(CryodenError, match=r"output_range must be above 0\.05, its start, got 0"):
         SimpleAutoEncoder(output_range=0.0)
+    with pytest.raises(CryodenError, match="its start, got nan"):
+        SimpleAutoEncoder(output_range=float("nan"))
 
 
 def boxes_seen(network: nn.Module, volumes: Tensor) -> dict[str, list[int]]:
@@ -204,6 +207,32 @@ def test_discriminator_gives_one_logit_and_sees_both_volumes(norm: str, box: int
     assert logits.shape == (2, 1)
     assert not torch.allclose(logits, discriminator(degraded.flip(2).roll(5, 3), candidate))
     assert not torch.allclose(logits, discriminator(degraded, candidate.flip(2).roll(5, 3)))
+
+
+@pytest.mark.parametrize("channels", [0, -3, 4097, 2.5, float("nan")])
+@pytest.mark.parametrize("kind", [*SMALL, OriginalUnet, SimpleDiscriminator, Pix2PixDiscriminator, DraganDiscriminator])
+def test_channels_are_counted(kind: type[nn.Module], channels: float) -> None:
+    with pytest.raises(CryodenError, match=rf"^channels: got {channels}; allowed is a whole number from 1 to 4096$"):
+        kind(channels=channels)
+
+
+@pytest.mark.parametrize(
+    ("network", "shapes", "remedy"),
+    [
+        (UpsampleUnet(2), [(1, 1, 8, 8, 8)], "--model.norm group"),
+        (Unet(2), [(1, 1, 16, 16, 16)], "--model.norm group"),
+        (SimpleDiscriminator(4, box=32), [(1, 1, 32, 32, 32)] * 2, "--model.norm group"),
+        (UpsampleUnet(2, norm="instance"), [(1, 1, 8, 8, 8)], "a larger --data.box, or other --model.channels or"),
+        (SimpleDiscriminator(1, box=16, norm="group"), [(1, 1, 16, 16, 16)] * 2, "a larger --data.box"),
+    ],
+)
+def test_a_single_value_cannot_be_normalised(network: nn.Module, shapes: list[tuple[int, ...]], remedy: str) -> None:
+    told = r"^norm: got features \(1, .*\) of a single volume, .*\(--data.batch_size, --data.copies\), or give "
+    with pytest.raises(CryodenError, match=told + remedy):
+        network(*map(torch.zeros, shapes))
+    network(*(torch.randn(2, *shape[1:]) for shape in shapes))
+    if "group" in remedy:  # by what they have learnt
+        network.eval()(*map(torch.zeros, shapes))
 
 
 def test_discriminator_refuses_other_boxes() -> None:
@@ -421,12 +450,6 @@ def test_a_norm_that_levels_share_is_not_one_that_processes_share() -> None:
 def test_blocks_are_channels_last_whatever_they_get(batch: int) -> None:
     features = Block(1, 4, kernel=3)(torch.randn(batch, 1, 8, 8, 8))
     assert features.is_contiguous(memory_format=torch.channels_last_3d)
-
-
-def test_batch_norm_of_a_single_voxel_is_refused_as_by_torch() -> None:
-    voxel = torch.zeros(1, 4, 1, 1, 1).contiguous(memory_format=torch.channels_last_3d)
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        BatchNorm(4)(voxel)
 
 
 @pytest.mark.parametrize("kind", [UpsampleUnet, Unet])

@@ -85,6 +85,22 @@ def test_a_file_that_is_there_is_a_file_whatever_its_name(tmp_path):
     assert not is_archive_entry(f"{tmp_path}/model")
 
 
+def test_a_particle_is_the_same_whatever_it_is_called(folder):
+    (folder / "other.pdb").write_bytes((folder / "1abc.ENT").read_bytes())
+    (folder / "other.mrc").write_bytes((folder / "blob.mrc").read_bytes())
+    atoms, same_atoms, blob, same_blob, phantom = (
+        load_particle(spec.format(folder), structure_dir=folder)
+        for spec in ("1abc", "{}/other.pdb", "{}/blob.mrc", "{}/other.mrc:26", "phantom:1")
+    )
+    assert atoms.is_same(same_atoms)
+    assert blob.is_same(same_blob)
+    assert not any(one.is_same(other) for one, other in ((atoms, phantom), (atoms, blob), (blob, atoms)))
+    moved = load_particle("phantom:1")
+    moved.model[0][0][0].pos.x += 0.5
+    assert not phantom.is_same(moved)
+    assert not blob.is_same(DensityMap("blob", blob.data, 5.0))
+
+
 def test_import_is_light():
     heavy = {"lightning", "wandb", "torch", "pooch"}
     code = f"import sys, cryoden.particles; print(sorted({heavy} & set(sys.modules)))"

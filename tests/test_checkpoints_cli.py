@@ -5,9 +5,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from cryoden.models import find_checkpoint
+from cryoden.runs import read_history
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 TINY = [
@@ -128,3 +132,34 @@ def test_the_last_checkpoint_is_the_last_and_not_the_best(tmp_path: Path) -> Non
     kept = tmp_path / "runs" / "version_0" / "checkpoints"
     epochs = {path.name: torch.load(path, weights_only=True)["epoch"] for path in kept.iterdir()}
     assert epochs == {"best.ckpt": 0, "last.ckpt": 1}
+
+
+@pytest.mark.parametrize(("measure", "better"), [("nrmse", min), ("ssim", max)])
+def test_of_several_that_are_kept_the_best_is_taken(measure: str, better: Any, tmp_path: Path) -> None:
+    """Whatever is watched; a learning rate that is far too large makes later epochs worse or better, and none alike."""
+    words = [f"--checkpoint.monitor=val/{measure}", "--checkpoint.save_top_k=3", "--model.learning_rate=0.3"]
+    model = ["--model=CompactUnetAE", "--model.channels=2", "--model.levels=1", "--model.cosine=false"]
+    run = cryoden(tmp_path, "fit", *model, "--data=ParticleDataModule", *TINY, "--trainer.max_epochs=4", *words)
+    assert run.returncode == 0, run.stderr
+    folder = tmp_path / "runs" / "version_0"
+    epochs = read_history(folder / "checkpoints" / "last.ckpt")[f"val/{measure}"]
+    best, _ = better(epochs, key=lambda pair: pair[1])
+    assert len(list((folder / "checkpoints").glob("best*.ckpt"))) == 3
+    assert torch.load(find_checkpoint(folder), weights_only=True)["epoch"] == best - 1
+    tested = cryoden(tmp_path, "validate", "--config", str(folder / "config.yaml"), "--ckpt-path", "best")
+    assert tested.returncode == 0, tested.stderr
+    assert f"in epoch {best:.0f} of 4" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("--trainer.precision=64", "trainer.precision: got 64; networks learn in 32, 32-true, bf16-mixed, 16-mixed"),
+        ("--trainer.precision=bf16-true", "trainer.precision: got bf16-true"),
+        ("--trainer.overfit_batches=2", "trainer.overfit_batches: got 2; volumes are drawn by epoch"),
+        ("--checkpoint.filename=last", "checkpoint.filename: got last, which the last epoch's is called"),
+    ],
+)
+def test_what_would_fail_late_or_lose_the_best_is_refused(word: str, told: str, tmp_path: Path) -> None:
+    refused(cryoden(tmp_path, "fit", *GAN, word), told)
+    assert not list(tmp_path.iterdir())

@@ -19,10 +19,14 @@ from cryoden.callbacks import Balance, Bar, KeepMemory, Report, Stop, best_preci
 from cryoden.checkpoint import read_checkpoint
 from cryoden.commands.parser import OneLine, in_one_line, refuse_null
 from cryoden.console import quiet
-from cryoden.errors import CryodenError, one_line
+from cryoden.errors import CryodenError, check_seeds, one_line
 from cryoden.hardware import choose_device, require_devices
+from cryoden.metrics import MEASURES
+from cryoden.models import kept
 from cryoden.modules.training import Training
 from cryoden.runs import SaveConfig, keep_history, run_directory
+
+_PRECISIONS = ("None", "32", "32-true", "bf16-mixed", "16-mixed")  # volumes and weights are float32
 
 
 def fit(*words: str) -> None:
@@ -96,9 +100,8 @@ def _checkpoint_beside(configs: Sequence[Path], which: str) -> Path:
         CryodenError: none is, or the run has no such checkpoint.
     """
     for config in configs:
-        found = sorted(config.parent.glob(f"checkpoints/{which}*.ckpt"), key=lambda path: path.stat().st_mtime)
-        if found:
-            return found[-1]
+        if found := kept(config.parent / "checkpoints", f"{which}*.ckpt"):
+            return found
     told = ", ".join(map(str, configs)) or "none is given"
     raise CryodenError(
         f"ckpt_path {which}: of the run whose config.yaml is given with --config ({told}); there is no "
@@ -141,15 +144,15 @@ def _refuse_finished(path: Path, checkpoint: Mapping[str, Any], epochs: int | No
 
 def _closing(trainer: Trainer) -> list[str]:
     """How a training ended, and what to do with it."""
-    kept = trainer.checkpoint_callback
-    if not isinstance(kept, ModelCheckpoint) or not kept.best_model_path:
+    watched = trainer.checkpoint_callback
+    if not isinstance(watched, ModelCheckpoint) or not watched.best_model_path:
         return []
-    best, run = Path(kept.best_model_path), run_directory(trainer)
+    best, run = Path(watched.best_model_path), run_directory(trainer)
     model = run if best.parent == run / "checkpoints" else best
     epoch = read_checkpoint(best)["epoch"] + 1
     home = type(cast(Training, trainer.lightning_module).denoiser.generator).__module__
     own = "" if home.startswith("cryoden.") else f" --module {home}"
-    score = "" if kept.best_model_score is None else f": {kept.monitor} {float(kept.best_model_score):.4g}"
+    score = "" if watched.best_model_score is None else f": {watched.monitor} {float(watched.best_model_score):.4g}"
     lines = [
         f"done. Best{score} in epoch {epoch} of {trainer.current_epoch}, {best}. Next:",
         f"  cryoden denoise TOMOGRAM.mrc OUT.mrc --model {model}{own}",
@@ -172,6 +175,9 @@ class _CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Lightning's own warns of words that are not taken from sys.argv, although they are the same
         self.config = parser.parse_args(args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool):  # true draws one
+            check_seeds(seed_everything=seed)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Report, "report")
@@ -223,6 +229,21 @@ class _CLI(LightningCLI):
             require_devices(
                 trainer.devices, choose_device()[0] if trainer.accelerator == "auto" else torch.device("cpu")
             )
+        if str(trainer.precision) not in _PRECISIONS:
+            raise CryodenError(
+                f"trainer.precision: got {trainer.precision}; networks learn in {', '.join(_PRECISIONS[1:])}, and "
+                "null is the best of them here"
+            )
+        if trainer.overfit_batches:
+            raise CryodenError(
+                f"trainer.overfit_batches: got {trainer.overfit_batches}; volumes are drawn by epoch, which it would "
+                "undo: take few that stay, --data.fresh false with --data.copies 5, say"
+            )
+        checkpoint = config.checkpoint
+        if checkpoint.filename == "last":
+            raise CryodenError("checkpoint.filename: got last, which the last epoch's is called; take another, or best")
+        if measure := MEASURES.get((checkpoint.monitor or "").removeprefix("val/")):
+            checkpoint.mode = {1: "max", -1: "min", 0: checkpoint.mode}[measure.better]
         plugins = [each.get("class_path", "") for each in trainer.plugins or [] if hasattr(each, "get")]
         if trainer.precision is None and not any(path.endswith("Precision") for path in plugins):
             trainer.precision = best_precision(trainer.accelerator)

@@ -98,10 +98,27 @@ def find_checkpoint(run: Path | str) -> Path:
         raise CryodenError(f"model {run}: no such file or folder; {meant}{ALLOWED}")
     for folder in (run, run / "checkpoints"):
         for pattern in ("best*.ckpt", "last*.ckpt", "*.safetensors"):
-            found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
-            if found:
-                return found[-1]
+            if found := kept(folder, pattern):
+                return found
     raise CryodenError(f"model {run}: no best*.ckpt, last*.ckpt or *.safetensors in this folder; {ALLOWED}")
+
+
+def kept(folder: Path, pattern: str) -> Path | None:
+    """The one that counts of the files of a run that are called alike: the newest, or which that knows to be the best.
+
+    A run that keeps several of its best epochs writes of each which had been the best by then.
+    """
+    found = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
+    if len(found) > 1 and pattern.startswith("best"):
+        import torch  # which takes long, and few need it here
+
+        try:
+            states = torch.load(found[-1], map_location="cpu", weights_only=True, mmap=True)["callbacks"].values()
+        except Exception:  # whoever reads it will say what is wrong with it
+            return found[-1]
+        best = {Path(state.get("best_model_path", "")).name for state in states}
+        found += [path for path in found if path.name in best]
+    return found[-1] if found else None
 
 
 def _read(path: Path) -> ShippedModel:

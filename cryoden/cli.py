@@ -4,6 +4,7 @@ Only the file of the verb that was asked for is imported, so that `cryoden --hel
 """
 
 import inspect
+import io
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 after bad input, of which one line on stderr tells; 143 after SIGTERM, 130 after Ctrl-C.
     """
+    _prepare_streams()
     words = list(sys.argv[1:] if args is None else args)
     here = str(Path.cwd())  # in full, since files are read from within their own folders
     if here not in sys.path and not sys.flags.safe_path:
@@ -59,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"cryoden: error: {what}: {told}", file=sys.stderr)
         raise SystemExit(2) from None
     except Stopped as stop:
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # of several processes the first tells
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes the first tells
             print(f"cryoden: {stop}", file=sys.stderr)
         raise SystemExit(stop.code) from None
     except KeyboardInterrupt:
@@ -67,6 +69,16 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     finally:
         _leave_processes()
+
+
+def _prepare_streams() -> None:
+    """Lets anything be printed: where a stream is closed, to nobody; what its encoding has not becomes a ?."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # as after `>&-`
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # as long as the process
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _leave_processes() -> None:

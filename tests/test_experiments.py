@@ -160,6 +160,14 @@ def test_what_a_discriminator_does_in_crowded_tomograms_is_that_of_the_results()
         assert f"| {name} | {' | '.join(cells)} |" in page
 
 
+def test_where_the_error_of_a_system_lies_is_that_of_the_results() -> None:
+    result = json.loads((EXPERIMENTS / "results" / "benchmarks" / "error_spectrum.json").read_text("utf-8"))
+    page = (EXPERIMENTS.parent / "docs" / "thesis.md").read_text("utf-8")
+    for row in result["rows"]:
+        cells = [row["shell"], *(f"{value:.3f}" for name, value in row.items() if name != "shell")]
+        assert f"| {' | '.join(cells)} |" in page
+
+
 def test_a_system_of_the_grid_stands_beside_its_own_in_the_thesis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import zarr
 
 from cryoden import Volume, open_volume, read_volume, write_volume
 from cryoden.errors import CryodenError
-from cryoden.volume import look_at
+from cryoden.volume import Mrc, format_of, look_at
 
 SHAPE = (5, 12, 9)
 VOXELS = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
@@ -269,5 +269,7 @@ def test_a_name_of_another_format_is_refused(tmp_path) -> None:
         CryodenError, match=r"a\.tif as float16, which OME-TIFF has not; use float32, or another format"
     ):
         write_volume(tmp_path / "a.tif", Volume(VOXELS, 10.0), dtype=np.float16)
-    with pytest.raises(CryodenError, match=r"cannot write .*a\.h5: give a name that ends in \.mrc, \.tif or \.zarr"):
-        write_volume(tmp_path / "a.h5", Volume(VOXELS, 10.0))
+    for name in ("a.h5", "a.hdf5", "a.JPEG", "a.nii.gz", "a.tif.gz", "a.ome.zarr.bz2"):
+        with pytest.raises(CryodenError, match=rf"cannot write .*{name}: give a name that ends in .mrc, .tif or .zarr"):
+            write_volume(tmp_path / name, Volume(VOXELS, 10.0))
+    assert format_of("a.mrc.gz") is format_of("a.00Apx.bz2") is Mrc

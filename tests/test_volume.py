@@ -254,6 +254,19 @@ class TestRefuse:
             mrc.set_image_stack()
         self.refused(tmp_path / "a.st", "stack of 5 images")
 
+    @pytest.mark.parametrize("name", ["a.st", "a.MRCS", "a.ali", "a.st.gz"])
+    def test_a_tilt_series_with_a_header_as_of_a_volume_is_known_by_its_name(self, tmp_path, name):
+        path = edit(make_mrc(tmp_path / "a.mrc", values(), 10.0), 88, np.int32(0).tobytes())
+        assert read_volume(path).data.shape == SHAPE
+        path = path.rename(tmp_path / name)
+        if path.suffix == ".gz":
+            path.write_bytes(gzip.compress(path.read_bytes()))
+        self.refused(path, "is a tilt series by its name, of 5 images; a volume is needed: .* rename it to .mrc if")
+        path.unlink()
+        with pytest.raises(CryodenError, match="this is how a tilt series is called; give a name that ends"):
+            write_volume(path, Volume(values(np.float32), 10.0))
+        write_volume(path, Volume(values(np.float32), 10.0), images=True)
+
     def test_image(self, tmp_path):
         self.refused(make_mrc(tmp_path / "a.mrc", values()[0]), "single image of 6 × 7")
         self.refused(make_mrc(tmp_path / "b.mrc", values()[:1]), "single image")

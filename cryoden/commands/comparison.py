@@ -27,6 +27,7 @@ from cryoden.evaluation.template_matching import match_scenes
 from cryoden.evaluation.verdict import verdict
 from cryoden.files import find_experiment, read_yaml
 from cryoden.hardware import choose_device
+from cryoden.inference.halves import named_apart
 from cryoden.inference.jobs import Job
 from cryoden.inference.quality import quality_table
 from cryoden.runs import find_config
@@ -130,7 +131,7 @@ def on_halves(runs: list[str], source: str, jobs: Sequence[Job], folder: Path) -
     models, denoisers, failed = yield from _loaded(runs)
     yield f"{', '.join(models)} on the halves in {source}, on {device} ({reason})"
     judged: list[Judged] = []
-    for job in jobs:
+    for job in named_apart(jobs):
         try:
             found = judge_tomogram(job, denoisers, device)
         except CryodenError as error:

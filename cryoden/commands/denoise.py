@@ -95,7 +95,7 @@ def denoise(
     tilts = read_tilts(tilt_range) if isinstance(tilt_range, str) else tilt_range
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size, measured_only, tilts)
     jobs, folder, star = _jobs(inputs, output, halves, tomo_type)
-    check_jobs([*jobs, *([star.job] if star else [])], folder)
+    check_jobs([*jobs, *([star.job] if star else [])], folder, pictures=preview)
     if folder is None:
         format_of(jobs[0].outputs[0])
         check_output(jobs[0].outputs[0], overwrite=True)  # what is there may be done already
@@ -113,10 +113,12 @@ def denoise(
     kept = device.type == "cpu" and not dry_run and keep_freed_memory()
     import_module_of_networks(module)
     engine = Engine.of(load_denoiser(model), device)
-    first = int(os.environ.get("LOCAL_RANK", 0)) == int(os.environ.get("NODE_RANK", 0)) == 0  # others run all this, too
+    alone = devices * nodes == 1
+    # others run all this, too; whoever is alone is the first, whatever a cluster's shell says
+    first = alone or all(os.environ.get(rank, "0") == "0" for rank in ("LOCAL_RANK", "NODE_RANK"))
     if first:
         used = f"in {str(engine.precision).removeprefix('torch.')}{', keeping freed memory' * kept}"
-        many = "" if devices * nodes == 1 else f", {devices * nodes} processes"
+        many = "" if alone else f", {devices * nodes} processes"
         name = model if model in shipped_models() else checkpoint
         yield f"model {name}{why} on {device} ({reason}), {used}{many}"
         if len(jobs) > 1 or halves:
@@ -127,7 +129,7 @@ def denoise(
     runner = Runner(engine, settings, overwrite, float16, preview, folder is not None, model, quality)
     if dry_run:
         failed = yield from one_by_one(runner, jobs, dry_run=True)
-    elif devices * nodes == 1:
+    elif alone:
         failed = yield from one_by_one(runner, jobs)
     else:
         from cryoden.inference.distribute import together  # with Lightning, which one device does without

@@ -17,7 +17,7 @@ from cryoden.data.dataset import item_generator
 from cryoden.errors import CryodenError
 from cryoden.files import check_folder, made_folder, refuse_existing, write_text
 from cryoden.hardware import choose_device
-from cryoden.particles import Particle, Structure, load_particle
+from cryoden.particles import Particle, Structure, canonical_name, load_particle
 from cryoden.pictures import save_figure, slice_figure
 from cryoden.simulation.degradation import (
     Degradation,
@@ -88,11 +88,14 @@ def simulate(
         Each file that was written.
 
     Raises:
-        CryodenError: a particle cannot be had or does not fit, two would be written to one file, or a file exists.
+        CryodenError: a particle cannot be had or does not fit, is given twice, is called like another, or a file
+            exists.
     """
     if copies < 1:
         raise CryodenError(f"copies: got {copies}; allowed is a whole number from 1 up")
+    _check_entries(entries)
     particles = [load_particle(entry, **reading) for entry in entries]
+    files = _file_names(entries, particles)
     for particle in particles:
         if isinstance(particle, Structure):
             yield particle.summary()
@@ -112,7 +115,7 @@ def simulate(
     else:
         for particle in particles:
             check_fits(particle, box, voxel_size, resolution)
-        names = [f"{file}_{copy}" for file in _file_names(particles) for copy in range(copies)]
+        names = [f"{file}_{copy}" for file in files for copy in range(copies)]
     generators = [item_generator([seed], 0, index) for index in range(len(names))]
     for kind in (*_ALWAYS, *(_OF_SCENES if scene else ()), *(_OF_TILT_SERIES if series else ())):
         for name in names:
@@ -179,21 +182,37 @@ def _told(steps: Sequence[Degradation], parameters: Sequence[Parameters]) -> dic
     }
 
 
-def _file_names(particles: Sequence[Particle]) -> list[str]:
-    """What each particle's files begin with.
+def _check_entries(entries: Sequence[str]) -> None:
+    """Check that each particle is given once.
+
+    Raises:
+        CryodenError: two are the same, however they are spelt.
+    """
+    given: dict[str, str] = {}
+    for entry in entries:
+        name = canonical_name(entry)
+        if name in given:
+            raise CryodenError(
+                f"entries: {given[name]} and {entry} are the same particle, and each is given once: leave one out; "
+                "--copies and --contents.count tell how many are made"
+            )
+        given[name] = entry
+
+
+def _file_names(entries: Sequence[str], particles: Sequence[Particle]) -> list[str]:
+    """What each particle's files begin with, and by what the tables and labels of a scene tell it from others.
 
     Raises:
         CryodenError: two would have the same.
     """
     files: dict[str, str] = {}
-    for particle in particles:
+    for entry, particle in zip(entries, particles, strict=True):
         file = Path(particle.name).name.split(".")[0].replace(":", "-")
         if file in files:
             raise CryodenError(
-                f"entries: {files[file]} and {particle.name} would both be written to {file}_0_clean.mrc; "
-                "rename a file, or ask for more --copies of one"
+                f"entries: {files[file]} and {entry} would both be called {file} where they are written; rename a file"
             )
-        files[file] = particle.name
+        files[file] = entry
     return list(files)
 
 

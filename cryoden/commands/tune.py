@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from cryoden.console import loading
 from cryoden.errors import CryodenError
-from cryoden.files import check_output
+from cryoden.files import check_folder, check_output
 from cryoden.inference.star import find_halves
 from cryoden.models import find_checkpoint
+
+# What a tuning leaves in its folder from its first epoch on, and from its first checkpoint on.
+_BEGUN = {"scenes", "log", "best.safetensors"}
+_LAST = "last.ckpt"
+_GOES_ON = {*_BEGUN, _LAST, "report.html", "quality.csv", "figures"}
 
 
 def tune(
@@ -34,12 +39,14 @@ def tune(
 
     A part of each tomogram is held out. There each half judges what was made of the other, before and after: if the
     tuned model is no nearer to what both show, mine.safetensors is the model that it started from. Both stand beside
-    each other in mine/report.html and mine/quality.csv. Stopped, the same command goes on where it was.
+    each other in mine/report.html and mine/quality.csv. Stopped, the same command goes on where it was; with other
+    halves, another model or other settings, except for more epochs, it refuses to.
 
     Args:
         inputs: files, folders or 'patterns*' of half tomograms; or one RELION 5 tomograms.star. Where
             TOMOGRAM_mask.mrc lies beside the halves, it is learnt and judged where that is above 0.
-        output: the model that is written, a name that ends in .safetensors.
+        output: the model that is written, a name that ends in .safetensors. Of mine.safetensors, all else goes to the
+            folder mine, which must hold nothing but what this very tuning left there.
         model: what to start from: a run's folder, a checkpoint, weights, or the name of a model that comes with
             cryoden; by default the one of these that is nearest in voxel size.
         halves: pair half tomograms by name (_EVN/_ODD, _half1/_half2, even/ and odd/); there is no other way.
@@ -51,13 +58,13 @@ def tune(
         voxel_size: angstrom, where headers have none or a wrong one.
         epochs: of 50 steps, at most: it ends when the score has not improved for 6.
         seed: of everything random.
-        overwrite: replace an existing model, and begin anew.
+        overwrite: replace an existing model and files in its folder, and begin anew.
 
     Yields:
         What it runs on, how the score goes, and what was kept.
 
     Raises:
-        CryodenError: the halves or the model cannot be used, or the output exists.
+        CryodenError: the halves or the model cannot be used, or the output exists, or its folder is another's.
     """
     target = Path(output)
     if target.suffix != ".safetensors":
@@ -67,11 +74,44 @@ def tune(
     if epochs < 1:
         raise CryodenError(f"epochs: got {epochs}; allowed is a whole number from 1 up")
     check_output(target, overwrite=overwrite)
-    find_halves(inputs)
-    if model:
-        find_checkpoint(model)
+    used = [path for job in find_halves(inputs) for path in job.inputs]
+    used += [find_checkpoint(model)] if model else []
+    used += [Path(tilt_range)] if isinstance(tilt_range, str) else []
+    _check_folder(target, used, overwrite=overwrite)
     with loading():
         from cryoden.commands.tuning import Tuning
     settings = {"tilt_range": tilt_range, "contrast": contrast, "voxel_size": voxel_size, "seed": seed}
     tuning = Tuning(inputs, target, model, epochs, from_scratch=from_scratch, overwrite=overwrite, settings=settings)
     yield from tuning.run()
+
+
+def _check_folder(target: Path, used: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse a name whose folder holds what is not this tuning's to replace.
+
+    Args:
+        target: the model that is written.
+        used: what it is made of; no flag lets that be replaced.
+        overwrite: replace all else.
+
+    Raises:
+        CryodenError: it does.
+    """
+    folder = target.with_suffix("")
+    place = folder.resolve()
+    for path in used:
+        there = path.resolve()
+        if place == there or place in there.parents or there in place.parents:
+            raise CryodenError(
+                f"output {target}: report and checkpoints go to the folder {folder}, where the input {path} lies; give "
+                "another name"
+            )
+    check_folder(folder, overwrite=True)
+    if overwrite or not folder.is_dir():
+        return
+    own = _GOES_ON if (folder / _LAST).is_file() else _BEGUN
+    others = sorted(each.name for each in folder.iterdir() if each.name not in own and not each.name.startswith("."))
+    if others:
+        raise CryodenError(
+            f"output {target}: report and checkpoints go to the folder {folder}, which holds {others[0]}, of no tuning "
+            "that could be gone on with; give another name or allow overwriting (--overwrite)"
+        )

@@ -22,10 +22,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cryoden.callbacks import Stop, best_precision
-from cryoden.checkpoint import export_weights, load_denoiser
+from cryoden.checkpoint import export_weights, load_denoiser, read_checkpoint
 from cryoden.console import quiet
 from cryoden.data import HalvesDataModule
 from cryoden.denoiser import Denoiser
+from cryoden.errors import CryodenError
 from cryoden.evaluation.halves import Judged, write_halves
 from cryoden.hardware import choose_device, keep_freed_memory
 from cryoden.inference.denoise import denoise
@@ -44,7 +45,9 @@ _PATIENCE = 6  # epochs without a better score, after which no better one is wai
 _UNLEARNT = 1.05  # times the start's error of simulated boxes: beyond, it draws what is no density
 _RATE, _RATE_FROM_SCRATCH = 2.0e-4, 1.0e-3
 _WARMUP = 20  # steps
+_NAMED = 3  # differences of many, where each is like the others
 _TUNED = "tuned"
+_OF = "tuning"  # in a checkpoint
 _CURVES = "What was learnt: NRMSE after each epoch."
 
 
@@ -82,24 +85,27 @@ class Tuning:
             What it runs on, what was found, and what was kept.
 
         Raises:
-            CryodenError: the halves or the model cannot be used.
+            CryodenError: the halves or the model cannot be used, or another tuning was begun under this name.
         """
         quiet()
         device, reason = choose_device()
         kept = device.type == "cpu" and keep_freed_memory()
         start = load_denoiser(self.model) if self.model else None
-        last = self.folder / "last.ckpt"
-        if self.overwrite:
-            last.unlink(missing_ok=True)
         yield f"on {device} ({reason}){', keeping freed memory' * kept}; files go to {self.folder}"
         data = HalvesDataModule(self.inputs, cache=str(self.folder / "scenes"), **self.settings)
-        data.setup("fit")
+        data.look()
         yield from _about(data)
         name = self.model or nearest_model(data.voxel_size).name
         start = start or load_denoiser(name)
         yield self._plan(start, name, data)
+        last, decides = self.folder / "last.ckpt", self._decides(start, data)
+        if self.overwrite:
+            last.unlink(missing_ok=True)
+        elif last.exists():
+            _refuse_another(last, decides)
 
-        best = _Best(self.folder / "best.safetensors", self.epochs, bounded=not self.from_scratch)
+        data.setup("fit")
+        best = _Best(self.folder / "best.safetensors", self.epochs, decides, bounded=not self.from_scratch)
         trainer = self._trainer(best)
         trainer.validate(self._system(start.generator, start), data, verbose=False)
         network = build_network(start.record()["network"]) if self.from_scratch else start.generator
@@ -121,6 +127,16 @@ class Tuning:
         export_weights(tuned if tuned is not None and keep else start, self.target, overwrite=self.overwrite)
         yield self._outcome(best, name, keep)
         yield f"  cryoden denoise FILES --halves --output FOLDER --model {self.target}"
+
+    def _decides(self, start: Denoiser, data: HalvesDataModule) -> dict[str, str]:
+        """All that decides what is learnt, beside the number of epochs, in words: with others it is another tuning."""
+        return {
+            "model": start.digest()[:8],
+            "from scratch": "yes" if self.from_scratch else "no",
+            "seed": f"{self.settings['seed']}",
+            "voxel size": f"{data.voxel_size:.4g} Å",
+            **{f"tomogram {each.name}": each.told for each in data.tomograms},
+        }
 
     def _system(self, network: DenoisingNetwork, start: Denoiser) -> Noise2Noise:
         """One that learns, of a copy of a network."""
@@ -178,6 +194,7 @@ class _Best(Callback):
     Args:
         path: where the weights go, a name that ends in .safetensors.
         epochs: at most.
+        decides: what makes it this tuning and no other, in words, for its checkpoints.
         bounded: take no weights whose error of simulated boxes is far beyond the start's.
 
     Attributes:
@@ -187,9 +204,10 @@ class _Best(Callback):
         history: of each epoch, NRMSE by the halves, and of simulated boxes.
     """
 
-    def __init__(self, path: Path, epochs: int, *, bounded: bool) -> None:
+    def __init__(self, path: Path, epochs: int, decides: Mapping[str, str], *, bounded: bool) -> None:
         self.path = path
         self.epochs = epochs
+        self.decides = decides
         self.bounded = bounded
         self.start: dict[str, float] = {}
         self.score = math.inf
@@ -219,6 +237,10 @@ class _Best(Callback):
         minutes = (time.monotonic() - self._began) / 60
         print(f"  epoch {epoch} of {self.epochs}, {minutes:.1f} min: {told}", flush=True)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Tell of what tuning a checkpoint is."""
+        checkpoint[_OF] = dict(self.decides)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"score": self.score, "epoch": self.epoch, "history": self.history}
@@ -243,6 +265,38 @@ class _Best(Callback):
         axis.legend(frameon=False, fontsize=9)
         plain_axis(axis)
         return figure
+
+
+def _refuse_another(last: Path, decides: Mapping[str, str]) -> None:
+    """Refuse to go on from what was begun with something else: what comes out would be of neither.
+
+    Args:
+        last: a checkpoint.
+        decides: what makes this tuning.
+
+    Raises:
+        CryodenError: it is of another tuning, or of none.
+    """
+    anew = "or begin anew with --overwrite, which replaces it"
+    try:
+        there = read_checkpoint(last)[_OF]
+    except (CryodenError, KeyError) as error:
+        raise CryodenError(
+            f"{last}: is damaged, or does not say of what tuning it is, so that none can go on from it; give another "
+            f"--output, {anew}"
+        ) from error
+    names = dict.fromkeys([*decides, *there])
+    other = [
+        f"{name} was {there.get(name, 'not there')} and is {decides.get(name, 'not there')}"
+        for name in names
+        if there.get(name) != decides.get(name)
+    ]
+    if other:
+        more = f"; and {len(other) - _NAMED} more" if len(other) > _NAMED else ""
+        raise CryodenError(
+            f"{last}: is of another tuning, from which this one cannot go on: {'; '.join(other[:_NAMED])}{more}; give "
+            f"what it was begun with, another --output, {anew}"
+        )
 
 
 def _about(data: HalvesDataModule) -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,19 +19,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from cryoden.batch import HeldOut, Item
-from cryoden.data.base import check_above_zero
 from cryoden.data.dataset import EpochSampler, Key, Keyed, ResumableLoader, VolumeDataset, collate, item_generator
 from cryoden.data.scenes import SceneDataModule
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, check_above_zero, check_seeds
 from cryoden.inference.contrast import Contrast, look, scale_of
-from cryoden.inference.halves import check_halves
+from cryoden.inference.halves import check_halves, named_apart
 from cryoden.inference.jobs import Job, bare_name, half_folder
 from cryoden.inference.star import find_halves
 from cryoden.inference.tiling import tell
 from cryoden.inference.tilts import TiltRange, find_tilts, read_tilts
 from cryoden.particles import is_archive_entry
 from cryoden.particles.archive import fetch
-from cryoden.scaling import Scale
+from cryoden.scaling import Scale, sampled_rows
 from cryoden.simulation.degradation import wedge_mask
 from cryoden.volume import central, check_length, middle, native, open_volume, release
 
@@ -112,6 +113,14 @@ class HalfTomogram:
         """(D, H, W) in voxels."""
         return self.data[0].shape
 
+    @cached_property
+    def told(self) -> str:
+        """All that decides what is learnt of it, in words: other words, other voxels, mask, contrast or tilts."""
+        halves = " and ".join(map(_digest, self.data))
+        mask = "none" if self.mask is None else _digest(self.mask)
+        tilts = "unknown" if self.tilts is None else f"{self.tilts.low:g} to {self.tilts.high:g}°"
+        return f"halves {halves}, mask {mask}, protein {self.contrast}, tilts {tilts}"
+
     @property
     def held_out(self) -> int:
         """The first voxel along the tilt axis from which on nothing is learnt."""
@@ -174,6 +183,16 @@ class HalfTomogram:
         (first, second), _ = self.cut((slice(z, z + 1), middle(height, _WIDE), middle(width, _WIDE)))
         one, other = (F.avg_pool2d(each[0].clamp(-_BOUND, _BOUND), _BIN) for each in (first, second))
         return float(((one - one.mean()) * (other - other.mean())).mean())
+
+
+def _digest(data: NDArray[Any]) -> str:
+    """8 hexadecimal digits of a volume's content: of the rows that its scale is told from, which are read anyhow."""
+    depth, height, width = data.shape
+    digest = hashlib.blake2b(f"{data.shape}".encode(), digest_size=4)
+    for number in sampled_rows((depth, height, width)):
+        digest.update(native(data[divmod(int(number), height)]).tobytes())
+        release(data)
+    return digest.hexdigest()
 
 
 def _mask_beside(job: Job, shape: tuple[int, ...]) -> NDArray[Any] | None:
@@ -296,8 +315,7 @@ class HalvesDataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         check_above_zero(box=box, boxes=boxes, batch_size=batch_size)
-        if seed < 0:
-            raise CryodenError(f"seed: got {seed}; allowed is a whole number from 0 up")
+        check_seeds(seed=seed)
         if voxel_size is not None:
             check_length("voxel_size", voxel_size)
         if box % 2:
@@ -332,11 +350,21 @@ class HalvesDataModule(LightningDataModule):
         Raises:
             CryodenError: there are no halves, one cannot be used, or they differ in voxel size.
         """
+        self.look()
+        if self.simulated_batch_size and self.beside is None:
+            self.beside = self._scenes(self.voxel_size)
+
+    def look(self) -> None:
+        """The part of `setup` that tells what there is to learn from.
+
+        Raises:
+            CryodenError: as `setup`.
+        """
         if self.tomograms:
             return
         tilts = self.tilt_range
         stated = read_tilts(tilts) if isinstance(tilts, str) else TiltRange(*tilts).check() if tilts else None
-        tomograms = [HalfTomogram.of(job, stated, self.contrast) for job in find_halves(self.inputs)]
+        tomograms = [HalfTomogram.of(job, stated, self.contrast) for job in named_apart(find_halves(self.inputs))]
         sizes = {each.name: self.given_size or each.voxel_size for each in tomograms}
         first, *others = sizes.items()
         if not first[1] > 0:
@@ -356,8 +384,6 @@ class HalvesDataModule(LightningDataModule):
                     f"from, the rest judges, and no box of {self.box} fits: give a smaller box"
                 )
         self.voxel_size = first[1]
-        if self.simulated_batch_size:
-            self.beside = self._scenes(self.voxel_size)
         self.tomograms = tomograms
 
     def _scenes(self, voxel_size: float) -> SceneDataModule:
@@ -389,7 +415,7 @@ class HalvesDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: which tomograms it learnt of, in order."""
-        return {"tomograms": [each.name for each in self.tomograms]}
+        return {"tomograms": [each.name for each in self.tomograms], "told": [each.told for each in self.tomograms]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the same ones.
@@ -403,6 +429,12 @@ class HalvesDataModule(LightningDataModule):
                 f"the checkpoint learnt of {len(told)} tomograms ({', '.join(told)[:200]}), and there are {len(own)} "
                 f"({', '.join(own)[:200]}): give the same, or begin anew"
             )
+        for each, before in zip(self.tomograms, state_dict.get("told", ()), strict=False):  # older ones have names only
+            if before != each.told:
+                raise CryodenError(
+                    f"{each.name}: the checkpoint learnt of {before}, and there are {each.told}: give the same, or "
+                    "begin anew"
+                )
 
     def train_dataloader(self) -> dict[str, DataLoader[Any]]:
         """Boxes of halves, and simulated ones; a batch of each is a `cryoden.batch.TuningBatch`."""

@@ -17,15 +17,18 @@ from cryoden.errors import CryodenError, one_line
 from cryoden.evaluation.report import figure_html, machine_facts, page, table_html
 from cryoden.evaluation.tables import Grid
 from cryoden.files import whole_file
+from cryoden.inference.contrast import Contrast, look
 from cryoden.inference.denoise import denoise
 from cryoden.inference.halves import check_halves, see_halves
 from cryoden.inference.jobs import Job
+from cryoden.inference.plan import suits
 from cryoden.inference.quality import QUALITY, Quality, compared, judge, outcome, table_rows, write_quality
 from cryoden.metrics.halves import GAUSSIAN, INPUT, Halves
 from cryoden.pictures import STYLES, plain_axis, rendered
-from cryoden.volume import open_volume
+from cryoden.volume import Volume, measure, open_volume
 
 _NO_MORE: Mapping[str, bytes] = {}
+_ELSE = "`cryoden denoise --halves` gives scores, too, and takes"  # what a comparison does not
 _COLUMNS = 3  # of panels in the figure
 _CAPTION = (
     "Fourier shell correlation of each method with the signal, as the halves tell it; a Gaussian filter has that of "
@@ -59,19 +62,27 @@ def judge_tomogram(job: Job, models: Mapping[str, Denoiser], device: torch.devic
         device: where the networks run.
 
     Raises:
-        CryodenError: they are no halves, or tell nothing; or no model can be used.
+        CryodenError: they are no halves, or tell nothing, or seem of two contrasts; or no model can be used.
     """
     first, second = (open_volume(path) for path in job.inputs)
     check_halves(first, second, job.inputs)
+    if not first.voxel_size > 0:
+        raise CryodenError(f"{job.name}: its header has no voxel size; {_ELSE} --voxel-size")
+    contrast = _contrast(job, first, second)
     halves = see_halves(first, second, job.inputs)
-    if halves.flaw:
+    if halves.flaw:  # which tells more than that noise alone has no contrast
         raise CryodenError(f"{job.name}: {halves.flaw}")
+    if contrast is None:
+        raise CryodenError(
+            f"{job.name}: cannot tell of each half whether protein is bright or dark; look at them; {_ELSE} --contrast"
+        )
     failed = {}
 
     def answers() -> Iterator[tuple[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
         for name, model in models.items():
             try:
-                one, other = (denoise(half, model, device=device).data for half in (first, second))
+                _check_size(first.voxel_size, model.voxel_size)
+                one, other = (denoise(half, model, device=device, contrast=contrast).data for half in (first, second))
             except CryodenError as error:
                 failed[name] = one_line(error)
             else:
@@ -81,6 +92,36 @@ def judge_tomogram(job: Job, models: Mapping[str, Denoiser], device: torch.devic
     if len(failed) == len(models):
         raise CryodenError(f"{job.name}: no model can be used: {next(iter(failed.values()))}")
     return Judged(job.name, halves, found, failed)
+
+
+def _contrast(job: Job, first: Volume, second: Volume) -> Contrast | None:
+    """Of the protein in both halves, as far as these tell it.
+
+    Raises:
+        CryodenError: a voxel is not finite, or the halves differ.
+    """
+    found: list[Contrast | None] = []
+    for path, half in zip(job.inputs, (first, second), strict=True):
+        measure(half.data).require_finite(str(path))
+        found.append(look(half.data).contrast)
+    if {*found} == {"bright", "dark"}:
+        raise CryodenError(
+            f"{job.inputs[0]} seems {found[0]} and {job.inputs[1]} {found[1]}: look at them; {_ELSE} --contrast"
+        )
+    return found[0] and found[1]
+
+
+def _check_size(voxel_size: float, trained: float | None) -> None:
+    """Refuse voxels that a model takes only resampled.
+
+    Raises:
+        CryodenError: they are of another size than it was trained at.
+    """
+    if trained is not None and not suits(voxel_size, trained):
+        raise CryodenError(
+            f"its voxels are {voxel_size:.4g} Å, and the model was trained at {trained:.4g} Å; {_ELSE} --rescale, or "
+            "--voxel-size if the header is wrong"
+        )
 
 
 def halves_verdict(tomograms: Sequence[Judged]) -> list[str]:

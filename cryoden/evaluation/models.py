@@ -10,7 +10,7 @@ from cryoden.checkpoint import read_model
 from cryoden.data import VolumeDataModule
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError, one_line
-from cryoden.models import find_checkpoint
+from cryoden.models import find_checkpoint, shipped_models
 from cryoden.runs import read_history, trained_on
 
 
@@ -42,6 +42,8 @@ class Model:
 def load_models(runs: list[str]) -> tuple[dict[str, Model], dict[str, Denoiser], dict[str, str]]:
     """Load models, each under its system's name, with its run's where two have the same.
 
+    One that comes with cryoden has its own name, as everywhere.
+
     Returns:
         name → what is known of it; name → the model; run → why it cannot be used.
     """
@@ -54,10 +56,11 @@ def load_models(runs: list[str]) -> tuple[dict[str, Model], dict[str, Denoiser],
             loaded.append((_describe(run, path, denoiser, record), denoiser))
         except CryodenError as error:
             failed[run] = one_line(error)
-    systems = Counter(model.system for model, _ in loaded)
+    shipped = {str(model.weights): name for name, model in shipped_models().items()}
+    names = [shipped.get(model.checkpoint, model.system) for model, _ in loaded]
+    count = Counter(names)
     named = {
-        model.system if systems[model.system] == 1 else f"{model.system} ({model.run})": (model, denoiser)
-        for model, denoiser in loaded
+        name if count[name] == 1 else f"{name} ({each[0].run})": each for name, each in zip(names, loaded, strict=True)
     }
     return {k: m for k, (m, _) in named.items()}, {k: d for k, (_, d) in named.items()}, failed
 

@@ -20,7 +20,7 @@ from cryoden.errors import CryodenError
 from cryoden.files import check_output, claimed
 from cryoden.inference.begun import begun, kept_bytes
 from cryoden.inference.engine import Engine, Precision, Progress
-from cryoden.inference.jobs import Job, check_jobs
+from cryoden.inference.jobs import Job, check_jobs, picture_of
 from cryoden.inference.origin import Origin
 from cryoden.inference.plan import Plan
 from cryoden.inference.removed import structure_removed, tell_removed
@@ -129,14 +129,14 @@ def denoise_file(
         CryodenError: A file cannot be read or written, or the volume cannot be denoised; nothing is written.
     """
     path_in, path_out = Path(path_in), Path(path_out)
-    check_jobs([Job(str(path_in), (path_in,), (path_out,))])
+    check_jobs([Job(str(path_in), (path_in,), (path_out,))], pictures=preview)
     engine = Engine.of(model, device, precision)
     wanted = with_tilts(Settings(**settings), path_in)
-    output = {"overwrite": overwrite, "float16": float16}
+    output = {"overwrite": overwrite, "float16": float16, "preview": preview}
     check_output(path_out, overwrite=overwrite)
     with claimed(path_out):
         plan = plan_file(engine, path_in, path_out, wanted, **output)
-        write_denoised(engine, plan, path_in, path_out, **output, preview=preview, progress=progress)
+        write_denoised(engine, plan, path_in, path_out, **output, progress=progress)
     return open_volume(path_out)
 
 
@@ -148,10 +148,13 @@ def plan_file(
     *,
     overwrite: bool = False,
     float16: bool = False,
+    preview: bool = False,
 ) -> Plan:
     """Looks at all that `denoise_file` needs, without writing anything; arguments and errors are its own."""
     format_of(path_out, np.float16 if float16 else np.float32)
     check_output(path_out, overwrite=overwrite)
+    if preview:
+        check_output(picture_of(path_out), overwrite=overwrite)
     volume = open_volume(path_in, settings.voxel_size, near=engine.denoiser.voxel_size)
     if Origin.is_result(volume.labels):
         _log.warning("%s was denoised by cryoden before, as its label says; give the tomogram it was made of", path_in)
@@ -197,7 +200,7 @@ def write_denoised(
     Returns:
         What is to be told of the result, in lines: how much structure was taken away, and what is in the missing wedge.
     """
-    origin = Origin.of([source], engine.key(plan.settings, plan.contrast))
+    origin = Origin.of([source], engine.key(plan.settings, plan.contrast, float16=float16))
     tiles = engine.tiles_key(plan)
     key = f"{origin.digest} {tiles}" if tiles else ""
     with begun(path, plan.volume.data.shape, key) as made:
@@ -216,6 +219,6 @@ def write_denoised(
 
             voxels = f"voxels of {plan.volume.voxel_size:.4g} Å, protein {plan.contrast}"
             lines = (f"{path.name}: {voxels}", engine.label(plan.settings), tell_removed(removed, "below"), *told)
-            write_preview(path.with_suffix(".png"), plan.volume, denoised, "\n".join(lines))
+            write_preview(picture_of(path), plan.volume, denoised, "\n".join(lines))
     went_on = [f"went on from {done} of {len(plan.grid)} tiles, where it was stopped"] if done else []
     return [*went_on, tell_removed(removed), *told]

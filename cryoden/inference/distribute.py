@@ -40,7 +40,8 @@ class _Writer(BasePredictionWriter):
         self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *_: Any, **__: Any
     ) -> None:
         for number in prediction:
-            self.failed += not self.work(self.jobs[number], trainer.strategy.root_device)
+            if number < len(self.jobs):
+                self.failed += not self.work(self.jobs[number], trainer.strategy.root_device)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds up the failures of all processes, which also makes each wait for the last."""
@@ -52,7 +53,7 @@ def spread(jobs: Sequence[Job], work: Work, *, accelerator: str, devices: int, n
     """Carries out jobs on several devices; returns in every process, after the last job of all of them.
 
     Args:
-        jobs: Each goes to one process.
+        jobs: Each goes to one process; where there are fewer than processes, the others have nothing to do.
         work: Does a job on a device; tells whether it went well.
         accelerator: "gpu" or "cpu", as Lightning names them.
         devices: On each machine.
@@ -75,7 +76,8 @@ def spread(jobs: Sequence[Job], work: Work, *, accelerator: str, devices: int, n
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader: DataLoader[int] = DataLoader(range(len(jobs)), batch_size=1, collate_fn=list)  # type: ignore[arg-type]
+    numbers = range(max(len(jobs), devices * nodes))  # Lightning wants one for each process: some may be of no job
+    loader: DataLoader[int] = DataLoader(numbers, batch_size=1, collate_fn=list)  # type: ignore[arg-type]
     trainer.predict(_Passer(), loader, return_predictions=False)
     return writer.failed
 

@@ -142,7 +142,7 @@ class Engine:
         told = f"cryoden {__version__}: denoised by {self.denoiser.name} {self._digest[:8]}{used}, {contrast}"
         return told.removesuffix(", ")
 
-    def key(self, settings: Settings, contrast: str) -> str:
+    def key(self, settings: Settings, contrast: str, *, float16: bool = False) -> str:
         """12 hexadecimal digits that stand for all that decides the voxels of a result, but for the input.
 
         Tiles and batches are left out, in which a result differs by rounding alone.
@@ -150,6 +150,8 @@ class Engine:
         used = [self._digest, settings.augment, settings.rescale, settings.voxel_size, contrast]
         if settings.measured_only:
             used.append(settings.tilts and settings.tilts[:2])
+        if float16:
+            used.append("float16")
         return hashlib.sha256(repr(tuple(used)).encode()).hexdigest()[:12]
 
     def tiles_key(self, plan: Plan) -> str:

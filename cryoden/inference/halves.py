@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryoden.errors import CryodenError
+from cryoden.inference.jobs import Job
 from cryoden.metrics.halves import Halves
 from cryoden.volume import Volume, release
+
+
+def named_apart(jobs: Sequence[Job]) -> list[Job]:
+    """Tomograms in halves of which no two have one name: those that had are called by their path, too.
+
+    That begins below the folder that all of them lie in, as in the quality.csv of `cryoden denoise`.
+    """
+    count = Counter(job.name for job in jobs)
+    # halves may lie in even/ and odd/: the tomogram is where both are
+    homes = [os.path.commonpath([path.absolute().parent for path in job.inputs]) for job in jobs]
+    above = os.path.commonpath(homes) if homes else ""
+    return [
+        job if count[job.name] == 1 else replace(job, name=Path(os.path.relpath(home, above), job.name).as_posix())
+        for job, home in zip(jobs, homes, strict=True)
+    ]
 
 
 def check_halves(first: Volume, second: Volume, names: tuple[Path, ...]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from cryoden.errors import CryodenError
 from cryoden.files import is_store
 
-# What a folder is searched for; tilt series (.st, .mrcs) and whatever else has to be named.
+# What a folder is searched for; whatever else has to be named.
 _MRC = (".mrc", ".rec", ".map")
 _KEPT = (".tif", ".tiff", ".zarr")  # and of what a result has the format, too
 _SUFFIXES = _MRC + _KEPT
@@ -52,14 +52,20 @@ class Job:
         return self.outputs if self.average is None else (*self.outputs, self.average)
 
 
-def check_jobs(jobs: Sequence[Job], folder: Path | None = None) -> None:
+def picture_of(result: Path | str) -> Path:
+    """The picture beside a result."""
+    return Path(result).with_suffix(".png")
+
+
+def check_jobs(jobs: Sequence[Job], folder: Path | None = None, *, pictures: bool = False) -> None:
     """The one gate before any work: nothing is written outside the folder, over an input, or twice.
 
-    Links are followed, and pictures beside the results count. No flag opens this gate.
+    Links are followed, and an input is safe from pictures beside the results, too. No flag opens this gate.
 
     Args:
         jobs: All of them, however they were named.
         folder: What is written must lie within; None: where the user named it.
+        pictures: Pictures beside the results are written, too.
 
     Raises:
         CryodenError: A job is not as said above.
@@ -73,17 +79,18 @@ def check_jobs(jobs: Sequence[Job], folder: Path | None = None) -> None:
                 raise CryodenError(f"{where!r}, and a name has at most {_LONGEST} bytes, all printable: give another")
             if folder is not None and not output.resolve().is_relative_to(folder.resolve()):
                 raise CryodenError(f"{where}, outside the folder {folder}: give the tomogram another name")
-            for path in (output, output.with_suffix(".png")):
+            for path in (output, picture_of(output)):
                 if inputs & _identity(path) or inputs & {*path.resolve().parents}:
                     raise CryodenError(
                         f"{path} is an input and would be an output; give another name, or another folder with --output"
                     )
-            other = writers.setdefault(output.resolve(), job)
-            if other is not job:
-                raise CryodenError(
-                    f"{other.name} ({other.inputs[0]}) and {job.name} ({job.inputs[0]}) would both be written to "
-                    f"{output}: name them apart, or give a folder above both, whose subfolders are kept"
-                )
+            for path in (output, picture_of(output)) if pictures else (output,):
+                other = writers.setdefault(path.resolve(), job)
+                if other is not job:
+                    raise CryodenError(
+                        f"{other.name} ({other.inputs[0]}) and {job.name} ({job.inputs[0]}) would both be written to "
+                        f"{path}: name them apart, or give a folder above both, whose subfolders are kept"
+                    )
 
 
 def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, Path]:
@@ -99,7 +106,7 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
         named, its name.
 
     Raises:
-        CryodenError: A word stands for nothing.
+        CryodenError: A word stands for nothing, or is no pattern.
     """
     found: dict[Path, Path] = {}
     for word in words:
@@ -114,10 +121,11 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
         else:
             fixed = next(i for i, part in enumerate(path.parts) if set(part) & set("*?["))
             base = Path(*path.parts[:fixed])
-            more = [
-                each for each in sorted(base.glob(str(Path(*path.parts[fixed:])))) if each.is_file() or is_store(each)
-            ]
-            more = _apart(more, base, output)
+            try:
+                matching = sorted(base.glob(str(Path(*path.parts[fixed:]))))
+            except ValueError as error:  # of Python before 3.13
+                raise CryodenError(f"{word}: no such pattern: ** stands for whole folders, as in '**/*.mrc'") from error
+            more = _apart([each for each in matching if each.is_file() or is_store(each)], base, output)
             if not more:
                 raise CryodenError(f"{word}: no file has such a name")
             found |= {each: each.relative_to(base) for each in more if each not in found}

@@ -125,6 +125,11 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
     return Plan(name, volume, statistics, grey, contrast, network_tile, grid, ratio, multiple, settings)
 
 
+def suits(voxel_size: float, trained: float) -> bool:
+    """Whether voxels are so near in size to those that a network was trained at that it takes them as they are."""
+    return abs(voxel_size / trained - 1) <= _SAME_SIZE
+
+
 def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -> float:
     """How many of a volume's voxels make one of the network's."""
     if voxel_size <= 0:
@@ -141,7 +146,7 @@ def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -
                 f"most {_FURTHEST:g} times; bin the tomogram, train a model for it, or state the right --voxel-size"
             )
         return ratio if abs(ratio - 1) > _EXACT_SIZE else 1.0
-    if abs(voxel_size / trained - 1) > _SAME_SIZE:
+    if not suits(voxel_size, trained):
         raise CryodenError(
             f"{name}: its voxels are {voxel_size:.4g} Å, and the model was trained at {trained:.4g} Å; resample it "
             "there and back with --rescale, or state the right --voxel-size if the header is wrong"

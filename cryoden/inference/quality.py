@@ -160,13 +160,16 @@ def write_quality(path: Path, tomogram: str, found: Sequence[Quality]) -> None:
     Args:
         path: The table, `quality.csv`; several processes may write to it.
         tomogram: Its name.
-        found: What `judge` found.
+        found: What `judge` found; nothing: the halves tell nothing any more, and no row of the tomogram stays.
 
     Raises:
         CryodenError: The file is another table, or cannot be written.
     """
+    if not found and not path.exists():
+        return
     with claimed(path):
-        rows = {(row["tomogram"], row["method"]): row for row in read_quality(path)}
+        kept = (row for row in read_quality(path) if found or row["tomogram"] != tomogram)
+        rows = {(row["tomogram"], row["method"]): row for row in kept}
         for each in found:
             numbers = {name: f"{value:.4f}" if math.isfinite(value) else "" for name, value in each.numbers.items()}
             rows[tomogram, each.method] = {"tomogram": tomogram, "method": each.method, **numbers}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from cryoden.inference.denoise import plan_file, with_tilts, write_denoised
 from cryoden.inference.engine import Engine
 from cryoden.inference.engine import Progress as TileProgress
 from cryoden.inference.halves import average, check_halves, see_halves
-from cryoden.inference.jobs import Job
+from cryoden.inference.jobs import Job, picture_of
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.origin import Origin
 from cryoden.inference.plan import Plan
@@ -66,8 +66,11 @@ class Runner:
         Raises:
             CryodenError: It cannot be done; what exists is as it was.
         """
-        place = job.results[-1]
-        with self._folder(place), claimed(place) if place.parent.is_dir() else nullcontext():
+        with ExitStack() as held:
+            for place in sorted(job.results):  # in one order, so that no two wait for each other
+                held.enter_context(self._folder(place))
+                if place.parent.is_dir():
+                    held.enter_context(claimed(place))
             yield from self._for(job)._make(job)  # which says so where there is no folder
 
     def _folder(self, place: Path) -> AbstractContextManager[None]:
@@ -76,11 +79,9 @@ class Runner:
 
     def is_taken(self, job: Job) -> bool:
         """Whether another process is at a job right now."""
-        place = job.results[-1]
-        if not place.parent.is_dir():
-            return False
-        with claimed(place, wait=False) as free:
-            return not free
+        with ExitStack() as held:
+            places = [place for place in sorted(job.results) if place.parent.is_dir()]
+            return not all(held.enter_context(claimed(place, wait=False)) for place in places)
 
     def _for(self, job: Job, *, tilts: bool = True) -> Runner:
         """This runner with what is told of one tomogram: its voxel size, and its tilts."""
@@ -93,21 +94,21 @@ class Runner:
             return
         plans, halves = self._plan(job)
         for path, output, plan in zip(job.inputs, job.outputs, plans, strict=True):
-            if not self.overwrite and self._is_done(output, [path]):
+            if not self.overwrite and self._is_whole(output, [path]):
                 continue
             yield f"{path}: {plan.describe()}"
-            with self._folder(output), _progress(path.name) as progress:
+            with _progress(path.name) as progress:
                 told = write_denoised(
                     self.engine,
                     plan,
                     path,
                     output,
-                    overwrite=self.overwrite,
+                    overwrite=self.overwrite or self._is_done(output, [path]),
                     float16=self.float16,
                     preview=self.preview,
                     progress=progress,
                 )
-            yield f"wrote {output}" + (f" and {output.with_suffix('.png')}" if self.preview else "")
+            yield f"wrote {output}" + (f" and {picture_of(output)}" if self.preview else "")
             yield from (f"  {line}" for line in told)
         if halves is not None:
             yield from self._finish_halves(job, plans, halves)
@@ -136,7 +137,8 @@ class Runner:
             if self.make_folders and not output.parent.is_dir():  # room and rights are those of the nearest folder
                 folder = next(each for each in output.absolute().parents if each.is_dir())
                 place, overwrite = folder / output.name, True
-            plans.append(plan_file(self.engine, path, place, self.settings, overwrite=overwrite, float16=self.float16))
+            wanted = {"overwrite": overwrite, "float16": self.float16, "preview": self.preview}
+            plans.append(plan_file(self.engine, path, place, self.settings, **wanted))
         if len(plans) == 2:
             check_halves(plans[0].volume, plans[1].volume, job.inputs)
         if len({plan.contrast for plan in plans}) == 2:
@@ -146,6 +148,9 @@ class Runner:
             )
         if job.average is None:
             return plans, None
+        if self.preview and job.average.parent.is_dir():
+            overwrite = self.overwrite or self._is_done(job.average, job.inputs)
+            check_output(picture_of(job.average), overwrite=overwrite)
         return plans, see_halves(plans[0].volume, plans[1].volume, job.inputs)
 
     def _finish_halves(self, job: Job, plans: list[Plan], halves: Halves) -> Iterator[str]:
@@ -156,8 +161,13 @@ class Runner:
         result = scratch(job.average.parent, first.data.shape)
         average(first.data, second.data, result)
         contrast = f"{plans[0].contrast}{_MEAN}"
-        origin = Origin.of(job.inputs, self.engine.key(self.settings, contrast))
+        origin = Origin.of(job.inputs, self.engine.key(self.settings, contrast, float16=self.float16))
         denoised = replace(plans[0].volume, data=result)
+        given = plans[0].volume.data, plans[1].volume.data
+        found = [] if halves.flaw else judge(halves, given, [(self.name, (first.data, second.data))])
+        if self.quality is not None:  # before the average, by which the next run knows that nothing is left to do
+            name = job.average.absolute().relative_to(self.quality.parent.absolute())  # others may be called alike
+            write_quality(self.quality, str(name), found)
         write_volume(
             job.average,
             denoised,
@@ -166,21 +176,16 @@ class Runner:
             dtype=np.float16 if self.float16 else np.float32,
         )
         yield f"wrote {job.average}, the average of the two"
-        found: list[Quality] = []
         if halves.flaw:
             yield f"no score from the halves: {halves.flaw}"
         else:
-            given = plans[0].volume.data, plans[1].volume.data
-            found = judge(halves, given, [(self.name, (first.data, second.data))])
             yield from quality_table(halves, found)
             yield from reading(found, str(job.average))
         if found and self.quality is not None:
-            name = job.average.absolute().relative_to(self.quality.parent.absolute())  # others may be called alike
-            write_quality(self.quality, str(name), found)
             yield f"wrote {self.quality}"
         if self.preview:
             self._show(job.average, plans, denoised, found)
-            yield f"wrote {job.average.with_suffix('.png')}"
+            yield f"wrote {picture_of(job.average)}"
 
     def _show(self, average_path: Path, plans: list[Plan], denoised: Volume, found: Sequence[Quality]) -> None:
         """A picture of the averages of both halves, before and after."""
@@ -191,7 +196,7 @@ class Runner:
         title = f"{average_path.name}: {voxels}\n{self.engine.label(self.settings)}\nNRMSE by the halves: {told}"
         given = scratch(average_path.parent, denoised.data.shape)
         average(plans[0].volume.data, plans[1].volume.data, given)
-        write_preview(average_path.with_suffix(".png"), replace(denoised, data=given), denoised, title)
+        write_preview(picture_of(average_path), replace(denoised, data=given), denoised, title)
 
     def is_done(self, job: Job) -> bool:
         """Whether all results of a job exist as `run` would make them now."""
@@ -200,9 +205,13 @@ class Runner:
         except CryodenError:
             return False
         halves = zip(job.outputs, job.inputs, strict=True)
-        return all(runner._is_done(output, [path]) for output, path in halves) and (
-            job.average is None or runner._is_done(job.average, job.inputs)
+        return all(runner._is_whole(output, [path]) for output, path in halves) and (
+            job.average is None or runner._is_whole(job.average, job.inputs)
         )
+
+    def _is_whole(self, output: Path, sources: Sequence[Path]) -> bool:
+        """Whether a result exists, and its picture if one is wanted."""
+        return self._is_done(output, sources) and not (self.preview and not picture_of(output).exists())
 
     def _is_done(self, output: Path, sources: Sequence[Path]) -> bool:
         """Whether a result exists that this very model made, in this very way, of these very files.
@@ -215,7 +224,7 @@ class Runner:
             origin = Origin.told_by(look_at(output).labels)
             contrasts = ("bright", "dark") if self.settings.contrast == "auto" else (self.settings.contrast,)
             kind = _MEAN if len(sources) == 2 else ""
-            keys = [self.engine.key(self.settings, f"{contrast}{kind}") for contrast in contrasts]
+            keys = [self.engine.key(self.settings, f"{each}{kind}", float16=self.float16) for each in contrasts]
             return origin is not None and origin.key in keys and origin.is_of(sources)
         except CryodenError:
             return False

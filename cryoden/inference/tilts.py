@@ -24,6 +24,7 @@ _BESIDE = (*_ALIGNED, ".tomostar", ".rawtlt", ".mdoc", ".mrc.mdoc", ".st.mdoc")
 _WARP = "reconstruction"  # the folder of Warp's tomograms, which lies beside its files of tilt series
 _LARGEST = 10**7  # bytes; a series has a hundred tilts, and a few kB are told of each
 _MDOC = re.compile(r"^\s*TiltAngle\s*=\s*(\S+)", re.MULTILINE)
+_NUMBERS = re.compile(r"(?:[-+±\d.,:;°()\[\]\s]|nan|inf)+", re.IGNORECASE)
 _ALLOWED = "degrees between -90 and 90, the lowest before the highest"
 
 
@@ -56,10 +57,10 @@ def read_tilts(path: Path | str) -> TiltRange:
             Warp (.xml, .tomostar) or RELION 5 (.star), or NAME_degradation.json of `cryoden simulate`.
 
     Raises:
-        CryodenError: It cannot be read, or tells no two angles.
+        CryodenError: It cannot be read, tells no two angles, or is no file but numbers.
     """
     path = Path(path)
-    if not path.is_file() and re.fullmatch(r"[-+\d.\s]+", str(path)):
+    if not path.is_file() and _NUMBERS.fullmatch(str(path)):
         raise CryodenError(
             f"tilt range: got {path}; give both ends, such as '[-60, 60]', or a file that tells the tilts"
         )

@@ -31,7 +31,7 @@ from cryoden.volume.base import (
     require_whole,
     sections,
 )
-from cryoden.volume.mrc import Mrc
+from cryoden.volume.mrc import Mrc, is_tilt_series, plain_name
 from cryoden.volume.ome_zarr import OmeZarr
 from cryoden.volume.tiff import Tiff
 
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 _FORMATS: tuple[type[VolumeFile], ...] = (OmeZarr, Tiff, Mrc)  # of which the first that knows a file has it
-_FOREIGN = (".png", ".jpg", ".em", ".hdf", ".h5", ".npy", ".npz", ".nii")
+_FOREIGN = (".png", ".jpg", ".jpeg", ".em", ".hdf", ".hdf5", ".h5", ".npy", ".npz", ".nii")
 
 
 def look_at(path: Path | str, voxel_size: float | None = None, near: float | None = None) -> VolumeFile:
@@ -140,29 +140,35 @@ def write_volume(
             float16 is too small for it.
     """
     path = Path(path)
-    form = format_of(path, dtype)
+    form = format_of(path, dtype, images=images)
     check_output(path, overwrite=overwrite)
     added = [label or "Written by cryoden"] if isinstance(label, str) else label
     with whole_file(path, overwrite=overwrite) as partial:
         form.write(partial, path, volume, np.dtype(dtype), added, images)
 
 
-def format_of(path: Path | str, dtype: type[np.float32 | np.float16] = np.float32) -> type[VolumeFile]:
+def format_of(
+    path: Path | str, dtype: type[np.float32 | np.float16] = np.float32, *, images: bool = False
+) -> type[VolumeFile]:
     """The format that a file is written in, by its name: MRC, unless it is another's.
 
     Args:
         path: The file.
         dtype: Of the voxels.
+        images: The sections are images, such as a tilt series, and may be called so.
 
     Raises:
-        CryodenError: It is that of a format that nothing is written in, that has no voxels of this type, or whose
-            library is not installed.
+        CryodenError: It is that of a format that nothing is written in, that is not compressed as a whole, that has no
+            voxels of this type, or whose library is not installed; or it is that of a tilt series.
     """
-    name = Path(path).name.lower()
-    if name.endswith(_FOREIGN):
-        raise CryodenError(f"cannot write {path}: give a name that ends in .mrc, .tif or .zarr, which tells the format")
+    path = Path(path)
+    name = plain_name(path)
     found = next((each for each in _FORMATS if name.endswith(each.suffixes)), Mrc)
-    found.require(Path(path))
+    if name.endswith(_FOREIGN) or (found is not Mrc and name != path.name.lower()):
+        raise CryodenError(f"cannot write {path}: give a name that ends in .mrc, .tif or .zarr, which tells the format")
+    if is_tilt_series(path) and not images:
+        raise CryodenError(f"cannot write {path}: this is how a tilt series is called; give a name that ends in .mrc")
+    found.require(path)
     if found is Tiff and dtype is np.float16:
         raise CryodenError(f"cannot write {path} as float16, which OME-TIFF has not; use float32, or another format")
     return found

@@ -36,6 +36,7 @@ _SKEW = 0.1  # degrees; what comes of rounding is far below
 _CARRIED = ("cella", "cellb", "mapc", "mapr", "maps", "extra1", "extra2")
 _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
 _LABELS = 10
+_TILT_SERIES = (".st", ".mrcs", ".ali", ".preali")  # as SerialEM, RELION and IMOD name them
 
 
 class Mrc(VolumeFile):
@@ -203,6 +204,16 @@ def _unpacked(path: Path) -> Iterator[Path]:
                 Path(unpacked.name).unlink()
 
 
+def plain_name(path: Path) -> str:
+    """The name of a file in lower case, without what tells that it is compressed."""
+    return path.name.lower().removesuffix(".gz").removesuffix(".bz2")
+
+
+def is_tilt_series(path: Path) -> bool:
+    """Whether the images of a tilt series have such a name."""
+    return plain_name(path).endswith(_TILT_SERIES)
+
+
 def _require_mrc(path: Path, start: bytes) -> None:
     """Refuses a file that starts like none of MRC: its header could ask for gigabytes."""
     modes = {int.from_bytes(start[12:16], "little"), int.from_bytes(start[12:16], "big")}
@@ -234,6 +245,11 @@ def _layout(path: Path, header: np.recarray[Any, Any]) -> tuple[tuple[int, int, 
         raise CryodenError(
             f"{path} is a stack of {shape[0]} images (space group 0, mz 1), such as a tilt series; a "
             "volume is needed: reconstruct it first, or correct the header (mz = nz) if it is a volume"
+        )
+    if is_tilt_series(path):  # of which SerialEM and IMOD write a header as of a volume: space group 0, mz = nz
+        raise CryodenError(
+            f"{path} is a tilt series by its name, of {shape[0]} images; a volume is needed: reconstruct it first, or "
+            "rename it to .mrc if it is a volume"
         )
     return shape, dtype
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from cryoden import Volume, export_weights, write_volume
+from cryoden import Volume, export_weights, read_volume, write_volume
 from cryoden.cli import main
 from cryoden.denoiser import Denoiser
 from cryoden.inference.quality import read_quality
@@ -86,6 +86,57 @@ def test_halves_that_tell_nothing_are_left_out(lab, capfd):
         path.unlink()
     assert compare(lab[0], "--halves", "lab", "--overwrite") == 2
     assert "none of the tomograms can be used" in capfd.readouterr().err
+
+
+def test_tomograms_of_one_name_in_two_folders_are_two(lab, capfd):
+    for day in ("d1", "d2"):
+        Path(day).mkdir()
+        for path in Path("lab").glob("a_*" if day == "d1" else "b_*"):
+            path.rename(Path(day, f"a{path.name[1:]}"))
+        Path(day).rename(Path("lab", day))
+    assert compare(lab[0], "--halves", "lab") == 0
+    told = capfd.readouterr().out
+    assert "d1/a.mrc, judged by" in told
+    assert "d2/a.mrc, judged by" in told
+    rows = read_quality(Path("comparison/quality.csv"))
+    assert [row["tomogram"] for row in rows] == 3 * ["d1/a.mrc"] + 3 * ["d2/a.mrc"]
+    assert rows[0]["nrmse"] != rows[3]["nrmse"]
+
+
+def test_a_model_that_comes_along_has_its_name(lab, capfd):
+    assert compare("cryoden-10A", lab[0], "--halves", "lab") == 0
+    assert "cryoden-10A, Mine on the halves in lab" in capfd.readouterr().out
+    rows = read_quality(Path("comparison/quality.csv"))
+    assert {row["method"] for row in rows} == {"input", "Gaussian filter", "cryoden-10A", "Mine"}
+
+
+def test_what_is_left_out_is_named_with_what_can_be_done(lab, capfd):
+    paths = [f"lab/b_half{half}.mrc" for half in (1, 2)]
+    (first, second) = (read_volume(path) for path in paths)
+    write_volume(paths[1], Volume(-second.data, 10.0), overwrite=True)
+    assert compare(lab[0], lab[2], "--halves", "lab") == 0
+    told = capfd.readouterr().out
+    assert "left out: lab/b_half1.mrc seems bright and lab/b_half2.mrc dark: look at them; `cryoden denoise --" in told
+    assert (
+        f"left out: Mine ({lab[2]}) on a.mrc: its voxels are 10 Å, and the model was trained at 3 Å; `cryoden denoise "
+        "--halves` gives scores, too, and takes --rescale, or --voxel-size if the header is wrong" in told
+    )
+    symmetric = np.random.default_rng(0).normal(size=first.data.shape)
+    symmetric = gaussian_filter(symmetric, 1.5)
+    for seed, path in enumerate(paths):
+        noise = np.random.default_rng(seed + 9).normal(size=symmetric.shape)
+        write_volume(path, Volume((symmetric / symmetric.std() + noise).astype(np.float32), 10.0), overwrite=True)
+    assert compare(lab[0], "--halves", "lab", "--overwrite") == 0
+    assert "left out: b.mrc: cannot tell of each half whether protein is bright or dark" in capfd.readouterr().out
+    for path in paths:
+        write_volume(path, Volume(first.data, 0.0), overwrite=True)
+    assert compare(lab[0], "--halves", "lab", "--overwrite") == 0
+    assert "left out: b.mrc: its header has no voxel size; `cryoden denoise --halves`" in capfd.readouterr().out
+    for path, volume in zip(paths, (first, second), strict=True):
+        write_volume(path, volume, overwrite=True)
+    np.memmap(paths[0], np.float32, "r+", offset=1024)[7] = np.nan
+    assert compare(lab[0], "--halves", "lab", "--overwrite") == 0
+    assert "left out: lab/b_half1.mrc has 1 NaN or infinite voxels" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--data", "x.yaml"], ["--sensitivity", "2"], ["--matching", "1"]])

@@ -24,8 +24,10 @@ from cryoden.checkpoint import load_denoiser
 from cryoden.cli import main
 from cryoden.denoiser import Denoiser
 from cryoden.inference.engine import Engine
+from cryoden.inference.jobs import find_files, half_jobs, single_jobs
 from cryoden.inference.plan import make_plan
 from cryoden.inference.quality import read_quality
+from cryoden.inference.runner import Runner
 from cryoden.inference.settings import Settings
 from cryoden.networks import CompactUnet
 from cryoden.signals import Stopped
@@ -414,6 +416,47 @@ class TestMany:
         assert sum(out.count("done already") for out, _ in told) == 4
         assert listing("out") == {f"{number}.mrc" for number in range(4)}
 
+    def test_two_runs_that_share_a_result_do_not_make_it_at_once(self, denoise):
+        """One of both halves, and one of the first alone: whatever a run writes is its own, not the average only."""
+        for number, name in enumerate(("T1_EVN", "T1_ODD")):
+            write(f"{name}.mrc", tomogram(number))
+        pair, _ = half_jobs(find_files(["T1_EVN.mrc", "T1_ODD.mrc"]), Path("out"))
+        (alone,) = single_jobs(find_files(["T1_EVN.mrc"]), Path("out"))
+        runner = Runner(Engine.of(load_denoiser("cryoden-10A")), Settings(contrast="bright"), make_folders=True)
+        steps = runner.run(alone)
+        next(steps)  # until it is at work
+        assert runner.is_taken(alone)
+        assert runner.is_taken(pair[0])
+        steps.close()
+        assert not runner.is_taken(pair[0])
+
+    def test_a_picture_of_others_stays_and_one_that_is_missing_is_made(self, denoise, capfd):
+        write("a.mrc")
+        Path("b.png").write_bytes(b"mine")
+        assert denoise("a.mrc", "b.mrc", "--preview") == 2
+        assert "b.png exists" in capfd.readouterr().err
+        assert listing() == {"a.mrc", "b.png"}
+        assert Path("b.png").read_bytes() == b"mine"
+        assert denoise("a.mrc", "c.mrc") == denoise("a.mrc", "c.mrc", "--preview") == 0
+        assert Path("c.png").is_file()
+        assert denoise("a.mrc", "c.mrc", "--preview") == 0
+        assert "done already" in capfd.readouterr().out
+
+    def test_pictures_of_two_results_do_not_replace_each_other(self, denoise, capfd):
+        write("data/a.mrc")
+        write("data/a.tif")
+        assert denoise("data", "--output", "out", "--preview") == 2
+        assert "would both be written to out/a.png" in capfd.readouterr().err
+        assert denoise("data", "--output", "out") == 0
+
+    def test_float16_of_what_is_there_as_float32_is_another_result(self, denoise, capfd):
+        write("a.mrc")
+        assert denoise("a.mrc", "b.mrc") == 0
+        assert denoise("a.mrc", "b.mrc", "--float16") == 2
+        assert "b.mrc exists" in capfd.readouterr().err
+        assert denoise("a.mrc", "b.mrc", "--float16", "--overwrite") == denoise("a.mrc", "b.mrc", "--float16") == 0
+        assert "done already" in capfd.readouterr().out
+
     def test_a_source_that_changes_while_it_is_read_gives_no_result(self, denoise, capfd, monkeypatch):
         write("a.mrc")
         run = Engine.run
@@ -600,6 +643,28 @@ def test_two_processes_give_the_same_files_as_one(denoise, capfd, model, machine
     assert listing("two") == listing("one") == {"0.mrc", "1.mrc", "2.mrc"}
     for name in listing("one"):
         assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+def test_of_more_processes_than_tomograms_the_others_have_nothing_to_do(denoise, model):
+    write("in.mrc")
+    process = spawn("in.mrc", "out.mrc", "--model", model, "--contrast=bright", "--devices=2")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert out.count("wrote out.mrc") == 1
+    assert listing() == {"in.mrc", "out.mrc"}
+
+
+@pytest.mark.parametrize("rank", ["1", "x"])
+def test_who_is_alone_is_the_first_whatever_the_shell_of_a_cluster_says(denoise, capfd, monkeypatch, rank):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setenv("NODE_RANK", "1")
+    write("data/a.mrc")
+    write("data/bad.mrc", np.zeros((20, 20, 20), np.float32))
+    assert denoise("data", "--output", "out", "--contrast=bright") == 2
+    told = capfd.readouterr()
+    assert told.out.startswith("model ")
+    assert "1 of 2 tomograms failed, as told above; the rest are done" in told.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")

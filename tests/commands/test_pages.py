@@ -1,5 +1,6 @@
 """What `cryoden VERB --help` prints, and what is said of a word that is not quite right."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -67,6 +68,27 @@ def test_who_reads_no_further_hears_of_no_error(words: list[str]) -> None:
     run.stdout.close()
     assert run.communicate()[1] == ""
     assert run.returncode == 141
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no shell that closes streams")
+@pytest.mark.parametrize(("closed", "words"), [(">&-", "models"), ("2>&-", "models"), (">&- 2>&-", "--help")])
+def test_a_closed_stream_is_no_reason_to_fail(closed: str, words: str) -> None:
+    run = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m cryoden {words} {closed}', sys.executable], capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert bool(run.stdout) == (closed == "2>&-")
+
+
+def test_what_an_encoding_has_not_is_replaced() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "cryoden", "simulate", "--help"],
+        capture_output=True,
+        encoding="ascii",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == page("simulate").encode("ascii", "replace").decode() + "\n" != page("simulate") + "\n"
 
 
 @pytest.mark.parametrize(

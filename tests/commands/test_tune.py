@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_a_stopped_tuning_goes_on_to_the_same_weights(lab: Path, monkeypatch: py
     assert tune(*words) == 0
     whole = hashlib.sha256(Path("mine.safetensors").read_bytes()).hexdigest()
     Path("mine.safetensors").unlink()
-    Path("mine/last.ckpt").unlink()
+    shutil.rmtree("mine")
 
     step = tuning.Noise2Noise.training_step
 
@@ -129,6 +130,85 @@ def test_a_stopped_tuning_goes_on_to_the_same_weights(lab: Path, monkeypatch: py
     (history,) = [state["history"] for state in kept.values() if "history" in state]
     assert len(history) == 3  # which the report draws
     assert hashlib.sha256(Path("mine.safetensors").read_bytes()).hexdigest() == whole
+
+
+def test_a_tuning_does_not_go_on_from_another(lab: Path, capfd) -> None:
+    start = load_denoiser("start.safetensors")
+    next(start.generator.parameters()).data += 1
+    export_weights(start, "other.safetensors")
+    words = ["--model", "start.safetensors", "--epochs", "1"]
+    assert tune(*words) == 0
+    Path("mine.safetensors").unlink()
+    begun = Path("mine/last.ckpt").read_bytes()
+    for others, told in (
+        (["--model", "other.safetensors"], f"model was {digest('start.safetensors')[:8]} and is"),
+        ([*words, "--from-scratch"], "from scratch was no and is yes"),
+        ([*words, "--seed", "1"], "seed was 0 and is 1;"),
+        ([*words, "--voxel-size", "10.5"], "voxel size was 10 Å and is 10.5 Å;"),
+        ([*words, "--contrast", "bright"], "tomogram TS_1.mrc was halves"),
+        ([*words, "--tilt-range", "[-60, 60]"], "tilts unknown and is halves"),
+    ):
+        assert tune(*others) == 2
+        error = capfd.readouterr().err
+        assert "mine/last.ckpt: is of another tuning" in error
+        assert told in error
+        assert error.count("\n") == 1
+    write_halves(Path("moved"), "TS_1", seed=1, noise=3.0, shape=(32, 100, 32))
+    shutil.copytree("moved", "lab", dirs_exist_ok=True)  # the same again, at another time
+    assert tune(*words[:2], "--epochs", "2") == 0  # more of the same
+    told = capfd.readouterr().out
+    assert "going on from mine/last.ckpt" in told
+    assert "  epoch 2 of 2" in told
+    assert "  epoch 1 of 2" not in told
+    Path("mine.safetensors").unlink()
+    Path("mine/last.ckpt").write_bytes(begun)
+    write_halves(Path("other"), "TS_1", seed=7, noise=3.0, shape=(32, 100, 32))
+    shutil.copytree("other", "lab", dirs_exist_ok=True)
+    assert tune(*words) == 2  # other tomograms of the same names
+    assert "and 1 more" not in (error := capfd.readouterr().err)
+    assert "tomogram TS_1.mrc was halves" in error
+    assert "TS_2" not in error
+    Path("mine/last.ckpt").write_bytes(begun[:1000])
+    assert tune(*words) == 2
+    assert "mine/last.ckpt: is damaged" in capfd.readouterr().err
+    assert tune(*words, "--overwrite") == 0
+    assert "going on from" not in capfd.readouterr().out
+
+
+def test_nothing_of_another_is_replaced_in_the_folder_of_the_report(lab: Path, capfd) -> None:
+    words = ["--model", "start.safetensors", "--epochs", "1"]
+    Path("mine").mkdir()
+    Path("mine/quality.csv").write_text("of denoise --halves")
+    assert tune(*words) == 2
+    assert "the folder mine, which holds quality.csv, of no tuning" in capfd.readouterr().err
+    assert [path.name for path in Path("mine").iterdir()] == ["quality.csv"]
+    assert tune(*words, "--overwrite") == 0
+    Path("mine.safetensors").unlink()
+    assert tune(*words) == 0  # all of that is its own
+    Path("mine.safetensors").unlink()
+    Path("mine/TS_1.mrc").touch()
+    assert tune(*words) == 2
+    assert "holds TS_1.mrc" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lab", "--output", "lab.safetensors"],  # holds inputs
+        ["lab", "--output", "lab/even.safetensors"],
+        ["lab", "--output", "mine.safetensors", "--model", "mine/start.safetensors"],
+        ["lab", "--output", "TS_1.zarr/mine.safetensors", "--tilt-range", "TS_1.zarr"],  # lies in one
+    ],
+)
+def test_no_input_lies_where_the_report_goes(lab: Path, capfd, words: list[str]) -> None:
+    for name in ("mine", "TS_1.zarr"):
+        Path(name).mkdir()
+    shutil.copy("start.safetensors", "mine")
+    with pytest.raises(SystemExit):
+        main(["tune", "--halves", "--overwrite", *words])
+    error = capfd.readouterr().err
+    assert "where the input" in error
+    assert error.count("\n") == 1
 
 
 def test_whoever_changes_how_trains_it_by_a_file(lab: Path, capfd) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,40 @@ def test_a_checkpoint_goes_on_with_the_tomograms_that_it_learnt_of(folder: Path)
     data.load_state_dict({"tomograms": ["TS_1.mrc", "TS_2.mrc"]})
     with pytest.raises(CryodenError, match=r"learnt of 1 tomograms \(TS_7.mrc\), and there are 2"):
         data.load_state_dict({"tomograms": ["TS_7.mrc"]})
+
+
+def test_a_checkpoint_does_not_go_on_with_other_tomograms_of_the_same_names(folder: Path, tmp_path: Path) -> None:
+    data = made(folder)
+    data.setup()
+    state = data.state_dict()
+    shutil.copytree(folder, tmp_path / "moved")
+    moved = made(tmp_path / "moved")
+    moved.setup()
+    moved.load_state_dict(state)
+    for number in (1, 2):
+        write_halves(tmp_path / "other", f"TS_{number}", seed=number + 5, noise=0.5)
+    for each, told in (
+        (made(tmp_path / "other"), "TS_1.mrc: the checkpoint learnt of halves .* mask none, protein dark, tilts unk"),
+        (made(folder, contrast="bright"), "protein dark, tilts unknown, and there are halves .* protein bright"),
+        (made(folder, tilt_range=(-60.0, 60.0)), "tilts unknown, and there are .* tilts -60 to 60°: give the same"),
+    ):
+        each.setup()
+        with pytest.raises(CryodenError, match=told):
+            each.load_state_dict(state)
+    write_volume(tmp_path / "moved" / "TS_2_mask.mrc", Volume(np.ones(SHAPE, np.float32), 10.0))
+    masked = made(tmp_path / "moved")
+    masked.setup()
+    with pytest.raises(CryodenError, match=r"TS_2.mrc: .* mask none, .* mask [0-9a-f]{8}, "):
+        masked.load_state_dict(state)
+
+
+def test_tomograms_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for day in ("d1", "d2"):
+        write_halves(tmp_path / day, noise=0.5)
+    write_halves(tmp_path / "d2", "TS_2", noise=0.5)
+    data = made(tmp_path)
+    data.setup()
+    assert [each.name for each in data.tomograms] == ["d1/TS_1.mrc", "d2/TS_1.mrc", "TS_2.mrc"]
 
 
 def test_tomograms_of_one_training_have_one_voxel_size(tmp_path: Path) -> None:

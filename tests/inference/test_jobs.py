@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,11 @@ class TestFind:
             found = find_files([f"{tmp_path}/{pattern}"])
             assert list(found) == expected
             assert list(found.values()) == [Path("x/1.rec"), Path("y/2.rec")]
+
+    @pytest.mark.skipif(sys.version_info >= (3, 13), reason="there it is a pattern, as is *.mrc")
+    def test_what_is_no_pattern_is_told(self):
+        with pytest.raises(CryodenError, match=r"\*\*\.mrc: no such pattern: \*\* stands for whole folders, as in"):
+            find_files(["**.mrc"])
 
     def test_subfolders_are_those_of_the_folder_or_of_the_pattern(self, tmp_path):
         touch(tmp_path, "days/day1/TS_1.mrc", "days/day2/TS_1.mrc")

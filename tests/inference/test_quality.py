@@ -90,6 +90,16 @@ def test_a_table_keeps_all_tomograms_and_the_last_of_each_method(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["quality.csv"]
 
 
+def test_halves_that_tell_nothing_any_more_leave_no_rows(tmp_path):
+    path = tmp_path / "quality.csv"
+    write_quality(path, "a.mrc", [])
+    assert not path.exists()
+    for name in ("a.mrc", "b.mrc"):
+        write_quality(path, name, [quality("input", 0.5), quality("it", 0.4)])
+    write_quality(path, "a.mrc", [])
+    assert [row["tomogram"] for row in read_quality(path)] == 2 * ["b.mrc"]
+
+
 @pytest.mark.parametrize("text", [b"", b"tomogram,method\na,b\n", b"\xff\xfe\n", b"tomogram\n" + b"a\n" * 3])
 def test_another_table_is_refused(tmp_path, text):
     path = tmp_path / "quality.csv"

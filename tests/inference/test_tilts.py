@@ -1,5 +1,6 @@
 """Files that tell between which tilts a tomogram was measured."""
 
+import re
 from pathlib import Path
 
 import alnfile
@@ -96,6 +97,21 @@ def test_what_tells_no_tilts_is_refused_in_one_line(tmp_path, name, content, mes
         read_tilts(tmp_path / name)
     with pytest.raises(CryodenError, match=r"cannot read nowhere.tlt: No such file"):
         read_tilts("nowhere.tlt")
+
+
+@pytest.mark.parametrize(
+    "numbers", ["60", "-60,60", "(-60,60)", "[-60 60]", "[nan,60]", "-Inf, 60", "[-60,60,1]", "-60:60", "±60°"]
+)
+def test_numbers_that_are_no_range_are_no_file_either(tmp_path, monkeypatch, numbers):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CryodenError, match=re.escape(f"got {numbers}; give both ends, such as '[-60, 60]'")):
+        read_tilts(numbers)
+
+
+def test_a_file_may_be_called_like_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("60").write_text("-60\n57\n")
+    assert read_tilts("60") == TiltRange(-60, 57, "60")
 
 
 def test_the_file_beside_a_tomogram_that_is_most_its_own_tells(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from cryoden.cli import main
 from cryoden.models import find_checkpoint
 from cryoden.runs import read_history
 
@@ -135,20 +136,19 @@ def test_the_last_checkpoint_is_the_last_and_not_the_best(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("measure", "better"), [("nrmse", min), ("ssim", max)])
-def test_of_several_that_are_kept_the_best_is_taken(measure: str, better: Any, tmp_path: Path) -> None:
+def test_of_several_that_are_kept_the_best_is_taken(
+    measure: str, better: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Whatever is watched; a learning rate that is far too large makes later epochs worse or better, and none alike."""
+    monkeypatch.chdir(tmp_path)
     words = [f"--checkpoint.monitor=val/{measure}", "--checkpoint.save_top_k=3", "--model.learning_rate=0.3"]
     model = ["--model=CompactUnetAE", "--model.channels=2", "--model.levels=1", "--model.cosine=false"]
-    run = cryoden(tmp_path, "fit", *model, "--data=ParticleDataModule", *TINY, "--trainer.max_epochs=4", *words)
-    assert run.returncode == 0, run.stderr
-    folder = tmp_path / "runs" / "version_0"
-    epochs = read_history(folder / "checkpoints" / "last.ckpt")[f"val/{measure}"]
-    best, _ = better(epochs, key=lambda pair: pair[1])
+    main(["fit", *model, "--data=ParticleDataModule", *TINY, "--trainer.max_epochs=4", *words])
+    folder = Path("runs/version_0")
+    best, _ = better(read_history(folder / "checkpoints" / "last.ckpt")[f"val/{measure}"], key=lambda pair: pair[1])
+    assert f"in epoch {best:.0f} of 4" in capfd.readouterr().out
     assert len(list((folder / "checkpoints").glob("best*.ckpt"))) == 3
     assert torch.load(find_checkpoint(folder), weights_only=True)["epoch"] == best - 1
-    tested = cryoden(tmp_path, "validate", "--config", str(folder / "config.yaml"), "--ckpt-path", "best")
-    assert tested.returncode == 0, tested.stderr
-    assert f"in epoch {best:.0f} of 4" in run.stdout
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,12 @@ def test_of_several_that_are_kept_the_best_is_taken(measure: str, better: Any, t
         ("--checkpoint.filename=last", "checkpoint.filename: got last, which the last epoch's is called"),
     ],
 )
-def test_what_would_fail_late_or_lose_the_best_is_refused(word: str, told: str, tmp_path: Path) -> None:
-    refused(cryoden(tmp_path, "fit", *GAN, word), told)
+def test_what_would_fail_late_or_lose_the_best_is_refused(
+    word: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *GAN, word])
+    assert stop.value.code == 2
+    assert f"cryoden: error: {told}" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -77,7 +77,7 @@ def test_what_the_halves_find_better_is_kept(lab: Path, monkeypatch: pytest.Monk
 
 
 def test_the_start_is_kept_where_nothing_is_better(lab: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    monkeypatch.setattr(tuning, "_RATE", 0.0)
+    monkeypatch.setattr(tuning, "_RATE", 1.0e-30)
     assert tune("--model", "start.safetensors", "--epochs", "1") == 0
     assert (
         "kept start.safetensors: nothing that was learnt is nearer to what both halves show" in capfd.readouterr().out

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -44,8 +45,9 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_damage_does_not_depend_on_the_batch(step) -> None:
     clean, drawn = volumes(), parameters([step])
     together = apply_all([step], clean, drawn)
-    assert torch.equal(apply_all([step], clean.flip(0), drawn[::-1]).flip(0), together)
-    assert torch.equal(apply_all([step], clean[1:2], drawn[1:2]), together[1:2])
+    same = partial(torch.testing.assert_close, rtol=0, atol=1e-6)  # on some CPUs MKL transforms two otherwise than one
+    same(apply_all([step], clean.flip(0), drawn[::-1]).flip(0), together)
+    same(apply_all([step], clean[1:2], drawn[1:2]), together[1:2])
     assert not torch.equal(together[0], apply_all([step], clean[:1], drawn[1:2])[0])
 
 

@@ -423,9 +423,8 @@ def minutes_left(work: Work, rows: list[Row]) -> dict[Row, float]:
     for row in rows:
         module = work.module(row.data)
         volumes = (row.length - work.done(row)) * len(module.training_volumes())
-        size = (
-            2 if work.device.type == "cpu" else module.batch_size
-        )  # there a volume takes as long beside others as alone
+        # on a CPU a volume takes as long beside others as alone
+        size = 2 if work.device.type == "cpu" else module.batch_size
         step = (row.system, tuple(work.model(row).items()), module.box, size)
         left[row] = volumes and volumes * seconds(*step) / 60
     return left

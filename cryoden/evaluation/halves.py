@@ -19,7 +19,7 @@ from cryoden.evaluation.tables import Grid
 from cryoden.files import whole_file
 from cryoden.inference.contrast import Contrast, look
 from cryoden.inference.denoise import denoise
-from cryoden.inference.halves import check_halves, see_halves
+from cryoden.inference.halves import check_contrasts, check_halves, see_halves
 from cryoden.inference.jobs import Job
 from cryoden.inference.plan import suits
 from cryoden.inference.quality import QUALITY, Quality, compared, judge, outcome, table_rows, write_quality
@@ -104,10 +104,7 @@ def _contrast(job: Job, first: Volume, second: Volume) -> Contrast | None:
     for path, half in zip(job.inputs, (first, second), strict=True):
         measure(half.data).require_finite(str(path))
         found.append(look(half.data).contrast)
-    if {*found} == {"bright", "dark"}:
-        raise CryodenError(
-            f"{job.inputs[0]} seems {found[0]} and {job.inputs[1]} {found[1]}: look at them; {_ELSE} --contrast"
-        )
+    check_contrasts(found, job.inputs, f"; {_ELSE} --contrast")
     return found[0] and found[1]
 
 

@@ -47,6 +47,21 @@ def check_halves(first: Volume, second: Volume, names: tuple[Path, ...]) -> None
             raise CryodenError(f"{names[0]} and {names[1]} are no two halves: their {what} is {a} and {b}")
 
 
+def check_contrasts(found: Sequence[str | None], names: Sequence[Path], remedy: str) -> None:
+    """Refuses halves in one of which protein seems bright and in the other dark.
+
+    Args:
+        found: Of each half, "bright", "dark", or None where it does not tell.
+        names: Of both.
+        remedy: What to do about it, beside looking at them.
+
+    Raises:
+        CryodenError: They differ.
+    """
+    if {*found} == {"bright", "dark"}:
+        raise CryodenError(f"{names[0]} seems {found[0]} and {names[1]} {found[1]}: look at them{remedy}")
+
+
 def see_halves(first: Volume, second: Volume, names: tuple[Path, ...]) -> Halves:
     """Looks at what two halves show.
 

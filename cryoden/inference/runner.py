@@ -15,12 +15,12 @@ from rich.table import Column
 from rich.text import Text
 
 from cryoden.errors import CryodenError
-from cryoden.files import check_output, claimed, made_folder
+from cryoden.files import check_output, claimed, made_folder, refuse_existing
 from cryoden.inference.begun import scratch
 from cryoden.inference.denoise import plan_file, with_tilts, write_denoised
 from cryoden.inference.engine import Engine
 from cryoden.inference.engine import Progress as TileProgress
-from cryoden.inference.halves import average, check_halves, see_halves
+from cryoden.inference.halves import average, check_contrasts, check_halves, see_halves
 from cryoden.inference.jobs import Job, picture_of
 from cryoden.inference.memory import peak_memory
 from cryoden.inference.origin import Origin
@@ -103,7 +103,7 @@ class Runner:
                     plan,
                     path,
                     output,
-                    overwrite=self.overwrite or self._is_done(output, [path]),
+                    overwrite=self._may_replace(output, [path]),
                     float16=self.float16,
                     preview=self.preview,
                     progress=progress,
@@ -133,7 +133,7 @@ class Runner:
         """A plan for each input; and two halves, which must suit each other."""
         plans = []
         for path, output in zip(job.inputs, job.outputs, strict=True):
-            place, overwrite = output, self.overwrite or self._is_done(output, [path])
+            place, overwrite = output, self._may_replace(output, [path])
             if self.make_folders and not output.parent.is_dir():  # room and rights are those of the nearest folder
                 folder = next(each for each in output.absolute().parents if each.is_dir())
                 place, overwrite = folder / output.name, True
@@ -141,23 +141,19 @@ class Runner:
             plans.append(plan_file(self.engine, path, place, self.settings, **wanted))
         if len(plans) == 2:
             check_halves(plans[0].volume, plans[1].volume, job.inputs)
-        if len({plan.contrast for plan in plans}) == 2:
-            raise CryodenError(
-                f"{job.inputs[0]} seems {plans[0].contrast} and {job.inputs[1]} {plans[1].contrast}: look at them, and "
-                "give --contrast bright or --contrast dark"
-            )
+            remedy = ", and give --contrast bright or --contrast dark"
+            check_contrasts([plan.contrast for plan in plans], job.inputs, remedy)
         if job.average is None:
             return plans, None
-        if self.preview and job.average.parent.is_dir():
-            overwrite = self.overwrite or self._is_done(job.average, job.inputs)
-            check_output(picture_of(job.average), overwrite=overwrite)
+        if self.preview:
+            refuse_existing(picture_of(job.average), overwrite=self._may_replace(job.average, job.inputs))
         return plans, see_halves(plans[0].volume, plans[1].volume, job.inputs)
 
     def _finish_halves(self, job: Job, plans: list[Plan], halves: Halves) -> Iterator[str]:
         assert job.average is not None
         first, second = (open_volume(path) for path in job.outputs)
         size = first.data.size * (8 + (2 if self.float16 else 4))
-        check_output(job.average, overwrite=self.overwrite or self._is_done(job.average, job.inputs), size=size)
+        check_output(job.average, overwrite=self._may_replace(job.average, job.inputs), size=size)
         result = scratch(job.average.parent, first.data.shape)
         average(first.data, second.data, result)
         contrast = f"{plans[0].contrast}{_MEAN}"
@@ -208,6 +204,10 @@ class Runner:
         return all(runner._is_whole(output, [path]) for output, path in halves) and (
             job.average is None or runner._is_whole(job.average, job.inputs)
         )
+
+    def _may_replace(self, output: Path, sources: Sequence[Path]) -> bool:
+        """Whether a result may be written where one is: that is this run's own, or it was asked for."""
+        return self.overwrite or self._is_done(output, sources)
 
     def _is_whole(self, output: Path, sources: Sequence[Path]) -> bool:
         """Whether a result exists, and its picture if one is wanted."""

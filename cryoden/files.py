@@ -19,6 +19,7 @@ except ImportError:  # Windows, where nothing of this kind spans processes
     fcntl = None  # type: ignore[assignment]
 
 _EXPERIMENTS = ("*.yaml", "overlays/*.yaml", "simulations/*.yaml")  # of which the command line takes the arguments
+_PACKED = (".gz", ".bz2")
 _STORE = (".zgroup", ".zarray", "zarr.json")  # what tells that a folder is one
 _MACHINE = re.sub(r"\W", "_", platform.node())[:30] or "machine"
 
@@ -82,6 +83,11 @@ def refuse_existing(path: Path | str, *, overwrite: bool) -> None:
 def is_store(path: Path) -> bool:
     """Whether a folder stands for one file: a Zarr store."""
     return any((path / name).is_file() for name in _STORE)
+
+
+def unpacked(path: Path) -> Path:
+    """The path without the ending that tells that its file is compressed."""
+    return path.with_suffix("") if path.suffix.lower() in _PACKED else path
 
 
 def check_output(path: Path | str, *, overwrite: bool, size: int = 0) -> None:

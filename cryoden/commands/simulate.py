@@ -17,7 +17,7 @@ from cryoden.data.dataset import item_generator
 from cryoden.errors import CryodenError
 from cryoden.files import check_folder, made_folder, refuse_existing, write_text
 from cryoden.hardware import choose_device
-from cryoden.particles import Particle, Structure, canonical_name, load_particle
+from cryoden.particles import Particle, Structure, check_distinct, load_particle
 from cryoden.pictures import save_figure, slice_figure
 from cryoden.simulation.degradation import (
     Degradation,
@@ -93,7 +93,7 @@ def simulate(
     """
     if copies < 1:
         raise CryodenError(f"copies: got {copies}; allowed is a whole number from 1 up")
-    _check_entries(entries)
+    check_distinct(entries=entries)
     particles = [load_particle(entry, **reading) for entry in entries]
     files = _file_names(entries, particles)
     for particle in particles:
@@ -180,23 +180,6 @@ def _told(steps: Sequence[Degradation], parameters: Sequence[Parameters]) -> dic
         "tilt_range": [wedges[0]["tilt_min"], wedges[0]["tilt_max"]] if wedges else None,
         "steps": [{"step": type(step).__name__, **p} for step, p in drawn],
     }
-
-
-def _check_entries(entries: Sequence[str]) -> None:
-    """Check that each particle is given once.
-
-    Raises:
-        CryodenError: two are the same, however they are spelt.
-    """
-    given: dict[str, str] = {}
-    for entry in entries:
-        name = canonical_name(entry)
-        if name in given:
-            raise CryodenError(
-                f"entries: {given[name]} and {entry} are the same particle, and each is given once: leave one out; "
-                "--copies and --contents.count tell how many are made"
-            )
-        given[name] = entry
 
 
 def _file_names(entries: Sequence[str], particles: Sequence[Particle]) -> list[str]:

@@ -11,7 +11,7 @@ from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule, check_v
 from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import VolumeDataset
 from cryoden.errors import CryodenError, check_numbers
-from cryoden.particles import Particle, canonical_name, is_archive_entry, load_particle
+from cryoden.particles import Particle, canonical_name, check_distinct, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
 from cryoden.simulation.degradation import (
     Degradation,
@@ -101,8 +101,8 @@ class ParticleVolumes(VolumeDataModule):
     workers and processes.
 
     Args:
-        entries: particles: PDB entries ("1u6g"), structure files (.cif, .pdb, .ent, each also .gz), density maps (.mrc,
-            .map) or phantoms ("phantom:7"). The default is the thesis's ten (3qm1 for its misprint 3qml).
+        entries: particles, each once: PDB entries ("1u6g"), structure files (.cif, .pdb, .ent, each also .gz), density
+            maps (.mrc, .map) or phantoms ("phantom:7"). The default is the thesis's ten (3qm1 for its misprint 3qml).
         holdout: particles never trained on, however they are spelt among the entries; where there are any, validation
             and test use these alone.
         val_fraction: the share of volumes that validate; as many others test.
@@ -149,6 +149,7 @@ class ParticleVolumes(VolumeDataModule):
         check_length("resolution", resolution)
         check_numbers(lambda share: 0 < share < 1, "a number between 0 and 1", val_fraction=val_fraction)
         check_volumes(self.degradation, voxel_size, sampling)
+        check_distinct(entries=entries, holdout=holdout or [])
         held_out = set(map(canonical_name, holdout or []))
         training = [entry for entry in entries if canonical_name(entry) not in held_out]
         if not training:

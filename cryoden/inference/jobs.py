@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoden.errors import CryodenError
-from cryoden.files import is_store
+from cryoden.files import is_store, unpacked
 
 # What a folder is searched for; whatever else has to be named.
 _MRC = (".mrc", ".rec", ".map")
@@ -18,7 +18,6 @@ _SUFFIXES = _MRC + _KEPT
 SEARCHED = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
 """What a folder is searched for, in words."""
 
-_PACKED = (".gz", ".bz2")
 _OTHERS = (".mrcs", ".st", ".ccp4")  # what else a result's name drops; ".00Apx" of Warp's is no suffix
 _HALVES = ({"evn", "even", "half1"}, {"odd", "half2"})
 # Only a last mark counts, before what AreTomo3 and Warp put behind it: an_odd_cell.mrc is no half.
@@ -226,7 +225,7 @@ def _inside(folder: Path, output: Path | None) -> list[Path]:
 
 
 def _is_tomogram(path: Path) -> bool:
-    return _plain(path).suffix.lower() in _SUFFIXES
+    return unpacked(path).suffix.lower() in _SUFFIXES
 
 
 def _apart(paths: Sequence[Path], searched: Path, output: Path | None) -> list[Path]:
@@ -252,13 +251,13 @@ def result_name(path: Path) -> str:
 
 def bare_name(path: Path) -> str:
     """The name of a file without what tells its format."""
-    plain = _plain(path)
+    plain = unpacked(path)
     return plain.name.removesuffix(_ending(path)) if _is_kept(plain) else plain.stem if _is_mrc(plain) else plain.name
 
 
 def _ending(path: Path) -> str:
     """What ends the name of a file's result."""
-    plain = _plain(path)
+    plain = unpacked(path)
     if not _is_kept(plain):
         return ".mrc"
     return "".join(plain.suffixes[-2:]) if plain.stem.lower().endswith(".ome") else plain.suffix
@@ -270,8 +269,3 @@ def _is_kept(plain: Path) -> bool:
 
 def _is_mrc(plain: Path) -> bool:
     return plain.suffix.lower() in _MRC + _OTHERS
-
-
-def _plain(path: Path) -> Path:
-    """The path without .gz or .bz2."""
-    return path.with_suffix("") if path.suffix.lower() in _PACKED else path

@@ -1,6 +1,7 @@
 """A particle by what a user calls it."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryoden.errors import CryodenError
@@ -75,6 +76,27 @@ def canonical_name(spec: str) -> str:
     if entry is not None:
         return entry
     return spec.lower() if is_archive_entry(spec) else str(path.resolve())
+
+
+def check_distinct(**given: Sequence[str]) -> None:
+    """Check that each particle is given once.
+
+    Args:
+        given: lists of particles, each by what an argument is called, for the error.
+
+    Raises:
+        CryodenError: two of a list are the same, however they are spelt.
+    """
+    for argument, specs in given.items():
+        named: dict[str, str] = {}
+        for spec in specs:
+            name = canonical_name(spec)
+            if name in named:
+                raise CryodenError(
+                    f"{argument}: {named[name]} and {spec} are the same particle, and each is given once, however many "
+                    "are made of it: leave one out, or rename the file if it is of another"
+                )
+            named[name] = spec
 
 
 def is_archive_entry(spec: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoden.errors import CryodenError
-from cryoden.files import check_output, whole_file
+from cryoden.files import check_output, unpacked, whole_file
 from cryoden.volume.base import (
     LONGEST,
     SHORTEST,
@@ -31,7 +31,7 @@ from cryoden.volume.base import (
     require_whole,
     sections,
 )
-from cryoden.volume.mrc import Mrc, is_tilt_series, plain_name
+from cryoden.volume.mrc import Mrc, is_tilt_series
 from cryoden.volume.ome_zarr import OmeZarr
 from cryoden.volume.tiff import Tiff
 
@@ -162,7 +162,7 @@ def format_of(
             voxels of this type, or whose library is not installed; or it is that of a tilt series.
     """
     path = Path(path)
-    name = plain_name(path)
+    name = unpacked(path).name.lower()
     found = next((each for each in _FORMATS if name.endswith(each.suffixes)), Mrc)
     if name.endswith(_FOREIGN) or (found is not Mrc and name != path.name.lower()):
         raise CryodenError(f"cannot write {path}: give a name that ends in .mrc, .tif or .zarr, which tells the format")

@@ -26,6 +26,7 @@ from mrcfile.constants import MAP_ID
 from mrcfile.dtypes import HEADER_DTYPE
 
 from cryoden.errors import CryodenError
+from cryoden.files import unpacked
 from cryoden.volume.base import Statistics, Volume, VolumeFile, is_length, measure_finite, one_size, sections
 
 _log = logging.getLogger(__name__)
@@ -204,14 +205,9 @@ def _unpacked(path: Path) -> Iterator[Path]:
                 Path(unpacked.name).unlink()
 
 
-def plain_name(path: Path) -> str:
-    """The name of a file in lower case, without what tells that it is compressed."""
-    return path.name.lower().removesuffix(".gz").removesuffix(".bz2")
-
-
 def is_tilt_series(path: Path) -> bool:
     """Whether the images of a tilt series have such a name."""
-    return plain_name(path).endswith(_TILT_SERIES)
+    return unpacked(path).name.lower().endswith(_TILT_SERIES)
 
 
 def _require_mrc(path: Path, start: bytes) -> None:

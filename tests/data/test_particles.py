@@ -169,6 +169,15 @@ def test_what_is_held_out_does_not_train_however_it_is_spelt(trained: str, held_
         ParticleDataModule(entries=[trained], holdout=[held_out], **SMALL)
 
 
+@pytest.mark.parametrize("argument", ["entries", "holdout"])
+def test_each_particle_is_given_once(argument: str) -> None:
+    given = {"entries": ["phantom:2"], argument: ["phantom:1", "phantom:3", "phantom:01"]}
+    with pytest.raises(
+        CryodenError, match=f"^{argument}: phantom:1 and phantom:01 are the same particle, .* leave one"
+    ):
+        ParticleDataModule(**given, **SMALL)
+
+
 def test_what_is_held_out_does_not_train_under_another_name(tmp_path: Path) -> None:
     structure = gemmi.Structure()
     structure.add_model(load_particle("phantom:1").model)

@@ -347,13 +347,14 @@ class Work:
 
 
 def write_results(work: Work, rows: list[Row], results: Path, command: str) -> None:
-    """Write results/thesis_EXPERIMENT.json of what was scored; what a file has of other rows stays."""
+    """Write results/thesis_EXPERIMENT.json of what was scored; what a file has of others stays."""
     for test in dict.fromkeys(test for row in rows for test in row.tests):
         scored = [row for row in rows if test in row.tests and work.scores(test, row.name).exists()]
         if not scored:
             continue
         path = results / f"thesis_{test}.json"
-        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"percentiles": {}, "rows": {}}
+        nothing: dict[str, Any] = {"percentiles": {}, "rows": {}, "commands": []}
+        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else nothing
         baselines = [name for name in (*TRIVIAL, *(each.name for each in FILTERS)) if work.scores(test, name).exists()]
         found = {name: _spreads(work.read(test, name)) for name in baselines}
         module = work.module(test)
@@ -369,7 +370,7 @@ def write_results(work: Work, rows: list[Row], results: Path, command: str) -> N
         made = provenance()
         kept = {
             "title": test.replace("_", " "),
-            "commands": [command],
+            "commands": list(dict.fromkeys([*old["commands"], command])),
             **{name: made[name] for name in ("created", "versions", "hardware")},
             "experiment": THESIS.get(test, test.replace("_", "-")),
             "data": described

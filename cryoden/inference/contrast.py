@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -93,16 +94,14 @@ def scale_of(data: NDArray[Any]) -> Scale:
     Args:
         data: (D, H, W), any unit, real; may be mapped from a file.
     """
-    depth, height, width = data.shape
-    rows, same = [], []
-    for number in sampled_rows((depth, height, width)):
-        z, y = divmod(int(number), height)
-        first = max(0, y - RUN + 1)
-        around = torch.from_numpy(native(data[z, first : y + RUN]))
-        rows.append(around[y - first])
-        same.append(filled(around)[y - first])
-        release(data)
-    return Scale.of_rows(torch.stack(rows)[None], torch.stack(same)[None])
+    height = data.shape[1]
+    z, y = np.divmod(sampled_rows(data.shape), height)
+    size = min(2 * RUN - 1, height)  # what tells whether a row's voxels are filled
+    first = np.clip(y - RUN + 1, 0, height - size)
+    around = torch.from_numpy(native(data[z[:, None], first[:, None] + np.arange(size)]))
+    release(data)
+    rows = torch.arange(len(y)), torch.from_numpy(y - first)
+    return Scale.of_rows(around[rows][None], filled(around)[rows][None])
 
 
 def _binned(slab: Tensor, specimen: Tensor) -> Tensor:

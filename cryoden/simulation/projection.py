@@ -106,16 +106,44 @@ def back_project(
     if weighting not in ("ramp", "exact"):
         raise CryodenError(f"weighting: got {weighting!r}; allowed are 'ramp' and 'exact'")
     padded = 2 * columns  # or the filter would wrap around the edges
-    weights = _ramp(angles, padded) if weighting == "ramp" else _exact(angles, padded, thickness or depth)
-    frequency = torch.fft.rfftfreq(padded, dtype=torch.float64)
-    if iterations:
-        weights = weights * sirt_like(frequency, iterations)
-    if roll_off is not None:
-        cut_off = (frequency <= roll_off[0]).sum() - 1
-        weights = weights[:, torch.arange(len(frequency)).clamp(max=cut_off)] * _fallen(frequency, roll_off)
+    by = weights(angles, padded, weighting, iterations, thickness=thickness or depth, roll_off=roll_off)
     spectrum = torch.fft.rfft(images, n=padded)
-    filtered = torch.fft.irfft(spectrum * weights.to(images)[:, None, :], n=padded)[..., :columns]
+    filtered = torch.fft.irfft(spectrum * by.to(images)[:, None, :], n=padded)[..., :columns]
     return _spread(filtered, angles, shape)
+
+
+def weights(
+    angles: Sequence[float],
+    columns: int,
+    weighting: Filter = "ramp",
+    iterations: int = 0,
+    *,
+    thickness: float,
+    roll_off: tuple[float, float] | None = None,
+) -> Tensor:
+    """By what the weighted back-projection of images multiplies their frequencies across the tilt axis.
+
+    Args:
+        angles: (T,) tilts in degrees.
+        columns: pixels across the tilt axis.
+        weighting: see `back_project`, as all others.
+        iterations: of SIRT.
+        thickness: voxels.
+        roll_off: (cut-off, width).
+
+    Returns:
+        (T or 1, F) float64, for the F frequencies of `torch.fft.rfftfreq(columns)`; 1 where all images have the same.
+    """
+    by = _ramp(angles, columns) if weighting == "ramp" else _exact(angles, columns, thickness)
+    frequency = torch.fft.rfftfreq(columns, dtype=torch.float64)
+    if iterations:
+        by = by * sirt_like(frequency, iterations)
+    if roll_off is not None:
+        cut_off, width = roll_off
+        last = (frequency <= cut_off).sum() - 1
+        fallen = torch.exp(-0.5 * ((frequency - cut_off).clamp(min=0) / width).square())
+        by = by[:, torch.arange(len(frequency)).clamp(max=last)] * fallen
+    return by
 
 
 def _spread(images: Tensor, angles: Sequence[float], shape: tuple[int, int]) -> Tensor:
@@ -149,24 +177,6 @@ def sirt_like(frequency: Tensor, iterations: int) -> Tensor:
     n = min(iterations, 15 + 0.8 * (iterations - 15), 27 + 0.6 * (iterations - 30))
     lost = (1 - 0.00195 / frequency.abs().clamp(min=1e-6)).clamp(min=0)
     return 1 - lost ** (n + 0.3)
-
-
-def rolled_off(frequency: Tensor, roll_off: tuple[float, float]) -> Tensor:
-    """What a roll-off leaves of each frequency of a ramp, see `back_project`.
-
-    Args:
-        frequency: cycles per pixel across the tilt axis, any shape.
-        roll_off: (cut-off, width), cycles per pixel.
-
-    Returns:
-        Of the same shape, between 0 and 1.
-    """
-    return (roll_off[0] / frequency.abs().clamp(min=1e-6)).clamp(max=1) * _fallen(frequency, roll_off)
-
-
-def _fallen(frequency: Tensor, roll_off: tuple[float, float]) -> Tensor:
-    cut_off, width = roll_off
-    return torch.exp(-0.5 * ((frequency.abs() - cut_off).clamp(min=0) / width).square())
 
 
 class _Waves(NamedTuple):

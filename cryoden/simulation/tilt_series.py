@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from cryoden.simulation.optics import (
     mean_free_path,
     wavelength,
 )
-from cryoden.simulation.projection import Filter, back_project, project, rolled_off, sirt_like
+from cryoden.simulation.projection import Filter, back_project, project, weights
 from cryoden.simulation.ranges import (
     Range,
     WholeRange,
@@ -525,7 +525,7 @@ class TiltSeriesDegradation(Degradation):
             (T, H, columns) images and what is known of them.
         """
         volume = _without_vacuum(volume)
-        _, height, width = volume.shape
+        depth, height, width = volume.shape
         columns = columns or width
         random = torch.Generator().manual_seed(int(parameters["seed"]))
         scheme, angles = self.drawn(parameters).scheme, self.angles(parameters)
@@ -566,7 +566,7 @@ class TiltSeriesDegradation(Degradation):
         protein = torch.where(volume <= BRIGHTEST, volume, 0.0)
         seen = spectrum if torch.equal(protein, volume) else torch.fft.rfft2(projected(protein))
         middle = contrast_transfer(lens[len(lens) // 2], amplitude)
-        kept = middle * envelope * self._filter(wide, parameters).to(density)
+        kept = middle * envelope * self._filter(wide, depth, parameters).to(density)
         corrected = self._corrected((tall, wide), middle[None], exposures, per_tilt, parameters)
         if corrected is not None:
             kept = kept * corrected[0]
@@ -605,16 +605,8 @@ class TiltSeriesDegradation(Degradation):
         if corrected is not None:
             spectrum = torch.fft.rfft2(bright)
             bright = _united([torch.fft.irfft2(spectrum * strip, s=size) for strip in corrected])
-        thickness = parameters["thickness"] * 10 / parameters["voxel_size"]
-        made = back_project(
-            bright[part.tilts],
-            series.angles[part.tilts],
-            shape,
-            choices(self.weighting)[int(parameters["weighting"])],
-            int(parameters["sirt_like"]),
-            thickness=thickness or None,
-            roll_off=self.roll_off and (parameters["roll_off"], self.roll_off[1]),
-        )
+        filtering = self._filtering(parameters, shape[0])
+        made = back_project(bright[part.tilts], series.angles[part.tilts], shape, **filtering)
         return self._coloured(made, parameters)
 
     def _corrected(
@@ -639,15 +631,20 @@ class TiltSeriesDegradation(Degradation):
             factor = factor * damage(frequency, seen.to(transfer)[:, None, None], self.optics.voltage)
         return factor
 
-    def _filter(self, columns: int, parameters: Parameters) -> Tensor:
-        """(F,): what the back-projection leaves of each frequency across the tilt axis, beside its ramp."""
-        frequency = torch.fft.rfftfreq(columns, dtype=torch.float64)
-        left = torch.ones_like(frequency)
-        if parameters["sirt_like"]:
-            left = left * sirt_like(frequency, int(parameters["sirt_like"]))
-        if self.roll_off is not None:
-            left = left * rolled_off(frequency, (parameters["roll_off"], self.roll_off[1]))
-        return left
+    def _filtering(self, parameters: Parameters, depth: int) -> dict[str, Any]:
+        """How the back-projection of a slab of some sections weights images, as `weights` takes it."""
+        return {
+            "weighting": choices(self.weighting)[int(parameters["weighting"])],
+            "iterations": int(parameters["sirt_like"]),
+            "thickness": parameters["thickness"] * 10 / parameters["voxel_size"] or depth,
+            "roll_off": self.roll_off and (parameters["roll_off"], self.roll_off[1]),
+        }
+
+    def _filter(self, columns: int, depth: int, parameters: Parameters) -> Tensor:
+        """(T or 1, 1, F): what the back-projection leaves of each frequency across the tilt axis, beside a ramp."""
+        angles = self.angles(parameters)
+        ramp = weights(angles, columns, thickness=depth)
+        return (weights(angles, columns, **self._filtering(parameters, depth)) / ramp)[:, None]
 
     def _coloured(self, volume: Tensor, parameters: Parameters) -> Tensor:
         """(D, H, W) with the gains, which depend on the size of a frequency alone."""

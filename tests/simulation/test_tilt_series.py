@@ -159,6 +159,18 @@ def test_the_signal_is_as_strong_whatever_the_microscope(correction) -> None:
     assert correlation(noise_free, measured) > (0.4 if correction == "none" else 0.7)
 
 
+@pytest.mark.parametrize("roll_off", [None, (0.2, 0.05)])
+@pytest.mark.parametrize("thickness", [50.0, 300.0])
+@pytest.mark.parametrize("weighting", ["ramp", "exact"])
+def test_the_signal_is_as_strong_whatever_the_filter(weighting, thickness, roll_off) -> None:
+    """In thick ice the exact filter leaves far less than the ramp of all but the lowest frequencies."""
+    step = replace(PLAIN, weighting=weighting, exposure=replace(PLAIN.exposure, thickness=thickness), roll_off=roll_off)
+    volume = blob(48, sigma=1.5)
+    noise_free = -step.tomograms(volume, parameters(step)[0]).noise_free
+    measured = MissingWedge().apply(volume[None, None], [{"tilt_min": -60, "tilt_max": 60}])
+    assert noise_free.std().item() == pytest.approx(measured.std().item(), rel=0.15)
+
+
 def test_flipping_phases_brings_the_tomogram_closer_to_the_truth() -> None:
     volume = blob(sigma=1.2)
     step = TiltSeriesDegradation(voxel_size=6.0, scheme=SCHEME, optics=Optics(defocus=4.0))

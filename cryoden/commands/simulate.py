@@ -31,7 +31,7 @@ from cryoden.simulation.density import check_fits, clean_volume
 from cryoden.simulation.presets import PRESETS, PresetName
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
-from cryoden.simulation.tables import write_relion_table, write_shrec_table
+from cryoden.simulation.tables import one_word, write_relion_table, write_shrec_table
 from cryoden.simulation.tilt_series import TiltSeries, TiltSeriesDegradation
 from cryoden.volume import Volume, write_volume
 
@@ -104,6 +104,8 @@ def simulate(
         shape, contents = given.shape, contents or given.contents
         degradation = [given.degradation] if degradation is None else degradation
     steps = default_degradation() if degradation is None else degradation
+    if any(isinstance(step, MissingWedge) and step.tilt_axis != "y" for step in steps):
+        raise CryodenError("MissingWedge.tilt_axis: got x; files have y, and no other can be told beside them")
     series = steps[0] if len(steps) == 1 and isinstance(steps[0], TiltSeriesDegradation) else None
     check_volumes(steps, voxel_size)
     voxels = math.prod(shape or _SHAPE) if shape or contents else len(particles) * box**3
@@ -111,6 +113,8 @@ def simulate(
     scene = None
     if shape or contents:
         scene = Scene(shape or _SHAPE, voxel_size, resolution, particles, contents or SceneContents())
+        for name in scene.class_names:
+            one_word(name)  # now, since tables need it and come last
         names = [f"scene_{number}" for number in range(copies)]
     else:
         for particle in particles:
@@ -175,9 +179,11 @@ def _in_words(name: str, drawn: TiltSeriesDegradation, angles: Sequence[float]) 
 def _told(steps: Sequence[Degradation], parameters: Sequence[Parameters]) -> dict[str, Any]:
     """What was drawn for each step, and between which tilts about y the volume was measured; None: all of it was."""
     drawn = list(zip(steps, parameters, strict=True))
-    wedges = [p for step, p in drawn if isinstance(step, MissingWedge) and step.tilt_axis == "y"]
+    ranges = [(p["tilt_min"], p["tilt_max"]) for step, p in drawn if isinstance(step, MissingWedge)]
+    series = [step.angles(p) for step, p in drawn if isinstance(step, TiltSeriesDegradation)]
+    lowest, highest = zip(*ranges, *((angles[0], angles[-1]) for angles in series), (-90.0, 90.0), strict=True)
     return {
-        "tilt_range": [wedges[0]["tilt_min"], wedges[0]["tilt_max"]] if wedges else None,
+        "tilt_range": [max(lowest), min(highest)] if ranges or series else None,
         "steps": [{"step": type(step).__name__, **p} for step, p in drawn],
     }
 

@@ -14,7 +14,7 @@ from cryoden.errors import CryodenError, check_above_zero, check_seeds, check_wh
 from cryoden.simulation.degradation import Degradation
 from cryoden.simulation.units import BRIGHTEST, Sampling
 
-TRAIN, VALIDATION, TEST = range(3)
+TRAIN, VALIDATION, TEST = 3, 1, 2  # which a seed's random streams go by, too; `cryoden simulate` has 0
 
 _WORKERS = 1024  # more processes than any machine has cores for
 

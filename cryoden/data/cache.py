@@ -169,8 +169,11 @@ def _describe(value: Any) -> Any:
         digest = hashlib.sha256(value.tobytes()).hexdigest()
         return f"{value.dtype} {value.shape} {digest}"
     if isinstance(value, gemmi.Model):
-        atoms = [[*site.atom.pos.tolist(), site.atom.element.atomic_number] for site in value.all()]
-        return f"{len(atoms)} atoms {hashlib.sha256(np.array(atoms).tobytes()).hexdigest()}"
+        atoms = [
+            (*site.atom.pos.tolist(), site.atom.element.name, site.residue.name, site.residue.entity_type.name)
+            for site in value.all()  # a residue's name tells which hydrogens it lacks
+        ]
+        return f"{len(atoms)} atoms {hashlib.sha256(repr(atoms).encode()).hexdigest()}"
     kind = _describe_class(type(value))
     if is_dataclass(value):
         return kind | {field.name: _describe(getattr(value, field.name)) for field in fields(value)}

@@ -1,6 +1,6 @@
 """Simulated particles, each in a box of its own, and what all data share that are made of particles, for Lightning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,7 @@ class ParticleVolumes(VolumeDataModule):
             self._names(TRAIN) == frozenset(THESIS_ENTRIES)
             and sampled == ("thesis", 64, voxel_size, 2 * voxel_size)
             and self.degradation == degradation
+            and self._reading == {"assembly": None, "hydrogens": False, "ligands": True}
         )
 
     @property
@@ -199,7 +200,8 @@ class ParticleVolumes(VolumeDataModule):
         """Read the particles and check them.
 
         Raises:
-            CryodenError: one cannot be read or does not fit the volume, or one that is held out trains by another name.
+            CryodenError: one cannot be read or does not fit the volume, is called like another, or is held out and
+                trains by another name.
         """
         if self.loaded:
             return
@@ -208,6 +210,8 @@ class ParticleVolumes(VolumeDataModule):
         }
         for particle in loaded.values():
             check_fits(particle, self._room, self.voxel_size, self.resolution)
+        for split in (TRAIN, TEST):
+            _check_names({entry: loaded[entry].name for entry in self.entries[split]})
         for entry in self.entries[TEST] if self.unseen else []:
             same = [other for other in self.entries[TRAIN] if loaded[entry].is_same(loaded[other])]
             if same:
@@ -243,6 +247,15 @@ class ParticleVolumes(VolumeDataModule):
             return dataset
         dataset.fresh, dataset.degrade = False, True
         return CachedDataset(dataset, self.cache)
+
+
+def _check_names(names: Mapping[str, str]) -> None:
+    """Check that what entries are called in batches and tables tells them apart."""
+    entries: dict[str, str] = {}
+    for entry, name in names.items():
+        other = entries.setdefault(name, entry)
+        if other != entry:
+            raise CryodenError(f"entries: {other} and {entry} would both be called {name}; rename a file")
 
 
 class ParticleDataModule(ParticleVolumes):

@@ -11,6 +11,7 @@ from cryoden.particles.structure import Structure, read_structure
 Particle = Structure | DensityMap
 
 _MAP_AND_MASS = re.compile(r"(.*\.(?:mrc|map)(?:\.gz)?)(?::(\d+(?:\.\d+)?))?", re.IGNORECASE)
+_ASSEMBLY = re.compile(r"[-_]assembly-?\d+$")  # which the archive puts behind an entry
 _STRUCTURES = re.compile(r"\.(?:cif|mmcif|ent|pdb\d*)")  # pdb1 is what the archive calls an assembly
 
 
@@ -72,7 +73,8 @@ def canonical_name(spec: str) -> str:
         return f"phantom:{int(seed)}"
     given = _MAP_AND_MASS.fullmatch(spec)
     path = Path(given[1] if given else spec).expanduser()
-    entry = as_pdb_id(path.name.split(".")[0])
+    stem = _ASSEMBLY.sub("", path.name.split(".")[0].lower())
+    entry = as_pdb_id(stem) or as_pdb_id(stem.removeprefix("pdb"))  # pdb1bxn.ent is the wwPDB's own name
     if entry is not None:
         return entry
     return spec.lower() if is_archive_entry(spec) else str(path.resolve())

@@ -87,7 +87,8 @@ class Structure:
         structure = structure.clone()
         if not any(model.count_atom_sites() for model in structure):
             raise CryodenError(f"{name}: no atoms")
-        notes = [*_name_elements(structure[0]), *_take_models(structure, merge=assembly is None)]
+        taken = _take_models(structure, merge=assembly is None)
+        notes = [*_name_elements(structure[0]), *taken]
         structure.setup_entities()
         if assembly is not None:
             _build_assembly(structure, assembly, name)

@@ -280,6 +280,8 @@ def apply_all(
     Returns:
         (B, C, D, H, W), without the margin.
     """
+    if not any(context_of(degradation)):
+        volumes, margin = without_margin(volumes, margin), (0, 0, 0)  # no step looks there, nor may it count for any
     steps = list(zip(degradation, zip(*parameters, strict=True), strict=True))
     for step, of_all in steps[:-1]:
         volumes = step.apply(volumes, of_all)

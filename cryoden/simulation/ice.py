@@ -58,7 +58,8 @@ def surfaces(
     wedge = np.tan(np.radians(slope)) * (np.cos(towards) * x + np.sin(towards) * y[:, None])
     half = (thickness + wedge) / 2
     most = depth * voxel_size / 2
-    return Surfaces((height[0] - half).clip(-most, most), (height[1] + half).clip(-most, most))
+    top, bottom = (height[0] - half).clip(-most, most), (height[1] + half).clip(-most, most)
+    return Surfaces(top, np.maximum(top, bottom))  # where waves would cross there is no ice
 
 
 def within(top: NDArray[np.float64], bottom: NDArray[np.float64], depth: int, voxel_size: float) -> NDArray[np.bool_]:

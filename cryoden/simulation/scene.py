@@ -3,6 +3,7 @@
 Densities are those of electron scattering above ice, see units.py: ice is 0, protein in bulk 1, whatever else there is.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -207,7 +208,7 @@ class SceneContents:
         if self.occupancy is not None:
             check_range("occupancy", self.occupancy, lambda v: 0 < v < 1, "between 0 and 1")
         weights = (self.abundance or {}).values()
-        if min(weights, default=0) < 0:
+        if not all(0 <= weight < math.inf for weight in weights):
             raise CryodenError(f"abundance: got {self.abundance}; allowed are numbers from 0 up")
         for name, number, diameter in self.bodies:
             check_whole_range(f"{name}s", number, 0)
@@ -321,7 +322,7 @@ class Scene:
             inside &= ice.within(*surfaces, self.shape[0], self.voxel_size)
             vacuum = ice.vacuum(*surfaces, self.shape[0], self.voxel_size, self._resolution)
         room = int(inside.sum())
-        sections = np.flatnonzero(inside.any(axis=(1, 2)))
+        sections = np.flatnonzero(inside.any(axis=(1, 2)) | (room == 0))  # where waves leave no ice there is all vacuum
         top, bottom = int(sections[0]), int(sections[-1]) + 1
         search = _Search(~inside[top:bottom], _ROOM[self.sampling].rim)
         placements: list[Placement] = []
@@ -378,7 +379,7 @@ class Scene:
             renamed[labels],
             [placements[i] for i in order],
             self.class_names,
-            filled / room,
+            filled / max(room, 1),
         )
 
     def _membrane(self, labels: NDArray[np.int32], generator: torch.Generator) -> _Crossing | None:

@@ -35,7 +35,7 @@ def write_shrec_table(path: str | Path, placements: Sequence[Placement], *, over
     """
     lines = []
     for (name, position, _), angles in zip(placements, _angles(placements, "ZXZ"), strict=True):
-        lines.append(f"{_word(name)} {_numbers(position[::-1], '.2f')} {_numbers(angles, '.4f')}\n")
+        lines.append(f"{one_word(name)} {_numbers(position[::-1], '.2f')} {_numbers(angles, '.4f')}\n")
     write_text(Path(path), "".join(lines), overwrite=overwrite)
 
 
@@ -113,7 +113,7 @@ def write_relion_table(
     header += "".join(f"_rln{column} #{number}\n" for number, column in enumerate(columns, start=1))
     inverse = [p._replace(rotation=p.rotation.T) for p in placements]
     rows = [
-        f"{_word(tomogram)} {_numbers(position[::-1], '.2f')} {_numbers(angles, '.4f')} {class_names.index(name)}\n"
+        f"{one_word(tomogram)} {_numbers(position[::-1], '.2f')} {_numbers(angles, '.4f')} {class_names.index(name)}\n"
         for (name, position, _), angles in zip(placements, _angles(inverse, "ZYZ"), strict=True)
     ]
     write_text(Path(path), header + "".join(rows) + "\n", overwrite=overwrite)
@@ -132,7 +132,12 @@ def _numbers(values: NDArray[np.float64], form: str) -> str:
     return " ".join(format(float(value), form) for value in values)
 
 
-def _word(name: str) -> str:
+def one_word(name: str) -> str:
+    """A name as tables take it.
+
+    Raises:
+        CryodenError: it has a blank in it.
+    """
     if len(name.split()) != 1:
         raise CryodenError(f"{name!r}: a name in a table must be one word; rename the file or the tomogram")
     return name

@@ -148,7 +148,7 @@ def processes(name: str, count: int) -> Point:
             enable_model_summary=False,
         )
         trainer.fit(CompactUnetAE(), data)
-        return data.copies[0] / float(clock.path.read_text(encoding="utf-8")), megabytes() - before
+        return len(data.training_volumes()) / float(clock.path.read_text(encoding="utf-8")), megabytes() - before
 
 
 # kind → what does it, for which lines, at which sizes, the sizes' name, what is measured

@@ -1,6 +1,7 @@
 """`cryoden simulate`: what a lab would get, as files that other programs and cryoden itself read."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import mrcfile
@@ -10,11 +11,13 @@ import starfile
 import torch
 import yaml
 
-from cryoden import CryodenError, read_volume
+from cryoden import CryodenError, ParticleDataModule, read_volume
 from cryoden.cli import main
 from cryoden.commands.simulate import simulate
+from cryoden.data.base import TEST, TRAIN, VALIDATION
 from cryoden.data.pairs import PairDataModule
-from cryoden.simulation.degradation import MissingWedge
+from cryoden.inference.tilts import find_tilts
+from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
 from cryoden.simulation.scene import SceneContents
 from cryoden.simulation.tables import read_shrec_table
 from cryoden.simulation.tilt_series import Exposure, TiltScheme, TiltSeriesDegradation
@@ -173,6 +176,7 @@ def test_how_a_structure_is_read_is_asked_for_by_flags(tmp_path, monkeypatch):
         (["phantom:1", "phantom:01", "--shape=[32,48,48]"], "entries: phantom:1 and phantom:01 are the same particle"),
         (["1bxn", "PDB_00001BXN", "--contents.count=3"], "entries: 1bxn and PDB_00001BXN are the same particle"),
         (["phantom:1", "--contents.count=-3"], "count: got -3"),
+        (["phantom:1", "--degradation+=MissingWedge", "--degradation.tilt_axis=x"], "MissingWedge.tilt_axis: got x"),
         (["phantom:1", "--shape=3", "--contents.count=3"], "shape: "),
         (["phantom:1", "--contents.count=3", "--contents.occupancy=0.1"], "give one of them"),
         (
@@ -190,6 +194,40 @@ def test_bad_input_in_one_line(tmp_path, monkeypatch, capsys, words, message):
     assert message in told
     assert told.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_a_name_that_tables_cannot_hold_is_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "my glycine.pdb").write_text(GLYCINE)
+    with pytest.raises(CryodenError, match=r"'my glycine': a name in a table must be one word"):
+        list(simulate([str(tmp_path / "my glycine.pdb")], str(tmp_path / "out"), shape=(16, 32, 32), **SMALL))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([GaussianNoise()], None),
+        ([GaussianNoise(), MissingWedge((-60.0, 50.0))], (-60, 50)),
+        ([MissingWedge((-60.0, 60.0)), MissingWedge((-70.0, 40.0))], (-60, 40)),
+        ([tilt_series(), SaltAndPepper()], (-60, 60)),
+    ],
+)
+def test_what_was_measured_is_told_of_any_steps(tmp_path, steps, expected):
+    list(simulate(["phantom:1"], str(tmp_path), box=32, degradation=steps, **SMALL))
+    found = find_tilts(tmp_path / "phantom-1_0_degraded.mrc")
+    assert (found.low, found.high) == (expected or (-90, 90))
+
+
+def test_no_volume_is_one_that_trains(tmp_path):
+    """Also where all was left as it is."""
+    list(simulate(["phantom:1"], str(tmp_path), copies=2, box=32, **SMALL))
+    made = [read_volume(tmp_path / f"phantom-1_{i}_clean.mrc").data for i in range(2)]
+    module = ParticleDataModule(entries=["phantom:1"], copies=4, box=32, num_workers=0, val_fraction=0.25, **SMALL)
+    module.setup()
+    for split, epochs in ((TRAIN, 2), (VALIDATION, 1), (TEST, 1)):
+        dataset = module._dataset(split)
+        for key in product(range(epochs), range(len(dataset))):
+            assert not any(np.array_equal(dataset[key]["clean"][0].numpy(), volume) for volume in made)
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path):

@@ -85,11 +85,13 @@ def test_changed_settings_are_not_served_old_volumes(change: dict, tmp_path: Pat
     assert settings[0] != settings[1]
 
 
-def test_a_moved_atom_is_a_changed_setting(tmp_path: Path) -> None:
-    before, after = load_particle("phantom:1"), load_particle("phantom:1")
-    after.model[0][0][0].pos.x += 0.5
-    folders = {counting(tmp_path, particles=[p]).folder for p in (before, load_particle("phantom:1"), after)}
-    assert len(folders) == 2
+def test_a_moved_atom_or_a_residue_of_another_name_is_a_changed_setting(tmp_path: Path) -> None:
+    before, again, moved, named = (load_particle("phantom:1") for _ in range(4))
+    moved.model[0][0][0].pos.x += 0.5
+    named.model[0][0].name = "GLY"
+    folders = [counting(tmp_path, particles=[particle]).folder for particle in (before, again, moved, named)]
+    assert folders[0] == folders[1]
+    assert len(set(folders)) == 3
 
 
 OWN = """

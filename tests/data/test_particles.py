@@ -156,6 +156,8 @@ def test_validation_never_changes_and_is_not_test_or_training(particles: dict) -
         ("pdb_00001bxn", "1BXN", "1bxn"),
         ("structures/1bxn.pdb.gz", "1bxn", "1bxn"),
         ("4V4R_30s", "4v4r_30S", "4v4r_30s"),
+        ("structures/pdb1bxn.ent.gz", "1bxn", "1bxn"),
+        ("1bxn", "structures/1BXN-assembly1.cif.gz", "1bxn"),
         ("phantom:01", "phantom:1", "phantom:1"),
         ("a/../blob.mrc:26", "blob.mrc", str(Path("blob.mrc").resolve())),
     ],
@@ -176,6 +178,17 @@ def test_each_particle_is_given_once(argument: str) -> None:
         CryodenError, match=f"^{argument}: phantom:1 and phantom:01 are the same particle, .* leave one"
     ):
         ParticleDataModule(**given, **SMALL)
+
+
+def test_names_tell_particles_apart(tmp_path: Path) -> None:
+    structure = gemmi.Structure()
+    structure.add_model(load_particle("phantom:1").model)
+    paths = [tmp_path / folder / "mine.pdb" for folder in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        structure.write_pdb(str(path))
+    with pytest.raises(CryodenError, match=r"entries: .*a/mine.pdb and .*b/mine.pdb would both be called mine; ren"):
+        ParticleDataModule(entries=[str(path) for path in paths], **SMALL).setup()
 
 
 def test_what_is_held_out_does_not_train_under_another_name(tmp_path: Path) -> None:
@@ -260,6 +273,8 @@ def test_more_processes_than_volumes_are_refused() -> None:
         ({"voxel_size": 10.0, "resolution": 20.0}, None),
         ({"sampling": "band-limited"}, None),
         ({"degradation": [SaltAndPepper()]}, None),
+        ({"assembly": "1"}, None),
+        ({"ligands": False}, None),
         ({"degradation": [GaussianNoise(snr=0.1), MissingWedge()]}, None),
     ],
 )

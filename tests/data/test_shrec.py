@@ -66,7 +66,7 @@ def test_each_layout_gives_the_same_boxes(
 ) -> None:
     made = module(build(tmp_path, scenes, whole, year, table))
     scene = scenes[0]
-    dataset = made._dataset(0)
+    dataset = made.training_volumes()
     assert len(dataset) == 4
     names = [p.particle for p in scene.placements]
     assert [p.particle for p in made.tables["model_0"]] == names
@@ -110,7 +110,7 @@ def test_batches_are_as_those_of_pairs_and_models_are_held_out(scenes: list[Scen
         assert all(dataset[0, i]["placements"] for i in range(len(dataset)))
     assert sum(len(each.tables[0]) for each in held_out) == len(made.tables["model_1"])
     assert torch.equal(made.validation_volumes()[0, 1]["clean"], made.validation_volumes()[3, 1]["clean"])
-    assert not torch.equal(made._dataset(0)[0, 1]["clean"], made._dataset(0)[1, 1]["clean"])
+    assert not torch.equal(made.training_volumes()[0, 1]["clean"], made.training_volumes()[1, 1]["clean"])
 
 
 def test_the_tenth_model_comes_after_the_ninth(scenes: list[SceneVolume], tmp_path: Path) -> None:

@@ -320,6 +320,18 @@ class TestWhatOtherProgramsWrite:
         assert atoms == ["C", "N", "S", "C", "O", "Se", "Ca"]  # hydrogen is left out, and calcium is calcium
         assert "elements guessed from names" in read.summary()
 
+    def test_elements_of_all_models_that_are_kept_are_told(self, tmp_path):
+        lines = [
+            line
+            for number in range(2)
+            for line in (
+                f"MODEL     {number + 1:4d}",
+                *(pdb_line(i, "CA", "LYS", i, (3.8 * i, 40.0 * number, 0), "") for i in range(10)),
+                "ENDMDL",
+            )
+        ]
+        assert {site.atom.element.name for site in read_lines(tmp_path, lines).model.all()} == {"C"}
+
     def test_several_structures_in_one_file_are_refused_and_a_dictionary_beside_one_is_not(self, tmp_path):
         expected = read_lines(tmp_path, PROTEIN)
         text = gemmi.read_structure(str(tmp_path / "a.pdb")).make_mmcif_document().as_string()

@@ -26,6 +26,14 @@ def test_noise_has_the_snr_asked_for(snr: float) -> None:
     assert noise.mean().abs() < 0.05 * noise.std()
 
 
+def test_nothing_but_the_box_counts_where_no_step_looks_beyond_it() -> None:
+    clean, noise = volumes(), [GaussianNoise(1.3)]
+    around = torch.nn.functional.pad(clean, (4,) * 6, value=20.0)
+    assert torch.equal(
+        apply_all(noise, around, parameters(noise), (4, 4, 4)), apply_all(noise, clean, parameters(noise))
+    )
+
+
 def test_a_range_is_drawn_from() -> None:
     drawn = [p[0]["snr"] for p in parameters([GaussianNoise((0.5, 2.0))], 50)]
     assert 0.5 <= min(drawn) < 0.7

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,7 @@ def test_a_full_scene_holds_fewer_than_were_asked_for(particles: list[Particle])
         ({"count": None, "occupancy": 1.5}, "occupancy: got 1.5; allowed is a number between 0 and 1"),
         ({"abundance": {"1bxn": 1}}, "abundance: no particle 1bxn; there are phantom:1, phantom:2"),
         ({"abundance": {"phantom:1": -1}}, "abundance: got .*; allowed are numbers from 0 up"),
+        ({"abundance": {"phantom:1": math.nan}}, "abundance: got .*; allowed are numbers from 0 up"),
         ({"abundance": {"phantom:1": 0, "phantom:2": 0}}, "at least one particle must have a number above 0"),
         ({"vesicles": -1}, "vesicles: got -1"),
         ({"membranes": -1}, "membranes: got -1"),
@@ -312,6 +315,13 @@ def test_particles_lie_between_uneven_surfaces(particles: list[Particle]) -> Non
     assert np.ptp(thickness) > 0.5  # drawn for each
     within = [np.ptp(np.median(scene.density.clip(max=0).sum(axis=0), axis=0)) for scene in scenes]
     assert max(within) > 2  # and uneven within each
+
+
+def test_where_waves_leave_no_ice_there_is_none(particles: list[Particle]) -> None:
+    uneven = {"shape": (40, 28, 32), "count": 1, "ice": 240.0, "ice_waves": 600.0}
+    scenes = [made(particles, seed, **uneven) for seed in range(6)]
+    assert any((scene.density < 0.99 * VACUUM).all() and not scene.placements for scene in scenes)
+    assert all(scene.density.min() > 1.05 * VACUUM for scene in scenes)  # nothing is less than nothing
 
 
 def test_large_membranes_cross_a_scene_and_end_where_ice_does(particles: list[Particle]) -> None:

@@ -150,6 +150,8 @@ class Engine:
         used = [self._digest, settings.augment, settings.rescale, settings.voxel_size, contrast]
         if settings.measured_only:
             used.append(settings.tilts and settings.tilts[:2])
+        if settings.rescale:
+            used.append("in the network's spread")
         if float16:
             used.append("float16")
         return hashlib.sha256(repr(tuple(used)).encode()).hexdigest()[:12]
@@ -323,7 +325,7 @@ class _Network:
         density = torch.zeros_like(tiles)
         for axes in self.flips:
             density += self._generate(tiles.flip(axes)).flip(axes)
-        density /= len(self.flips)
+        density *= self.plan.spread / len(self.flips)
         if density.shape != boxes.shape:
             density = resample(density, boxes.shape[2:])
         if not density.isfinite().all():
@@ -343,6 +345,7 @@ class _Network:
         if self.plan.ratio != 1:
             multiple = self.plan.multiple
             tiles = resample(tiles, [round(e / self.plan.ratio / multiple) * multiple for e in tiles.shape[2:]])
+            tiles /= self.plan.spread  # which is 1 in what it was trained on
         if self.engine.precision == torch.bfloat16:
             tiles = tiles.to(memory_format=torch.channels_last_3d)
         return tiles

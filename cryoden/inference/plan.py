@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
 
 from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.inference.contrast import Contrast, GreyValues, look
 from cryoden.inference.memory import peak_memory
+from cryoden.inference.resampling import resample
 from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid, fit_tile, tell
-from cryoden.volume import Statistics, Volume, measure
+from cryoden.scaling import Scale
+from cryoden.volume import Statistics, Volume, central, measure, native
 
 _MEMORY = 2.2e9  # bytes of float32 in which a tile goes through a network; bfloat16 takes half of them
 _OVERLAP = 32
@@ -21,6 +27,7 @@ _DEAREST = 4.0  # times: so often each voxel may be computed for tiles that leav
 _MEASURED = 64  # edge of the tile that tells how much memory a network needs, and the smallest that is chosen
 _LARGEST = 256  # edge of a tile; beyond it, little is left to gain
 _SMALLEST = 16
+_SEEN = 128  # edge of a box that tells how noisy resampled voxels are, in whichever voxels are smaller
 _SAME_SIZE = 0.1  # a network hardly notices voxels that are larger or smaller by this share of their size
 _EXACT_SIZE = 0.01
 _FURTHEST = 4.0  # times: beyond it, nothing of what the network knows is left in the tomogram, or the reverse
@@ -39,6 +46,7 @@ class Plan:
         network_tile: Edges (z, y, x) of the tiles the network sees, in its own voxels.
         grid: The tiles that cover the volume, in its voxels.
         ratio: How many of the volume's voxels make one of the network's, along an edge.
+        spread: What standardised voxels have when they are resampled to the network's: larger ones are less noisy.
         multiple: Of what the network's tiles are.
         settings: What was asked for.
     """
@@ -51,6 +59,7 @@ class Plan:
     network_tile: tuple[int, int, int]
     grid: TileGrid
     ratio: float
+    spread: float
     multiple: int
     settings: Settings
 
@@ -122,7 +131,8 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
         )
     volume = replace(volume, voxel_size=voxel_size)
     multiple = model.generator.multiple
-    return Plan(name, volume, statistics, grey, contrast, network_tile, grid, ratio, multiple, settings)
+    spread = _spread(volume.data, grey.scale, ratio) if ratio != 1 and model.standardize else 1.0
+    return Plan(name, volume, statistics, grey, contrast, network_tile, grid, ratio, spread, multiple, settings)
 
 
 def suits(voxel_size: float, trained: float) -> bool:
@@ -152,6 +162,17 @@ def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -
             "there and back with --rescale, or state the right --voxel-size if the header is wrong"
         )
     return 1.0
+
+
+def _spread(data: NDArray[Any], scale: Scale, ratio: float) -> float:
+    """Of standardised voxels that are resampled: what the middle of a volume tells."""
+    box = torch.from_numpy(native(central(data, round(_SEEN * min(1, ratio)))))[None, None]
+    left_out = scale.left_out(box)
+    shape = [max(1, round(size / ratio)) for size in box.shape[2:]]
+    voxels, same = (
+        resample(each, shape).flatten(2, 3)[:, 0] for each in (scale.standardize(box, left_out), left_out.float())
+    )
+    return float(Scale.of_rows(voxels, same > 0.5).spread)
 
 
 def _tiles(

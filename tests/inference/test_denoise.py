@@ -409,6 +409,21 @@ class TestVoxelSize:
         middle = slice(12, -12)
         np.testing.assert_allclose(denoised.data[..., middle], data[..., middle], atol=0.02)
 
+    @pytest.mark.parametrize("voxel_size", [3.0, 5.0, 15.0])
+    def test_rescaled_the_network_sees_the_spread_that_it_was_trained_on(self, voxel_size):
+        """Larger voxels are less noisy, and a margin, which has no noise, is no part of it."""
+        seen = []
+
+        def network(tiles: Tensor) -> Tensor:
+            seen.append(tiles)
+            return tiles
+
+        data = 50 * make_volume(shape=(48, 48, 48)).data
+        data[:20] = 7
+        run(Volume(data, voxel_size), make_model(each(network), voxel_size=10.0), rescale=True, tile=48)
+        tile = seen[-1][0, 0]
+        assert tile[tile.shape[0] // 2 :].std().item() == pytest.approx(1, rel=0.1)
+
     def test_rescaled_to_coarser_voxels_fine_detail_is_gone(self):
         volume = Volume(make_volume(shape=(32, 32, 32)).data, 5.0)
         denoised = run(volume, make_model(each(lambda x: x), voxel_size=10.0), rescale=True)

@@ -21,7 +21,7 @@ from cryoden.files import check_output, claimed
 from cryoden.inference.begun import begun, kept_bytes
 from cryoden.inference.engine import Engine, Precision, Progress
 from cryoden.inference.jobs import Job, check_jobs, picture_of
-from cryoden.inference.origin import Origin
+from cryoden.inference.origin import Origin, size_and_time
 from cryoden.inference.plan import Plan
 from cryoden.inference.removed import structure_removed, tell_removed
 from cryoden.inference.settings import Settings
@@ -155,6 +155,7 @@ def plan_file(
     check_output(path_out, overwrite=overwrite)
     if preview:
         check_output(picture_of(path_out), overwrite=overwrite)
+    seen = size_and_time([Path(path_in)])
     volume = open_volume(path_in, settings.voxel_size, near=engine.denoiser.voxel_size)
     if Origin.is_result(volume.labels):
         _log.warning("%s was denoised by cryoden before, as its label says; give the tomogram it was made of", path_in)
@@ -164,7 +165,7 @@ def plan_file(
     largest = max(abs(plan.statistics.minimum), abs(plan.statistics.maximum))
     if float16 and largest > float(np.finfo(np.float16).max):
         raise CryodenError(f"{path_in}: has values up to {largest:.3g}, and float16 ends at 65504; write float32")
-    return plan
+    return replace(plan, seen=seen)
 
 
 def with_tilts(settings: Settings, path: Path, table: Path | None = None) -> Settings:
@@ -200,7 +201,7 @@ def write_denoised(
     Returns:
         What is to be told of the result, in lines: how much structure was taken away, and what is in the missing wedge.
     """
-    origin = Origin.of([source], engine.key(plan.settings, plan.contrast, float16=float16))
+    origin = Origin.of([source], engine.key(plan.settings, plan.contrast, float16=float16), plan.seen)
     tiles = engine.tiles_key(plan)
     key = f"{origin.digest} {tiles}" if tiles else ""
     with begun(path, plan.volume.data.shape, key) as made:

@@ -33,13 +33,21 @@ class Origin:
     key: str
 
     @classmethod
-    def of(cls, paths: Sequence[Path], key: str) -> Self:
-        """Of files as they are now, which are read.
+    def of(cls, paths: Sequence[Path], key: str, seen: tuple[int, int]) -> Self:
+        """Of files, which are read.
+
+        Args:
+            paths: They.
+            key: Of the model and the settings.
+            seen: Their `size_and_time` before they were mapped: what is mapped stays the file that it was, whichever
+                is put in its place.
 
         Raises:
-            CryodenError: One cannot be read.
+            CryodenError: One cannot be read, or was changed since.
         """
-        return cls(*_size_and_time(paths), _digest(paths), key)
+        origin = cls(*seen, _digest(paths), key)
+        origin.require_untouched(paths)
+        return origin
 
     @classmethod
     def told_by(cls, labels: Sequence[str]) -> Self | None:
@@ -60,7 +68,7 @@ class Origin:
 
     def is_of(self, paths: Sequence[Path]) -> bool:
         """Whether files are those: of the same size, and untouched since or, where they were copied, of one content."""
-        size, time = _size_and_time(paths)
+        size, time = size_and_time(paths)
         return size == self.size and (time == self.time or _digest(paths) == self.digest)
 
     def require_untouched(self, paths: Sequence[Path]) -> None:
@@ -69,25 +77,30 @@ class Origin:
         Raises:
             CryodenError: One was; what was made of it is part of this and part of that.
         """
-        if _size_and_time(paths) != (self.size, self.time):
+        if size_and_time(paths) != (self.size, self.time):
             raise CryodenError(
                 f"{' or '.join(map(str, paths))} was changed while it was read, so that nothing was written; run it "
                 "again when the file is complete"
             )
 
 
-def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files themselves, and those of which a store is made."""
-    for path in paths:
-        yield from sorted(each for each in path.rglob("*") if each.is_file()) if is_store(path) else (path,)
+def size_and_time(paths: Sequence[Path]) -> tuple[int, int]:
+    """Bytes of files or stores, and when they were changed last, in ns since 1970; both added up.
 
-
-def _size_and_time(paths: Sequence[Path]) -> tuple[int, int]:
+    Raises:
+        CryodenError: One cannot be read.
+    """
     try:
         found = [path.stat() for path in _files(paths)]
     except OSError as error:
         raise CryodenError(f"cannot read {error.filename}: {error.strerror}") from error
     return sum(each.st_size for each in found), sum(each.st_mtime_ns for each in found)
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files themselves, and those of which a store is made."""
+    for path in paths:
+        yield from sorted(each for each in path.rglob("*") if each.is_file()) if is_store(path) else (path,)
 
 
 def _digest(paths: Sequence[Path]) -> str:

@@ -49,6 +49,7 @@ class Plan:
         spread: What standardised voxels have when they are resampled to the network's: larger ones are less noisy.
         multiple: Of what the network's tiles are.
         settings: What was asked for.
+        seen: The `size_and_time` of its file, before that was mapped; zeros where there is none.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Plan:
     spread: float
     multiple: int
     settings: Settings
+    seen: tuple[int, int] = (0, 0)
 
     def halved(self, model: Denoiser) -> Plan | None:
         """The same with tiles of half the edge, one at once; None if the network takes no smaller ones."""

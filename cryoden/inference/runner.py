@@ -157,10 +157,12 @@ class Runner:
         result = scratch(job.average.parent, first.data.shape)
         average(first.data, second.data, result)
         contrast = f"{plans[0].contrast}{_MEAN}"
-        origin = Origin.of(job.inputs, self.engine.key(self.settings, contrast, float16=self.float16))
         denoised = replace(plans[0].volume, data=result)
         given = plans[0].volume.data, plans[1].volume.data
         found = [] if halves.flaw else judge(halves, given, [(self.name, (first.data, second.data))])
+        size, time = (sum(each) for each in zip(*(plan.seen for plan in plans), strict=True))
+        key = self.engine.key(self.settings, contrast, float16=self.float16)
+        origin = Origin.of(job.inputs, key, (size, time))
         if self.quality is not None:  # before the average, by which the next run knows that nothing is left to do
             name = job.average.absolute().relative_to(self.quality.parent.absolute())  # others may be called alike
             write_quality(self.quality, str(name), found)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import mrcfile
 import numpy as np
@@ -457,13 +458,30 @@ class TestMany:
         assert denoise("a.mrc", "b.mrc", "--float16", "--overwrite") == denoise("a.mrc", "b.mrc", "--float16") == 0
         assert "done already" in capfd.readouterr().out
 
-    def test_a_source_that_changes_while_it_is_read_gives_no_result(self, denoise, capfd, monkeypatch):
-        write("a.mrc")
-        run = Engine.run
-        monkeypatch.setattr(Engine, "run", lambda *words: (run(*words), os.utime("a.mrc", (1, 1))))
-        assert denoise("a.mrc", "out.mrc") == 2
-        assert "a.mrc was changed while it was read" in capfd.readouterr().err
-        assert listing() == {"a.mrc"}
+    @pytest.mark.parametrize(
+        ("step", "made"),
+        [
+            ("engine.Engine.plan", set()),  # when it is mapped, and its content not yet looked at
+            ("engine.Engine.run", set()),
+            ("runner.average", {"out/T1_EVN.mrc", "out/T1_ODD.mrc"}),
+        ],
+    )
+    def test_a_source_that_is_exchanged_meanwhile_gives_no_result(self, denoise, capfd, monkeypatch, step, made):
+        """What is mapped stays the file that it was, whichever is put in its place."""
+        for number, name in enumerate(("T1_EVN", "T1_ODD", "other")):
+            write(f"{name}.mrc", tomogram(number))
+        act = resolve_name(f"cryoden.inference.{step}")
+
+        def and_exchange(*words: object) -> object:
+            found = act(*words)
+            if Path("other.mrc").exists():
+                Path("other.mrc").replace("T1_EVN.mrc")
+            return found
+
+        monkeypatch.setattr(f"cryoden.inference.{step}", and_exchange)
+        assert denoise("T1_EVN.mrc", "T1_ODD.mrc", "--output=out", "--halves", "--contrast=bright") == 2
+        assert re.search(r"T1_EVN\.mrc( or T1_ODD\.mrc)? was changed while it was read", capfd.readouterr().err)
+        assert listing() == {"T1_EVN.mrc", "T1_ODD.mrc", *made}
 
     @pytest.mark.parametrize("words", [["a.mrc", "a.mrc"], ["a.mrc", "link.mrc"], ["data", "--output", "data"]])
     def test_an_input_is_never_replaced_whatever_is_asked(self, denoise, capfd, words):

@@ -15,7 +15,7 @@ from cryoden.files import check_output
 from cryoden.inference.copick import copick_jobs
 from cryoden.inference.jobs import SEARCHED, Job, check_jobs, find_files, half_jobs, passed_over, single_jobs
 from cryoden.inference.settings import Settings
-from cryoden.inference.star import star_jobs, write_star
+from cryoden.inference.star import check_star, star_jobs, write_star
 from cryoden.inference.tilts import read_tilts
 from cryoden.models import find_checkpoint, nearest_model, shipped_models
 from cryoden.volume import VolumeFile, format_of, look_at
@@ -96,6 +96,8 @@ def denoise(
     settings = Settings(contrast, voxel_size, rescale, augment, tile, overlap, batch_size, measured_only, tilts)
     jobs, folder, star = _jobs(inputs, output, halves, tomo_type)
     check_jobs([*jobs, *([star.job] if star else [])], folder, pictures=preview)
+    if star is not None:
+        check_star(star.target, overwrite=overwrite)
     if folder is None:
         format_of(jobs[0].outputs[0])
         check_output(jobs[0].outputs[0], overwrite=True)  # what is there may be done already

@@ -162,6 +162,31 @@ def write_star(path: Path, target: Path, done: Mapping[int, Job]) -> None:
     write_text(target, "".join(lines), overwrite=True)
 
 
+def check_star(target: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what `write_star` did not write: to ask before long work begins.
+
+    Args:
+        target: The table that is going to be written, in the folder of the results.
+        overwrite: Replacing was asked for.
+
+    Raises:
+        CryodenError: There is something else: not each tomogram is denoised in this folder, under its name.
+    """
+    if overwrite or not target.exists():
+        return
+    try:
+        table = _read(target, _DENOISED)
+        listed = [_locate(table.value(row, _DENOISED), target).resolve() for row in table.rows]
+        own = listed == [target.with_name(f"{table.value(row, _NAME)}.mrc").resolve() for row in table.rows]
+    except (CryodenError, ValueError):  # of a name that no path can have
+        own = False
+    if not own:
+        raise CryodenError(
+            f"{target} exists, and is no table of tomograms denoised in this folder; give another --output, move it "
+            "elsewhere, or allow overwriting (--overwrite)"
+        )
+
+
 def tilts_of_table(path: Path) -> list[float]:
     """The angles of a table of a tilt series, RELION 5's or Warp's, in degrees: as aligned if they are, else recorded.
 

@@ -604,6 +604,12 @@ class TestHalves:
         assert "wrote out/tomograms.star" in told.out
         assert "1 of 2 tomograms failed" in told.err
         assert list(starfile.read("out/tomograms.star", always_dict=True)[""]["rlnTomoName"]) == ["a"]
+        assert denoise("tomograms.star", "--output", "out") == 2  # its own is replaced
+        assert "wrote out/tomograms.star" in capfd.readouterr().out
+        Path("out/tomograms.star").write_text(head + "mine mine.mrc\n")
+        assert denoise("tomograms.star", "--output", "out") == 2
+        assert "out/tomograms.star exists, and is no table" in capfd.readouterr().err
+        assert "mine.mrc" in Path("out/tomograms.star").read_text()
         assert denoise("tomograms.star", "--output", ".") == 2
         assert "tomograms.star is an input and would be an output" in capfd.readouterr().err
 

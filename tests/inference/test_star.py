@@ -5,7 +5,7 @@ import starfile
 
 from cryoden.errors import CryodenError
 from cryoden.inference.jobs import Job
-from cryoden.inference.star import star_jobs, write_star
+from cryoden.inference.star import check_star, star_jobs, write_star
 
 HALVES = """data_general
 
@@ -94,6 +94,32 @@ def test_a_column_that_is_there_already_is_filled_anew(tmp_path):
 def test_names_are_text(tmp_path):
     jobs = jobs_of(project(tmp_path, WHOLE.replace("TS_1", "00255")))
     assert (jobs[0].name, jobs[0].outputs) == ("00255", (Path("out/00255.mrc"),))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WHOLE,
+        WHOLE.replace("Tomogram #2", "TomogramDenoised #2"),
+        "data_\n_rlnTomoName a/b\n_rlnTomoReconstructedTomogramDenoised x\n",
+        "not a table",
+    ],
+)
+def test_only_a_table_of_denoised_tomograms_is_replaced_unasked(tmp_path, monkeypatch, text):
+    star, target = project(tmp_path, HALVES), tmp_path / "out/tomograms.star"
+    target.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
+    check_star(target, overwrite=False)
+    write_star(star, target, star_jobs(star, Path("out"))[0])
+    check_star(target, overwrite=False)
+    (target.parent / "TS_1.mrc").touch()
+    (target.parent / "TS_2.mrc").touch()
+    monkeypatch.chdir(target.parent)
+    check_star(target, overwrite=False)
+    target.write_text(text)
+    check_star(target, overwrite=True)
+    with pytest.raises(CryodenError, match=r"tomograms\.star exists, and is no table of tomograms denoised in this"):
+        check_star(target, overwrite=False)
 
 
 def test_a_table_that_is_no_loop(tmp_path):

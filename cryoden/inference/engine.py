@@ -145,9 +145,12 @@ class Engine:
     def key(self, settings: Settings, contrast: str, *, float16: bool = False) -> str:
         """12 hexadecimal digits that stand for all that decides the voxels of a result, but for the input.
 
-        Tiles and batches are left out, in which a result differs by rounding alone.
+        Batches are left out, in which a result differs by rounding alone, and tiles and overlap that nobody asked for:
+        they are chosen so that they leave no trace, where that is possible.
         """
         used = [self._digest, settings.augment, settings.rescale, settings.voxel_size, contrast]
+        asked = {"tile": settings.tile, "overlap": settings.overlap}
+        used += [each for each in asked.items() if each[1] is not None]
         if settings.measured_only:
             used.append(settings.tilts and settings.tilts[:2])
         if settings.rescale:

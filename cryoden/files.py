@@ -22,6 +22,7 @@ _EXPERIMENTS = ("*.yaml", "overlays/*.yaml", "simulations/*.yaml")  # of which t
 _PACKED = (".gz", ".bz2")
 _STORE = (".zgroup", ".zarray", "zarr.json")  # what tells that a folder is one
 _MACHINE = re.sub(r"\W", "_", platform.node())[:30] or "machine"
+_LEFT = re.compile(rf"\.(.+)\.{_MACHINE}\.(\d+)\.(part|before)")  # by a process of this machine
 
 
 def find_experiment(name: str) -> Path:
@@ -196,7 +197,8 @@ def whole_file(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
     """A name beside a file's own, to write to; when that is done, it is moved, so that a file is whole or not there.
 
     Whatever ends the writing, the temporary file is gone and what was there before is untouched. What processes of this
-    machine that were killed had begun in this folder is removed. A store is a file, too.
+    machine that were killed had begun in this folder is removed, what they had set aside put back. A store is a file,
+    too.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -210,24 +212,21 @@ def whole_file(path: Path | str, *, overwrite: bool) -> Iterator[Path]:
     """
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
-    partial, aside = unfinished(path), unfinished(path.with_name(f"{path.name}.before"))
+    partial = unfinished(path)
+    aside = partial.with_suffix(".before")
     with made_folder(path.parent):
         try:
             clear_leftovers(path.parent)
             yield partial
             if is_store(path):  # which nothing can be moved onto
                 path.replace(aside)
-            try:
-                partial.replace(path)
-            except OSError:
-                if aside.exists():
-                    aside.replace(path)
-                raise
+            partial.replace(path)
         except OSError as error:
             raise CryodenError(f"cannot write {path}: {error.strerror or error}") from error
         finally:
-            _remove(partial)
-            _remove(aside)
+            with suppress(OSError):  # whoever writes here next does it
+                _remove(partial)
+                _settle(aside, path)
 
 
 def write_text(path: Path | str, text: str, *, overwrite: bool) -> None:
@@ -298,17 +297,37 @@ def unfinished(path: Path) -> Path:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what processes of this machine that were killed had begun in a folder, under names of `unfinished`."""
-    for partial in folder.glob(".*.part"):
-        found = re.fullmatch(r"\..+\.(.+)\.(\d+)\.part", partial.name)
-        if found is None or not found[1].endswith(_MACHINE):
-            continue  # not ours, or of another machine, of whose processes nothing is known here
-        try:
-            os.kill(int(found[2]), 0)
-        except ProcessLookupError:
-            _remove(partial)
-        except (OverflowError, OSError):
+    """Remove what killed processes of this machine had begun in a folder, and put back what they had set aside.
+
+    Of the processes of other machines nothing is known here.
+    """
+    for left in folder.glob(".*"):
+        found = _LEFT.fullmatch(left.name)
+        if found is None or _runs(int(found[2])):
             continue
+        if found[3] == "part":
+            _remove(left)
+        else:
+            _settle(left, folder / found[1])
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of this number, as far as the system tells."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OverflowError, OSError):
+        pass
+    return True
+
+
+def _settle(aside: Path, path: Path) -> None:
+    """Removes what was set aside, or puts it back where nothing came in its place."""
+    if path.exists():
+        _remove(aside)
+    elif aside.exists():
+        aside.replace(path)
 
 
 def _remove(path: Path) -> None:

@@ -1,6 +1,8 @@
 """Files are written whole or not at all, and nothing is replaced unasked."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from cryoden.errors import CryodenError
 from cryoden.files import claimed, refuse_existing, tell_size, whole_file, write_text
+from cryoden.signals import Stopped
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -32,6 +35,25 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write()
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [Stopped(signal.SIGTERM), OSError(errno.ENOSPC, "No space left")])
+def test_a_store_stays_where_what_replaces_it_is_stopped_between_two_moves(tmp_path, monkeypatch, error) -> None:
+    path = tmp_path / "a.zarr"
+    path.mkdir()
+    (path / "zarr.json").write_text("old")
+    replace = Path.replace
+
+    def and_stop(source: Path, target: Path) -> None:
+        replace(source, target)
+        if source == path:
+            raise error
+
+    monkeypatch.setattr(Path, "replace", and_stop)
+    with pytest.raises((Stopped, CryodenError)), whole_file(path, overwrite=True) as partial:
+        partial.mkdir()
+    assert (path / "zarr.json").read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -68,6 +90,9 @@ def test_leftovers_of_killed_processes_go_and_those_of_living_ones_and_other_mac
     (tmp_path / "x").unlink()
     for name in ("a.txt", "b[1].txt"):
         (tmp_path / pattern.format(name, dead.pid)).touch()
+    for name in ("c.zarr", "d.zarr"):  # killed between two moves, and after them
+        (tmp_path / pattern.format(name, dead.pid).replace(".part", ".before")).mkdir()
+    (tmp_path / "d.zarr").touch()
     elsewhere = [f".a.txt.othermachine.{dead.pid}.part", ".a.part", f".a.{'9' * 30}.part", ".rsync.part"]
     for name in elsewhere:
         (tmp_path / name).touch()
@@ -75,7 +100,8 @@ def test_leftovers_of_killed_processes_go_and_those_of_living_ones_and_other_mac
         theirs = pattern.format("a.txt", alive.pid)
         (tmp_path / theirs).touch()
         write_text(tmp_path / "a.txt", "", overwrite=False)
-        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", theirs, *elsewhere}
+        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "c.zarr", "d.zarr", theirs, *elsewhere}
+        assert (tmp_path / "d.zarr").is_file()
         alive.communicate(b"\n")
 
 

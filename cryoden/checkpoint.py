@@ -50,8 +50,7 @@ def read_model(run: Path | str) -> tuple[Denoiser, dict[str, Any]]:
         denoiser = Denoiser.from_record(record, weights, path.stat().st_size)
     except CryodenError as error:
         raise CryodenError(f"model {path}: {error}") from error
-    if str(run) in shipped_models():
-        denoiser.name = str(run)
+    denoiser.name = next((name for name, model in shipped_models().items() if model.weights == path), denoiser.name)
     return denoiser.eval(), record
 
 

@@ -78,7 +78,8 @@ def find_checkpoint(run: Path | str) -> Path:
     """The checkpoint that a name, a run, or a path to a checkpoint stands for: a run's best, else its last.
 
     Args:
-        run: a path, the name of a model that comes with cryoden, or URL#sha256=HEX of one that is downloaded, once.
+        run: a path; or, as a text, the name of a model that comes with cryoden, whatever lies in the working folder
+            (./NAME is what lies there), or URL#sha256=HEX of one that is downloaded, once.
 
     Raises:
         CryodenError: there is no such file, or no checkpoint in the folder.
@@ -87,12 +88,12 @@ def find_checkpoint(run: Path | str) -> Path:
         from cryoden.download import fetch_stated  # with requests, which takes long to import, and few need it
 
         return fetch_stated(str(run))
+    if isinstance(run, str) and run in shipped_models():
+        return shipped_models()[run].weights
     run = Path(run)
     if run.is_file():
         return run
     if not run.exists():
-        if str(run) in shipped_models():
-            return shipped_models()[str(run)].weights
         close = closest(str(run), shipped_models())
         meant = f"did you mean {close}? " if close else ""
         raise CryodenError(f"model {run}: no such file or folder; {meant}{ALLOWED}")

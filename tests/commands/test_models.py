@@ -1,16 +1,19 @@
 """The trained models that come with cryoden, and what picks one."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import cryoden.models
-from cryoden.checkpoint import load_denoiser
+from cryoden.checkpoint import export_weights, load_denoiser
 from cryoden.cli import main
+from cryoden.denoiser import Denoiser
 from cryoden.errors import CryodenError
 from cryoden.models import nearest_model, shipped_models
+from cryoden.networks import CompactUnet
 from cryoden.volume import Volume, write_volume
 
 
@@ -107,3 +110,12 @@ def test_a_name_is_a_model_for_python_too():
     with pytest.raises(CryodenError, match=r"no such file or folder; did you mean cryoden-10A\? give"):
         load_denoiser("cryoden-10a")
     assert isinstance(load_denoiser("cryoden-10A"), torch.nn.Module)
+
+
+def test_what_lies_in_the_working_folder_does_not_take_the_place_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_weights(Denoiser(CompactUnet(channels=2, levels=2)), "cryoden-10A/last.safetensors")
+    shipped = load_denoiser("cryoden-10A")
+    assert (shipped.name, shipped.voxel_size) == ("cryoden-10A", 10.0)
+    for mine in ("./cryoden-10A", Path("cryoden-10A")):
+        assert load_denoiser(mine).name == "CompactUnet"

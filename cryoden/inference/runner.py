@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,10 +78,11 @@ class Runner:
         return made_folder(place.parent) if self.make_folders else nullcontext()
 
     def is_taken(self, job: Job) -> bool:
-        """Whether another process is at a job right now."""
-        with ExitStack() as held:
+        """Whether another process is at a job right now, as far as can be told: `run` tells why it cannot."""
+        with ExitStack() as held, suppress(CryodenError):
             places = [place for place in sorted(job.results) if place.parent.is_dir()]
             return not all(held.enter_context(claimed(place, wait=False)) for place in places)
+        return False
 
     def _for(self, job: Job, *, tilts: bool = True) -> Runner:
         """This runner with what is told of one tomogram: its voxel size, and its tilts."""

@@ -328,12 +328,15 @@ class TestMany:
         write("data/b.mrc", np.full((20, 20, 20), 3, np.float32))
         write("data/c.rec", tomogram(2))
         Path("data/d.mrc").write_bytes(b"not a volume")
+        write("data/e/f.mrc")
+        Path("out/e/.f.mrc.lock").mkdir(parents=True)  # as where nothing may be written
         assert denoise("data", "--output", "out") == 2
         told = capfd.readouterr()
         assert listing("out") == {"a.mrc", "c.mrc"}
         assert re.search(r"error: data/b\.mrc: every voxel is 3", told.err)
         assert re.search(r"error: data/d\.mrc is not an MRC file", told.err)
-        assert told.err.endswith("cryoden: error: 2 of 4 tomograms failed, as told above; the rest are done\n")
+        assert re.search(r"error: cannot write out/e/f\.mrc: Is a directory", told.err)
+        assert told.err.endswith("cryoden: error: 3 of 5 tomograms failed, as told above; the rest are done\n")
         stamps = {name: Path("out", name).stat().st_mtime_ns for name in ("a.mrc", "c.mrc")}
         write("data/b.mrc", tomogram(3))
         Path("data/d.mrc").unlink()

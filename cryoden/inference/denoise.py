@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
+_STEP = 0.1  # spreads between one number of float16 and the next; rounding to them is an error of a thirtieth
 _RESULT = np.dtype(np.float64)  # while it is made
 
 
@@ -162,10 +163,30 @@ def plan_file(
     size = volume.data.size * (_RESULT.itemsize + (2 if float16 else 4)) - kept_bytes(Path(path_out))
     check_output(path_out, overwrite=overwrite, size=max(0, size))
     plan = engine.plan(volume, settings, str(path_in))
-    largest = max(abs(plan.statistics.minimum), abs(plan.statistics.maximum))
-    if float16 and largest > float(np.finfo(np.float16).max):
-        raise CryodenError(f"{path_in}: has values up to {largest:.3g}, and float16 ends at 65504; write float32")
+    if float16:
+        _check_float16(plan)
     return replace(plan, seen=seen)
+
+
+def _check_float16(plan: Plan) -> None:
+    """Refuses a volume of which float16 keeps too little.
+
+    Raises:
+        CryodenError: It has values beyond float16's, or next to no steps for those that are there.
+    """
+    most = float(np.finfo(np.float16).max)
+    largest = max(abs(plan.statistics.minimum), abs(plan.statistics.maximum))
+    if largest > most:
+        raise CryodenError(
+            f"{plan.name}: has values up to {largest:.3g}, and float16 ends at {most:.0f}; write float32"
+        )
+    level, spread = float(plan.grey.scale.level), float(plan.grey.scale.spread)
+    step = float(np.spacing(np.float16(min(most, abs(level) + 4 * spread))))
+    if step > _STEP * spread:
+        raise CryodenError(
+            f"{plan.name}: its values are about {level:.5g}, with a spread of {spread:.2g}, and float16 has steps of "
+            f"{step:.2g} there, at most {_STEP:g} spreads being allowed; write float32, or another scale"
+        )
 
 
 def with_tilts(settings: Settings, path: Path, table: Path | None = None) -> Settings:

@@ -302,6 +302,11 @@ class TestOneTomogram:
             (["in.mrc", "out.h5"], r"cannot write out\.h5: give a name that ends in \.mrc, \.tif or \.zarr"),
             (["in.mrc", "nowhere/out.mrc"], "there is no folder nowhere; create it first"),
             (["loud.mrc", "out.mrc", "--float16"], r"loud\.mrc: has values up to .*, and float16 ends at 65504"),
+            (
+                ["faint.mrc", "out.mrc", "--float16"],
+                r"faint\.mrc: .* a spread of .*e-08, and float16 has steps of 6e-08",
+            ),
+            (["high.mrc", "out.mrc", "--float16"], r"high\.mrc: its values are about 301\d\d, .* steps of 16 there"),
             (["missing.star", "--output=out"], r"cannot read missing\.star: there is no such file"),
             (["missing.mrc", "out.mrc"], r"cannot read missing\.mrc: No such file"),
             (["in.mrc", "out.mrc", "--tile=18"], "tile 18 does not suit the network: take a multiple of 4"),
@@ -315,11 +320,13 @@ class TestOneTomogram:
     def test_bad_words_get_one_line(self, denoise, capfd, words, message):
         write("in.mrc")
         write("loud.mrc", tomogram() * 1e4)
+        write("faint.mrc", tomogram() * 1e-9)
+        write("high.mrc", tomogram() + 3e4)
         assert denoise(*words) == 2
         told = capfd.readouterr().err.strip()
         assert re.search(f"^cryoden: error: .*{message}", told), told
         assert "\n" not in told
-        assert listing() == {"in.mrc", "loud.mrc"}
+        assert listing() == {"in.mrc", "loud.mrc", "faint.mrc", "high.mrc"}
 
 
 class TestMany:

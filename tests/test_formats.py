@@ -51,7 +51,7 @@ def ome_zarr(
 )
 class TestWrittenAndRead:
     def test_the_same_comes_back_mapped(self, name, dtype, tmp_path) -> None:
-        write_volume(tmp_path / name, Volume(VOXELS, 7.84, labels=("first",)), label="second", dtype=dtype)
+        write_volume(tmp_path / name, Volume(VOXELS, 7.84, labels=("fi\x07rst",)), label="second", dtype=dtype)
         volume = open_volume(tmp_path / name)
         assert isinstance(volume.data, np.memmap)
         assert volume.data.dtype == dtype

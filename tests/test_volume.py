@@ -67,8 +67,11 @@ class TestRead:
         assert np.all(read_volume(path).data == expected)
 
     def test_place_and_labels_are_read(self, tmp_path):
-        path = make_mrc(tmp_path / "a.mrc", values(), 2.5, nxstart=-3, nystart=4, nzstart=5, origin=(1.0, 2.0, -3.0))
+        words = {"nxstart": -3, "nystart": 4, "nzstart": 5, "origin": (1.0, 2.0, -3.0)}
+        labels = [b"by a\x07 lab  \0\x01what was there", b"\0left", b"\x01", b"other"] + [b""] * 6
+        path = make_mrc(tmp_path / "a.mrc", values(), 2.5, **words, label=labels, nlabl=4)
         volume = read_volume(path)
+        assert volume.labels == ("by a lab", "other")
         assert volume.voxel_size == pytest.approx(2.5)
         assert volume.nstart == (-3, 4, 5)
         assert volume.origin == (1.0, 2.0, -3.0)

@@ -207,6 +207,11 @@ def in_angstrom(length: float | str, unit: str, *, anywhere: bool = False) -> fl
     return value if (anywhere and math.isfinite(value)) or is_length(value) else 0.0
 
 
+def printable(label: str) -> str:
+    """A label without control characters, with which some formats cannot be read again."""
+    return "".join(each for each in label if each.isprintable())
+
+
 def measure_finite(name: Path, data: NDArray[Any], voxels: np.dtype[Any]) -> Statistics:
     """The statistics of what is going to be written.
 

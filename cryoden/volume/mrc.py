@@ -27,7 +27,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 
 from cryoden.errors import CryodenError
 from cryoden.files import unpacked
-from cryoden.volume.base import Statistics, Volume, VolumeFile, is_length, measure_finite, one_size, sections
+from cryoden.volume.base import Statistics, Volume, VolumeFile, is_length, measure_finite, one_size, printable, sections
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class Mrc(VolumeFile):
                 "with three of 90°: resample it, or correct its header if that is wrong"
             )
         self.voxel_size = one_size(path, _voxel_size(self._header), voxel_size)
-        stored = (bytes(label) for label in self._header.label)
-        self.labels = tuple(label.decode("ascii", "replace").strip() for label in stored if label.strip())
+        texts = (bytes(label).partition(b"\0")[0].decode("ascii", "replace") for label in self._header.label)
+        self.labels = tuple(label for text in texts if (label := printable(text).strip()))
 
     @staticmethod
     def knows(path: Path) -> bool:

@@ -24,6 +24,7 @@ from cryoden.volume.base import (
     in_angstrom,
     measure_finite,
     one_size,
+    printable,
     release,
     require_whole,
 )
@@ -80,7 +81,11 @@ class OmeZarr(VolumeFile):
         self.voxel_size = one_size(path, level.sizes, voxel_size)
         self._origin = level.origin
         told = attributes.get("cryoden")
-        self.labels = tuple(map(str, told["labels"])) if isinstance(told, Mapping) and "labels" in told else ()
+        self.labels = (
+            tuple(printable(str(each)) for each in told["labels"])
+            if isinstance(told, Mapping) and "labels" in told
+            else ()
+        )
 
     @staticmethod
     def knows(path: Path) -> bool:

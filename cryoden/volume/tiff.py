@@ -21,6 +21,7 @@ from cryoden.volume.base import (
     in_angstrom,
     measure_finite,
     one_size,
+    printable,
     release,
     sections,
 )
@@ -103,7 +104,7 @@ class Tiff(VolumeFile):
     ) -> None:
         """See `VolumeFile`; as OME-TIFF, whose description has the voxel size in Å, and the labels."""
         measure_finite(name, volume.data, voxels)
-        metadata: dict[str, Any] = {"axes": "ZYX", "Description": "\n".join((*volume.labels, *labels))}
+        metadata: dict[str, Any] = {"axes": "ZYX", "Description": "\n".join(map(printable, (*volume.labels, *labels)))}
         if volume.voxel_size > 0:
             for axis in "XYZ":
                 metadata |= {f"PhysicalSize{axis}": volume.voxel_size, f"PhysicalSize{axis}Unit": "Å"}

@@ -1,5 +1,6 @@
 """Files written so that a reader finds a whole one or none, and so that nothing is replaced unasked."""
 
+import errno
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ try:
     import fcntl
 except ImportError:  # Windows, where nothing of this kind spans processes
     fcntl = None  # type: ignore[assignment]
+_LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # file systems where it does so neither
 
 _EXPERIMENTS = ("*.yaml", "overlays/*.yaml", "simulations/*.yaml")  # of which the command line takes the arguments
 _PACKED = (".gz", ".bz2")
@@ -275,20 +277,24 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _lock(lock: Path, *, wait: bool) -> int | None:
-    """A descriptor of a file that is locked by it; None where another process has locked it."""
+    """A descriptor of a file that is locked by it, if its file system can; None where another process has locked it."""
     while True:
         number = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if lock.exists() and os.path.samestat(os.fstat(number), lock.stat()):
-                return number  # and not what another process has just let go and removed
+            if os.path.samestat(os.fstat(number), lock.stat()):
+                return number
+        except FileNotFoundError:
+            pass
         except BlockingIOError:
             os.close(number)
             return None
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in _LOCKLESS:
+                return number
             os.close(number)
             raise
-        os.close(number)
+        os.close(number)  # of what another process has just let go of and removed
 
 
 def unfinished(path: Path) -> Path:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,37 @@ def test_one_process_at_a_time_makes_a_file_and_a_killed_one_hinders_nobody(tmp_
         with claimed(path) as free:
             assert free
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_several_let_go_of_and_take_again_is_had_by_each(tmp_path: Path) -> None:
+    """Often enough that one looks for a lock that another is just removing."""
+
+    def take(number: int) -> None:
+        for _ in range(1500):
+            with claimed(tmp_path / "a.txt"):
+                held.append(number)
+                assert held == [number]
+                held.clear()
+
+    held: list[int] = []
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(take, range(4)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_a_file_system_has_no_locks_nothing_is_refused(tmp_path: Path, monkeypatch, number: int) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("cryoden.files.fcntl.flock", flock)
+    with claimed(tmp_path / "a.txt") as ours, claimed(tmp_path / "a.txt", wait=False) as ours_too:
+        assert ours
+        assert ours_too
+    assert list(tmp_path.iterdir()) == []
+    number = errno.EIO
+    with pytest.raises(CryodenError, match=r"cannot write .*a\.txt: Input/output error"), claimed(tmp_path / "a.txt"):
+        pass
 
 
 def test_sizes_in_words() -> None:

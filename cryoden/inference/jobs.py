@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cryoden.errors import CryodenError
@@ -97,7 +98,8 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
 
     Args:
         words: Files are taken as they are, and so are the folders of OME-Zarr images; of other folders, with those
-            inside, all .mrc, .rec and .map, also compressed, .tif, .tiff and .zarr.
+            inside, all .mrc, .rec and .map, also compressed, .tif, .tiff and .zarr. What is hidden is left out, unless
+            a pattern has its dot.
         output: A folder of results, which is left out where it lies within a folder that is searched.
 
     Returns:
@@ -119,9 +121,11 @@ def find_files(words: Sequence[str], output: Path | None = None) -> dict[Path, P
             found.setdefault(path, Path(path.name))
         else:
             fixed = next(i for i, part in enumerate(path.parts) if set(part) & set("*?["))
-            base = Path(*path.parts[:fixed])
+            base, pattern = Path(*path.parts[:fixed]), Path(*path.parts[fixed:])
             try:
-                matching = sorted(base.glob(str(Path(*path.parts[fixed:]))))
+                matching = [
+                    each for each in sorted(base.glob(str(pattern))) if _is_meant(each.relative_to(base), pattern)
+                ]
             except ValueError as error:  # of Python before 3.13
                 raise CryodenError(f"{word}: no such pattern: ** stands for whole folders, as in '**/*.mrc'") from error
             more = _apart([each for each in matching if each.is_file() or is_store(each)], base, output)
@@ -211,17 +215,29 @@ def _without_half(below: Path) -> Path:
     return below.parent if half_folder(below.parent) is None else below.parent.parent
 
 
-def _inside(folder: Path, output: Path | None) -> list[Path]:
-    """The files in a folder and its subfolders, and the stores, without hidden ones and results."""
+def _inside(folder: Path, output: Path | None, above: tuple[Path, ...] = ()) -> list[Path]:
+    """The files in a folder and its subfolders, and the stores, without hidden ones and results.
+
+    A link is followed unless it leads back to a folder that this one lies in, or was come by.
+    """
     found: list[Path] = []
+    above = (*above, folder.resolve())
     for each in _apart(sorted(folder.iterdir()), folder, output):
         if each.name.startswith("."):
             continue
         if each.is_dir() and not is_store(each):
-            found += _inside(each, output)
+            place = each.resolve()
+            found += [] if any(one.is_relative_to(place) for one in above) else _inside(each, output, above)
         elif each.exists():
             found.append(each)
     return found
+
+
+def _is_meant(found: Path, pattern: Path) -> bool:
+    """Whether a pattern asks for what it matches: for hidden files and folders only where it has their dot, too."""
+    asked = [part for part in pattern.parts if part.startswith(".")]
+    hidden = [part for part in found.parts if part.startswith(".")]
+    return all(any(fnmatchcase(part, each) for each in asked) for part in hidden)
 
 
 def _is_tomogram(path: Path) -> bool:

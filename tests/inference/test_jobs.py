@@ -64,6 +64,33 @@ class TestFind:
             assert list(find_files([word], tmp_path / "denoised")) == [source]
         assert len(find_files([str(tmp_path)], tmp_path)) == 2
 
+    @pytest.mark.parametrize(
+        ("word", "names"),
+        [
+            (".", ["a.mrc"]),
+            ("*.mrc", ["a.mrc"]),
+            ("**/*.mrc", ["a.mrc"]),
+            ("*/*.mrc", []),
+            ("._*", ["._a.mrc"]),
+            (".Trash/*", [".Trash/b.mrc"]),
+            ("**/.T*/*.mrc", [".Trash/b.mrc"]),
+        ],
+    )
+    def test_what_is_hidden_is_meant_only_where_a_pattern_has_its_dot(self, tmp_path, word, names):
+        touch(tmp_path, "a.mrc", "._a.mrc", ".Trash/b.mrc", ".Trash/.c.mrc")
+        if names:
+            assert list(find_files([f"{tmp_path}/{word}"])) == [tmp_path / name for name in names]
+        else:
+            with pytest.raises(CryodenError, match="no file has such a name"):
+                find_files([f"{tmp_path}/{word}"])
+
+    @pytest.mark.parametrize("back", ["in/raw/back -> in", "in/raw/back -> .", "elsewhere/back -> in"])
+    def test_links_are_followed_but_not_back(self, tmp_path, back):
+        touch(tmp_path, "in/raw/a.mrc", "elsewhere/b.mrc")
+        for link, target in (back.split(" -> "), ("in/other", "elsewhere")):
+            (tmp_path / link).symlink_to(tmp_path / target)
+        assert list(find_files([f"{tmp_path}/in"]).values()) == [Path("other/b.mrc"), Path("raw/a.mrc")]
+
     def test_nothing_there(self, tmp_path):
         with pytest.raises(CryodenError, match=r"no tomogram in this folder; looked for \.mrc, \.rec, \.map"):
             find_files([str(tmp_path)])

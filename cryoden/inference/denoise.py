@@ -80,7 +80,10 @@ def denoise(
     if isinstance(volume, Volume):
         given = volume
     else:
-        data = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
+        if isinstance(volume, Tensor):
+            data = (volume.float() if volume.dtype == torch.bfloat16 else volume).detach().cpu().numpy()
+        else:
+            data = np.asarray(volume)
         if data.ndim != 3 or data.dtype.kind not in "iuf":
             raise CryodenError(f"a volume is (D, H, W) real numbers; got shape {data.shape} of {data.dtype}")
         given = Volume(data, settings.get("voxel_size") or denoiser_of(model).voxel_size or 1.0)

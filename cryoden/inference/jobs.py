@@ -23,7 +23,7 @@ _OTHERS = (".mrcs", ".st", ".ccp4")  # what else a result's name drops; ".00Apx"
 _HALVES = ({"evn", "even", "half1"}, {"odd", "half2"})
 # Only a last mark counts, before what AreTomo3 and Warp put behind it: an_odd_cell.mrc is no half.
 _HALF = re.compile(r"_(evn|even|half1|odd|half2)(?=(_Vol|_[0-9.]+Apx)?$)", re.IGNORECASE)
-_LONGEST = 220  # bytes of a name, which file systems end at 255; the rest is for the name that it is written under
+_LONGEST = 200  # bytes of a name, which file systems end at 255; the rest is for the name that it is written under
 
 
 @dataclass(frozen=True)

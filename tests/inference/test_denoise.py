@@ -298,11 +298,13 @@ def test_gives_back_the_kind_it_was_given(kind):
     np.testing.assert_array_equal(np.asarray(values), run(volume, model).data)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64, np.float16])
-def test_arrays_of_other_types(dtype):
-    data = np.random.default_rng(0).integers(0, 100, (9, 10, 11)).astype(dtype)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64, np.float16, torch.float16, torch.bfloat16])
+def test_arrays_and_tensors_of_other_types(dtype):
+    expected = np.random.default_rng(0).integers(0, 100, (9, 10, 11))
+    data = torch.from_numpy(expected).to(dtype) if isinstance(dtype, torch.dtype) else expected.astype(dtype)
     denoised = run(data, make_model(each(lambda x: x)))
-    np.testing.assert_allclose(denoised, data, atol=1e-4)
+    assert str(denoised.dtype).endswith("float32")
+    np.testing.assert_allclose(denoised, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 3)), np.zeros((1, 3, 3, 3)), np.zeros((3, 3, 3), complex)])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryoden.errors import CryodenError
-from cryoden.networks.base import DenoisingNetwork, build_network, check_network, network_record
+from cryoden.networks.base import DenoisingNetwork, build_network, check_network, network_record, python_number
 from cryoden.scaling import Scale
 from cryoden.version import __version__
 from cryoden.volume import LONGEST, SHORTEST, is_length
@@ -110,7 +110,7 @@ class Denoiser(nn.Module):
             "standardize": self.standardize,
             "residual": self.residual,
             "scale": _SCALE,
-            "voxel_size": self.voxel_size,
+            "voxel_size": python_number(self.voxel_size),
         }
 
     @classmethod

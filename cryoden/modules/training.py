@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import Callback, LightningModule
+from lightning_utilities import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,7 +21,7 @@ from cryoden.losses import Loss, data_consistency
 from cryoden.metrics import percentiles
 from cryoden.metrics.per_volume import TrainingMetrics
 from cryoden.modules.safeguards import AverageBuffers, Safeguard
-from cryoden.networks.base import DenoisingNetwork, with_defaults
+from cryoden.networks.base import DenoisingNetwork, python_number, with_defaults
 
 
 class Training(LightningModule):
@@ -255,6 +256,9 @@ class Training(LightningModule):
         for name in ("hyper_parameters", "datamodule_hyper_parameters"):
             if name in checkpoint:
                 checkpoint[name] = plain(checkpoint[name])
+        for name in ("optimizer_states", "lr_schedulers"):  # a rate, anyone's, may be one of numpy's
+            if name in checkpoint:
+                checkpoint[name] = apply_to_collection(checkpoint[name], np.generic, python_number)
         # Averages of the weights stand in their place by now, if there are any, and the digest is of what is kept.
         inside = "denoiser.generator."
         kept = {k.removeprefix(inside): v for k, v in checkpoint["state_dict"].items() if k.startswith(inside)}
@@ -290,7 +294,7 @@ def _words(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` with whatever is not a number, text, None, or a list or mapping of these left out.
+    """`value` with whatever is not a number, text, None, or a list or mapping of these left out; numpy's numbers too.
 
     >>> plain({"channels": 48, "generator": object(), "betas": (0.5, 0.9)})
     {'channels': 48, 'betas': [0.5, 0.9]}
@@ -299,8 +303,8 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items() if _is_plain(v)}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value if _is_plain(v)]
-    return value
+    return python_number(value)
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+    return value is None or isinstance(value, bool | int | float | str | list | tuple | dict | np.generic)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +30,8 @@ def constructor_arguments(module: nn.Module) -> dict[str, Any]:
         Name to plain value (int, float, str, bool, None, or a list of these), in the constructor's order.
 
     Raises:
-        CryodenError: An argument is not kept, is not plain, or has no name of its own.
+        CryodenError: An argument is not kept, is not plain, has no name of its own, or is a number that no network is
+            built with again.
 
     Examples:
         >>> from cryoden.networks.upsample_unet import UpsampleUnet
@@ -48,6 +50,11 @@ def constructor_arguments(module: nn.Module) -> dict[str, Any]:
             raise CryodenError(
                 f"{where} must be int, float, str, bool, None or a list of these, which a checkpoint can keep, got a "
                 f"{type(value).__name__}; make what is needed of plain values in __init__"
+            )
+        if not _is_modest(value):  # now, as `build_network` would after all training
+            raise CryodenError(
+                f"{where}: got {str(value)[:100]}; a checkpoint is read with numbers from {-LARGEST} to {LARGEST} and "
+                "lists of at most as many, as it may be anyone's; give less, or write the number into __init__"
             )
         arguments[name] = value
     return arguments
@@ -260,8 +267,19 @@ def _class_of(class_path: str) -> type[DenoisingNetwork]:
 
 
 def _listed(value: Any) -> Any:
-    """The same, a list for a tuple: a checkpoint knows no tuples."""
-    return list(value) if isinstance(value, tuple) else value
+    """The same, a list for a tuple, and Python's numbers for numpy's: a checkpoint knows no others."""
+    if isinstance(value, list | tuple):
+        return [python_number(each) for each in value]
+    return python_number(value)
+
+
+def python_number(value: Any) -> Any:
+    """Python's number for one of numpy's, which a checkpoint cannot keep; all else as it is.
+
+    >>> python_number(np.float64(0.5))
+    0.5
+    """
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_modest(value: Any) -> bool:

@@ -21,8 +21,8 @@ class SimpleAutoEncoder(DenoisingNetwork):
     Args:
         channels: Channels after the first block; each of the three below has four times as many.
         norm: "batch" (the thesis's), "instance" or "group".
-        output_range: The largest density it can answer: the sigmoid is multiplied by this. In a standardised
-            volume a particle peaks at 20 to 60; 1.0 is the thesis's, for volumes in [0, 1].
+        output_range: The largest density it can answer, up to 4096: the sigmoid is multiplied by this. In a
+            standardised volume a particle peaks at 20 to 60; 1.0 is the thesis's, for volumes in [0, 1].
 
     Raises:
         CryodenError: An argument is out of its range.
@@ -34,9 +34,10 @@ class SimpleAutoEncoder(DenoisingNetwork):
     def __init__(self, channels: int = 4, norm: NormName = "batch", output_range: float = 64.0) -> None:
         super().__init__()
         check_whole(1, LARGEST, channels=channels)
-        if not _START < output_range < math.inf:
+        if not _START < output_range <= LARGEST:
             raise CryodenError(
-                f"SimpleAutoEncoder's output_range must be above {_START}, its start, got {output_range}"
+                f"SimpleAutoEncoder's output_range must be above {_START}, its start, and at most {LARGEST}, got "
+                f"{output_range}"
             )
         self.channels = channels
         self.norm = norm

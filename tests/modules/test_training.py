@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -23,6 +24,7 @@ from cryoden import (
     UnetAE,
     UpsampleUnetGAN,
 )
+from cryoden.checkpoint import load_denoiser
 from cryoden.losses import mse
 from cryoden.modules.safeguards import Safeguard
 from cryoden.modules.training import Training
@@ -77,6 +79,13 @@ class Unscheduled(Supervised):
 class Unmatched(UpsampleUnetGAN):
     def _supervision(self, batch, denoised, features):
         return self.supervised(batch, denoised, self.reconstruction_loss)
+
+
+class Searched(Supervised):
+    """A rate of numpy's, that only its own optimizer knows."""
+
+    def configure_optimizers(self):
+        return SGD(self.parameters(), lr=np.float64(1e-3))
 
 
 def train(model: Training, data: ParticleDataModule, folder: Path) -> Trainer:
@@ -182,6 +191,26 @@ def test_gradients_that_16_mixed_scales_are_neither_clipped_nor_gone_back_from(c
     Safeguard(None, rollback=False).setup(trainer, torch.nn.Module(), "fit")
     with pytest.raises(CryodenError, match="gradient_clip, and nonfinite rollback, do nothing in precision 16-mixed"):
         Safeguard(clip, rollback=rollback).setup(trainer, torch.nn.Module(), "fit")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CompactUnetAE(channels=np.int64(2), levels=1, learning_rate=np.logspace(-4, -3, 2)[0]),
+        lambda: CompactUnetAE(channels=2, levels=1, gradient_clip=np.float64(1.0), warmup_steps=np.int64(2)),
+        lambda: UpsampleUnetGAN(channels=3, box=16, norm="group", betas=tuple(np.array([0.5, 0.9]))),
+        lambda: Searched(network(), cosine=False),
+    ],
+    ids=["rate", "clip", "betas", "own"],
+)
+def test_a_number_of_numpy_s_leaves_a_checkpoint_that_loads(make, data, tmp_path: Path) -> None:
+    model = make()
+    trainer = train(model, data, tmp_path)
+    model.denoiser.voxel_size = np.float32(20.0)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert load_denoiser(tmp_path / "a.ckpt").voxel_size == 20.0
+    kept = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert set(model.hparams) - set(kept["hyper_parameters"]) <= {"generator", "discriminator"}
 
 
 def test_a_checkpoint_from_before_an_argument_had_its_default() -> None:

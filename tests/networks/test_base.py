@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,10 +72,18 @@ class Optional(Identity):
 
 
 @pytest.mark.parametrize(
-    "network", [Filter(), Filter((5, 3), bias=False, slope=0.1), Identity(), CompactUnet(3, levels=1)]
+    "network",
+    [
+        Filter(),
+        Filter((5, 3), bias=False, slope=0.1),
+        Filter((np.int64(5),), slope=np.float64(0.1)),
+        Identity(),
+        CompactUnet(3, levels=1),
+    ],
 )
 def test_a_record_survives_a_file_and_builds_the_network_again(network: DenoisingNetwork) -> None:
     record = json.loads(json.dumps(network_record(network)))
+    assert all(type(each) in (int, float, bool, list, type(None)) for each in record["init_args"].values())
     again = build_network(record)
     again.load_state_dict(network.state_dict())
     volumes = torch.randn(1, 1, 6, 8, 10)
@@ -88,10 +97,13 @@ def test_a_record_survives_a_file_and_builds_the_network_again(network: Denoisin
         (Forgetful(), "'width' is not kept as an attribute; write self.width = width in __init__"),
         (Activated(nn.ReLU()), "'activation' must be int, float, str, bool, None or a list of these, .* got a ReLU"),
         (Activated([nn.ReLU()]), "'activation' must be int, float, str, bool, None or a list of these, .* got a list"),
+        (Filter(slope=5000.0), r"'slope': got 5000\.0; a checkpoint is read with numbers from -4096 to 4096"),
+        (Filter(slope=float("inf")), "'slope': got inf; a checkpoint is read with numbers"),
+        (Filter((3,) * 5000), r"'widths': got \[3, 3, .*; a checkpoint is read with .* lists of at most as many"),
         (Anything(1, 2), r"'widths' is written \*widths: int; name each argument"),
         (Optional(a=1), r"'options' is written \*\*options: int; name each argument"),
     ],
-    ids=["forgotten", "module", "modules", "args", "kwargs"],
+    ids=["forgotten", "module", "modules", "large", "infinite", "long", "args", "kwargs"],
 )
 def test_a_network_that_could_not_be_built_again_is_refused_in_one_line(
     network: DenoisingNetwork, message: str

@@ -106,10 +106,12 @@ def test_simple_auto_encoder_stays_in_its_range() -> None:
     network = SimpleAutoEncoder(channels=1, output_range=1.0)
     network.layers[-2].bias.data.fill_(100.0)
     assert network(standardised_particle(32, 32, 32)).max() == 1.0
-    with pytest.raises(CryodenError, match=r"output_range must be above 0\.05, its start, got 0"):
+    with pytest.raises(CryodenError, match=r"output_range must be above 0\.05, its start, and at most 4096, got 0"):
         SimpleAutoEncoder(output_range=0.0)
-    with pytest.raises(CryodenError, match="its start, got nan"):
+    with pytest.raises(CryodenError, match="at most 4096, got nan"):
         SimpleAutoEncoder(output_range=float("nan"))
+    with pytest.raises(CryodenError, match="at most 4096, got 5000"):  # which no file would be read with
+        SimpleAutoEncoder(output_range=5000.0)
 
 
 def boxes_seen(network: nn.Module, volumes: Tensor) -> dict[str, list[int]]:

@@ -127,8 +127,8 @@ class Safeguard(Callback):
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             if scheduler is not None:
                 scheduler.base_lrs = [rate / 2 for rate in scheduler.base_lrs]
-                for group in scheduler.optimizer.param_groups:
-                    group["lr"] /= 2
+                for group in scheduler.optimizer.param_groups:  # its rate is that of the epoch's first step again
+                    group["lr"] /= 2**self._rollbacks
 
     def _reason(self, trainer: Trainer, module: LightningModule, parameters: list[torch.nn.Parameter]) -> str:
         terms: dict[str, Tensor] = getattr(module, "terms", {})

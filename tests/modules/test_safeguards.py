@@ -105,6 +105,27 @@ def test_a_training_that_breaks_down_again_and_again_stops(data, tmp_path: Path)
         trainer.fit(model, data)
 
 
+@EVERY_SYSTEM
+@pytest.mark.filterwarnings("ignore:training broke down")
+def test_each_time_that_it_goes_back_the_rate_is_half_of_the_last_from_the_first_step_on(
+    system, data, tmp_path
+) -> None:
+    class Twice(Poison):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            rates.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+
+    rates: list[list[float]] = []
+    model = system(nonfinite="rollback", cosine=False)
+    trainer = trainer_with(Twice(0, 0, times=2), tmp_path)
+    trainer.fit_loop.max_epochs = 1
+    trainer.fit(model, data)
+    for number, divisor in enumerate((1, 2, 4, 4)):
+        assert [first / now for first, now in zip(rates[0], rates[number], strict=True)] == pytest.approx(
+            [divisor] * len(rates[0])
+        )
+
+
 @pytest.mark.filterwarnings("ignore:training broke down")
 def test_who_goes_on_within_an_epoch_can_go_back_too(data, tmp_path: Path) -> None:
     middle = {"val_check_interval": 2, "limit_val_batches": 1}

@@ -167,7 +167,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What tables call it: all rows of one label differ in nothing but the seed."""
+        """What tables call it: all rows of one label and the same data differ in nothing but the seed."""
         what = " ".join([self.system, self.variant]).strip()
         return f"{what}, {self.channels} channels, {self.length} epochs"
 
@@ -295,7 +295,7 @@ class Work:
         if found.failed:
             raise CryodenError(found.failed[name])
         values = {measure: each.tolist() for measure, each in found.values[name].items()}
-        write_text(path, json.dumps(plain_numbers(values)), overwrite=True)
+        write_text(path, json.dumps(values), overwrite=True)  # a resolution of infinity is one, and counts
 
     def score_baselines(self, tests: Iterable[str]) -> None:
         """Measure what needs no training: input, zeros, and each filter at its best on validation volumes."""
@@ -359,10 +359,10 @@ def write_results(work: Work, rows: list[Row], results: Path, command: str) -> N
         found = {name: _spreads(work.read(test, name)) for name in baselines}
         module = work.module(test)
         about = {}
-        for label in dict.fromkeys(row.label for row in scored):
-            same = [row for row in scored if row.label == label]
+        for label, data in dict.fromkeys((row.label, row.data) for row in scored):
+            same = [row for row in scored if (row.label, row.data) == (label, data)]
             values = [work.read(test, row.name) for row in same]
-            name = label if same[0].data == test else f"{label}, trained on {same[0].data.replace('_', ' ')}"
+            name = label if data == test else f"{label}, trained on {data.replace('_', ' ')}"
             found[name] = _spreads({m: [v for each in values for v in each[m]] for m in values[0]})
             medians = [_spreads(each)["nrmse"]["p50"] for each in values]
             about[name] = work.about(same) | {"nrmse_of_each_seed": medians}

@@ -6,8 +6,10 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -122,6 +124,35 @@ def test_rows_of_several_seeds_make_one_row(tmp_path: Path) -> None:
     ((_, row),) = result["rows"].items()
     assert row["seeds"] == [1, 2]
     assert len(set(row["nrmse_of_each_seed"])) == 2
+
+
+def test_rows_of_other_data_are_another_row_and_no_resolution_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    import thesis
+
+    work = thesis.Work(tmp_path, 3, small=True)
+    work.data_file("different_noise")
+    monkeypatch.setattr(
+        work,
+        "module",
+        lambda _: SimpleNamespace(voxel_size=20.0, batch_size=1, num_workers=0, test_volumes=lambda: range(3)),
+    )
+    monkeypatch.setattr(work, "about", lambda rows: {"trained_on": {row.data for row in rows}.pop()})
+    rows = thesis.grid(4, 2, ["control/compact_unet_ae/*seed-1", "different_noise/compact_unet_ae/*seed-1"])
+    for row, error in zip(rows, (1.0, 0.1), strict=True):
+        scores = {"nrmse": np.full(3, error), "resolution_0.5": np.array([np.inf, np.inf, 30.0])}
+        found = SimpleNamespace(failed={}, values={row.name: scores})
+        monkeypatch.setattr(thesis, "evaluate", lambda *_, found=found, **__: found)
+        work.score("different_noise", row.name, lambda: None)
+    thesis.write_results(work, rows, tmp_path, "command")
+
+    told = json.loads((tmp_path / "thesis_different_noise.json").read_text("utf-8"))
+    for row, name, error in zip(rows, (f"{rows[0].label}, trained on control", rows[1].label), (1.0, 0.1), strict=True):
+        assert told["rows"][name] == {"trained_on": row.data, "nrmse_of_each_seed": [error]}
+        assert told["percentiles"][name]["nrmse"]["p50"] == pytest.approx(error)
+        assert told["percentiles"][name]["resolution_0.5"]["p50"] is None  # infinite: two of three have none
 
 
 def test_the_grid_has_every_system_on_every_experiment(monkeypatch: pytest.MonkeyPatch) -> None:

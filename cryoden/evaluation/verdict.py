@@ -119,6 +119,8 @@ def _matching(c: Comparison, best: str) -> list[str]:
 
 
 def _sweep(sweep: Sweep, best: str) -> str:
+    if best not in sweep.values:
+        return f"Sensitivity to {sweep.quantity}: {best} failed at one of its values, and has no curve."
     ours = [point[1] for point in sweep.values[best]["nrmse"]]
     low, high = int(np.argmin(ours)), int(np.argmax(ours))
     return (

@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from cryoden.data import ParticleDataModule
+from cryoden.evaluation.results import Sweep
 from cryoden.evaluation.tables import csv_of, csv_text, grids, read_thesis, score_grid, score_rows
 from cryoden.evaluation.verdict import verdict
 from cryoden.metrics import MEASURES
@@ -63,6 +64,17 @@ def test_there_is_doubt_where_error_and_fsc_disagree(ours, filtered, answer, mod
     how = "better" if difference > 0 else "less well" if difference < 0 else "as well"  # as the numbers beside it say
     assert f"agrees {how} with the truth where the tilt series measured" in said
     assert (", but agrees" in said) == ((ours[NRMSE] < filtered[NRMSE]) != (difference >= 0))
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_model_that_failed_at_a_point_has_no_curve_and_this_is_told(failed: bool, module: ParticleDataModule) -> None:
+    comparison = comparison_of(module, {"model": lambda v: v / 2})
+    curve = {NRMSE: [[0.2, 0.3, 0.4], [0.1, 0.2, 0.3]]}
+    comparison.sweeps.append(Sweep("dose", [20.0, 50.0], 2, {"input": curve} | ({} if failed else {"model": curve})))
+    told = (
+        "model failed at one of its values" if failed else "its NRMSE is lowest at 50 (0.200) and highest at 20 (0.300)"
+    )
+    assert any(line.startswith(f"Sensitivity to dose: {told}") for line in verdict(comparison))
 
 
 def test_detail_is_told_beside_the_sharpest_filter(module: ParticleDataModule) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from cryoden.pictures import save_figure
 from cryoden.runs import read_history
 
 _TRIAL = "trial"
+_GOALS = "minimize", "maximize"
 
 
 def sweep(file: str, runs: int = 10, output: str = "sweep", seed: int = 0) -> Iterator[str]:
@@ -49,7 +51,7 @@ def sweep(file: str, runs: int = 10, output: str = "sweep", seed: int = 0) -> It
     if runs < 1:
         raise CryodenError(f"runs: got {runs}; it must be at least 1")
     described = _read(Path(file))
-    metric, minimize = described["metric"]["name"], described["metric"].get("goal", "minimize") == "minimize"
+    metric, minimize = described["metric"]["name"], described["metric"].get("goal", _GOALS[0]) == _GOALS[0]
     asked = list(itertools.islice(settings(described["method"], described["parameters"], seed), runs))
     folder = Path(output)
     kept = yaml.safe_dump(described | {"seed": seed}, sort_keys=False)
@@ -98,6 +100,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"sweep {path}: needed are method, metric with its name, parameters, and a command with `fit`, such as "
             "experiments/sweeps/gan.yaml has"
         )
+    goal = described["metric"].get("goal", _GOALS[0])
+    if goal not in _GOALS:
+        raise CryodenError(f"sweep {path}: metric goal: got {goal}; allowed are {' and '.join(_GOALS)}")
     return {name: described[name] for name in kinds}
 
 
@@ -108,8 +113,21 @@ def _is_file_of(path: Path, text: str) -> bool:
 def _words(command: list[Any], setting: Settings) -> list[str]:
     """The arguments of `cryoden fit`."""
     words = [str(word) for word in command[command.index("fit") + 1 :] if word != "${args}"]
-    words += [f"--{name}={value}" for name, value in setting.items()]
-    return [word for word in plain_words(words) if not word.startswith("--trainer.logger")]
+    kept, logger = [], False
+    for word in plain_words([*words, *_flags(setting)]):
+        if word.startswith("--"):  # other words are values of the flag before them
+            logger = word.startswith("--trainer.logger")
+        if not logger:
+            kept.append(word)
+    return kept
+
+
+def _flags(setting: Settings) -> list[str]:
+    """A flag for each value, which is read as a sweep's file is: JSON is YAML."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for name, value in setting.items()
+    ]
 
 
 def _train(words: list[str], folder: Path, metric: str) -> float:
@@ -137,4 +155,4 @@ def _told(done: list[tuple[Settings, float]], metric: str, *, minimize: bool) ->
     """The settings, the best first."""
     sign = 1 if minimize else -1
     for setting, score in sorted(done, key=lambda each: sign * each[1] if math.isfinite(each[1]) else math.inf):
-        yield f"{metric} {score:.4g}: {' '.join(f'--{name}={value}' for name, value in setting.items())}"
+        yield f"{metric} {score:.4g}: {' '.join(_flags(setting))}"

@@ -117,9 +117,11 @@ def _heights(values: Sequence[Any]) -> tuple[list[float], dict[float, str]]:
         scale = math.log if low > 0 and high / low > 20 else float
         heights = [(scale(value) - scale(low)) / (scale(high) - scale(low)) for value in values]
         return heights, {0.0: f"{low:.3g}", 1.0: f"{high:.3g}"}
-    kinds = sorted(set(values)) if len({type(value) for value in values}) == 1 else list(dict.fromkeys(values))
+    kinds = {str(value): value for value in values}  # lists and tables have no hash
+    if len(set(map(type, values))) == 1 and all(isinstance(value, int | float | str) for value in values):
+        kinds = {str(value): value for value in sorted(kinds.values())}
     at = {kind: (i + 0.5) / len(kinds) for i, kind in enumerate(kinds)}
-    return [at[value] for value in values], {height: _shown(kind) for kind, height in at.items()}
+    return [at[str(value)] for value in values], {height: _shown(kinds[kind]) for kind, height in at.items()}
 
 
 def _shown(value: Any) -> str:

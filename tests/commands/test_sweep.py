@@ -82,8 +82,17 @@ def test_what_failed_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: p
 
 
 def test_the_logger_is_a_file_and_all_else_is_as_for_wandb() -> None:
-    words = cryoden.commands.sweep._words(SWEEP["command"], {"model.norm": "group"})
-    assert words == [*SWEEP["command"][2:-2], "--model.norm=group"]
+    command, logger = SWEEP["command"][:-2], SWEEP["command"][-2]
+    for words in ([logger], logger.split("="), [*logger.split("="), "--trainer.logger.project", "mine"]):
+        kept = cryoden.commands.sweep._words([*command, *words, "${args}"], {"model.norm": "group"})
+        assert kept == [*command[2:], "--model.norm=group"]
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 1.0e-5, "group", [0.5, None], {"mse": 1.0, "fsc": 0.1}, "[0.5, 0.9]"])
+def test_values_are_those_of_the_file(value: object) -> None:
+    (word,) = cryoden.commands.sweep._words(["fit"], {"model.x": value})
+    read = yaml.safe_load(word.removeprefix("--model.x="))
+    assert read == (yaml.safe_load(value) if isinstance(value, str) else value) or float(read) == value
 
 
 def test_its_command_is_read_as_the_command_line_is() -> None:
@@ -133,6 +142,7 @@ def test_each_sweep_that_comes_along_is_known(path: Path) -> None:
         ({"method": "bayes"}, "allowed here are random and grid"),
         ({"command": ["python", "train.py"]}, "a command with `fit`"),
         ({"metric": {"goal": "minimize"}}, "metric with its name"),
+        ({"metric": {"name": "val/ssim", "goal": "max"}}, "goal: got max; allowed are minimize and maximize"),
         ({"parameters": {"model.channels": {"distribution": "beta", "min": 0.1, "max": 0.5}}}, "model.channels: got"),
         ({"parameters": {"model.channels": {"distribution": "log_uniform_values", "min": 0, "max": 1}}}, "allowed are"),
         ({"method": "grid", "parameters": {"model.channels": {"min": 1, "max": 5}}}, "allowed are value, values$"),
@@ -156,3 +166,14 @@ def test_the_picture_has_a_line_for_each_setting_and_the_best_is_thick() -> None
     assert best.get_ydata()[0] == pytest.approx(0.6)  # 1e-3 between 1e-6 and 1e-1
     (worst,) = [line for line in lines if line.get_ydata()[-1] == 1.0]
     assert best.get_color() != worst.get_color()
+
+
+@pytest.mark.parametrize("values", [([0.5, 0.9], [0.0, 0.9]), ({"mse": 1.0}, {"mse": 1.0, "fsc": 0.1}), (None, 1.0)])
+def test_the_picture_has_any_values(values: tuple) -> None:
+    figure = parallel_figure(
+        [{"x": each} for each in (*values, values[0])], [0.3, 0.2, 0.1], "val/nrmse", minimize=True
+    )
+    lines = [line for line in figure.axes[0].get_lines() if list(line.get_xdata()) == [0, 1]]
+    assert len(lines) == 3
+    assert len({float(line.get_ydata()[0]) for line in lines}) == 2
+    assert str(values[0]) in {text.get_text() for text in figure.axes[0].texts}

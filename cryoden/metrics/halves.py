@@ -11,9 +11,10 @@ and, after one fitted gain for each shell, its error relative to x:
     FSC = <f, x> / sqrt(<f, f> <x, x>),    NRMSE² = 1 - Σ (<f, x>² / <f, f>) / Σ <x, x>,    Σ over shells.
 
 The gain is each shell's own, since a network that answers density free of contrast transfer is not on the tomogram's
-scale. So any filter that works on shells has the error of the raw tomogram, that of the best such filter. With one gain
-for all shells, it is beside it. The correlation of the two answers with each other is no score: what a network always
-draws agrees perfectly.
+scale. The second half and its answer are brought to the first's unit, by the ratio of what they hold where they agree.
+So any filter that works on shells has the error of the raw tomogram, that of the best such filter. With one gain for
+all shells, it is beside it. The correlation of the two answers with each other is no score: what a network always draws
+agrees perfectly.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ class Halves:
     _shape: tuple[int, ...]
     _blocks: _Blocks
     _region: Tensor
+    _unit: float
     _raw: _Sums
 
     @classmethod
@@ -132,7 +134,7 @@ class Halves:
 
         Args:
             first: (D, H, W), any unit; the tilt axis is y, the beam along z. May be mapped.
-            second: The same.
+            second: The same, in its own unit.
             voxel_size: Å.
             mask: (D, H, W), 1 where there is specimen, 0 where there is none. What both halves have filled with one
                 value is left out in any case.
@@ -171,7 +173,8 @@ class Halves:
             flaw = (
                 "the halves agree at no frequency, so that there is nothing to compare with: are they of one tomogram?"
             )
-        return cls(voxel_size, flaw, judged, first.shape, blocks, region, raw)
+        unit = raw.unit(judged)
+        return cls(voxel_size, flaw, judged, first.shape, blocks, region, unit, raw.with_second_in(unit))
 
     @property
     def frequencies(self) -> Tensor:
@@ -187,8 +190,8 @@ class Halves:
         """Judges a method.
 
         Args:
-            first: (D, H, W), its answer to the first half, in any unit. May be mapped.
-            second: The same to the second half.
+            first: (D, H, W), its answer to the first half, in the unit of this half or any multiple. May be mapped.
+            second: The same to the second half, in the unit of that.
 
         Raises:
             CryodenError: No score can be given, see `flaw`.
@@ -197,7 +200,7 @@ class Halves:
             if each.shape != self._shape:
                 raise CryodenError(f"an answer has shape {each.shape}; it must be that of the halves, {self._shape}")
         answers = central(first, _LARGEST), central(second, _LARGEST)
-        return self._score(_Sums.of(self._blocks, answers, self._region))
+        return self._score(_Sums.of(self._blocks, answers, self._region).with_second_in(self._unit))
 
     def input(self) -> HalfScore:
         """Judges the average of the halves as they are."""
@@ -349,6 +352,22 @@ class _Sums:
         agreement = _correlation(cross, one, other)
         return float(agreement[~agreement.isnan()].min())
 
+    def unit(self, judged: Tensor) -> float:
+        """How much larger the second answer is than the first, in the shells (S,) that are judged: there by its signal.
+
+        Shells count by the square of their signal over noise, as the noise of one half may be more.
+        """
+        if not bool(judged.any()):
+            return 1.0
+        first, second, agreement = self.first.sum(0)[judged], self.second.sum(0)[judged], self.agreement[judged]
+        weight = self.count[judged] * (agreement / (1 - agreement).clamp(min=1 - _SAME)).square()
+        return math.exp(float((weight * (second / first).log()).sum() / weight.sum()) / 2)
+
+    def with_second_in(self, unit: float) -> _Sums:
+        """The same with the second half, and the answer to it, in this unit."""
+        second, cross, both = self.second / unit**2, self.cross / unit, self.both / unit
+        return _Sums(cross, self.first, second, both, self.count, self.shape)
+
     def filtered(self, transfer: Tensor) -> _Sums:
         """The same of answers through a filter: transfer (S,)."""
         gain = transfer.square()
@@ -370,8 +389,9 @@ def half_scores(
 
     Args:
         first: (D, H, W), the first half, any unit; the tilt axis is y, the beam along z. May be mapped.
-        second: The same of the second half.
-        answers: A name → what a method made of the first half, and of the second: each (D, H, W), any unit.
+        second: The same of the second half, in its own unit.
+        answers: A name → what a method made of the first half, and of the second: each (D, H, W), in the unit of its
+            half, or both in the same multiple of it.
         voxel_size: Å.
         mask: (D, H, W), 1 where there is specimen, 0 where there is none; by default all that is not filled with one
             value in both halves.
@@ -402,11 +422,12 @@ def _faded(size: int) -> Tensor:
 
 
 def _power_maps(blocks: _Blocks) -> tuple[Tensor, Tensor]:
-    """Power of both halves, summed along the tilt axis's frequencies: each (D, W // 2 + 1)."""
+    """Shares of power of both halves, whatever the unit, summed along the tilt axis's frequencies: (D, W // 2 + 1)."""
     total = torch.zeros(2, blocks.shape[0], blocks.shape[2] // 2 + 1, dtype=torch.float64)
     for spectra in blocks.transforms(blocks.first, blocks.second):
         total += torch.stack([power(each).sum(1) for each in spectra])
-    return total[0], total[1]
+    first, second = total / total.sum((1, 2), keepdim=True).clamp(min=_TINY)
+    return first, second
 
 
 def _rings(shape: tuple[int, int, int]) -> Iterator[Tensor]:

@@ -129,6 +129,29 @@ def test_the_best_gaussian_stands_beside_it_and_after_a_gain_for_each_shell_it_i
     assert score.nrmse_one_gain.value < unfiltered.nrmse_one_gain.value - 0.2
 
 
+@pytest.mark.parametrize("unit", [0.2, 1.1, 1000.0])
+def test_halves_may_come_in_two_units(unit: float):
+    signal, first, second = tomogram(0.3)
+    method = METHODS["threshold"]
+    scores = []
+    for factor in (1.0, unit):
+        answers = {"it": (method(first), factor * method(second)), "truth": (signal, factor * signal)}
+        scores.append(half_scores(first, factor * second, answers, VOXEL_SIZE))
+    assert scores[1]["truth"].nrmse.value < 0.06  # by chance alone
+    for name in ("truth", "it", "input", "Gaussian filter"):
+        same, other = (each[name] for each in scores)
+        for measure in ("nrmse", "nrmse_one_gain", "fsc_area"):
+            assert getattr(other, measure).value == pytest.approx(getattr(same, measure).value, rel=1e-3)
+
+
+def test_a_half_with_more_noise_is_in_the_same_unit():
+    """As that of fewer frames, where frames are an odd number."""
+    signal, first, second = tomogram(1.0)
+    truth = Halves.of(first, second + 0.5 * (second - signal), VOXEL_SIZE).score(signal, signal)
+    assert truth.nrmse.value < 0.1
+    assert truth.fsc_area.value == pytest.approx(1, abs=0.01)
+
+
 def test_neither_grey_scale_nor_contrast_transfer_is_an_error():
     """A network that answers density, free of contrast transfer, is judged as if it answered the tomogram."""
     _, first, second = tomogram(0.3)

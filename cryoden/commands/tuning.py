@@ -91,6 +91,11 @@ class Tuning:
         device, reason = choose_device()
         kept = device.type == "cpu" and keep_freed_memory()
         start = load_denoiser(self.model) if self.model else None
+        if start and not start.standardize:
+            raise CryodenError(
+                f"model {self.model}: was trained with standardize false, for volumes of one unit, and half tomograms "
+                "come in any; give one that was trained with true, or none for the one that comes with cryoden"
+            )
         yield f"on {device} ({reason}){', keeping freed memory' * kept}; files go to {self.folder}"
         data = HalvesDataModule(self.inputs, cache=str(self.folder / "scenes"), **self.settings)
         data.look()

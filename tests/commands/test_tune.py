@@ -229,9 +229,14 @@ def test_whoever_changes_how_trains_it_by_a_file(lab: Path, capfd) -> None:
         (["lab", "--halves", "--output", "mine.safetensors", "--epochs", "0"], "epochs: got 0"),
         (["nowhere", "--halves", "--output", "mine.safetensors"], "no half tomograms among the input"),
         (["lab", "--halves", "--output", "mine.safetensors", "--model", "none"], "model none: no such file or folder"),
+        (
+            ["lab", "--halves", "--output", "mine.safetensors", "--model", "unscaled.safetensors"],
+            "model unscaled.safetensors: was trained with standardize false",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_made(lab: Path, capfd, words: list[str], told: str) -> None:
+    export_weights(Denoiser(CompactUnet(channels=2, levels=1), standardize=False), "unscaled.safetensors")
     before = set(lab.iterdir())
     with pytest.raises(SystemExit) as stop:
         main(["tune", *words])

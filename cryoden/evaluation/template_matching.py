@@ -82,8 +82,8 @@ def match_template(
         rotations: (R, 3, 3), acting on xyz.
         voxel_size: Å.
         resolution: Å.
-        measured: bool, broadcastable to (1, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`: what a tilt series
-            left of the volumes, and so takes from the template too; by default all.
+        measured: bool, broadcastable to (B, D, H, W // 2 + 1), in the layout of `torch.fft.rfftn`: what a tilt series
+            left of each volume, and so takes from its template too; by default all.
 
     Returns:
         The highest score over rotations at each voxel (B, D, H, W), and the index of its rotation.
@@ -97,10 +97,10 @@ def match_template(
     count = ball.sum()
 
     def spectrum(template: Tensor) -> Tensor:
-        """Of a template in a volume of zeros, its centre on voxel 0."""
-        placed = data.new_zeros(shape)
-        placed[:box, :box, :box] = template
-        transformed: Tensor = torch.fft.rfftn(placed.roll((-(box // 2),) * 3, dims=(0, 1, 2)), dim=_AXES)
+        """Of templates (..., box, box, box), each in a volume of zeros, its centre on voxel 0."""
+        placed = data.new_zeros(*template.shape[:-3], *shape)
+        placed[..., :box, :box, :box] = template
+        transformed: Tensor = torch.fft.rfftn(placed.roll((-(box // 2),) * 3, dims=_AXES), dim=_AXES)
         return transformed
 
     def correlate(a: Tensor, b: Tensor) -> Tensor:
@@ -121,10 +121,10 @@ def match_template(
         cut = (density.shape[0] // 2) - box // 2
         template = torch.from_numpy(density)[cut : cut + box, cut : cut + box, cut : cut + box].to(data)
         if measured is not None:
-            whole = torch.fft.irfftn(spectrum(template) * measured[0], s=shape, dim=_AXES)
-            template = whole.roll((box // 2,) * 3, dims=(0, 1, 2))[:box, :box, :box]
-        template = (template - (template * ball).sum() / count) * ball
-        template = template / template.square().sum().sqrt()
+            whole = torch.fft.irfftn(spectrum(template) * measured, s=shape, dim=_AXES)
+            template = whole.roll((box // 2,) * 3, dims=_AXES)[..., :box, :box, :box]
+        template = (template - (template * ball).sum(_AXES, keepdim=True) / count) * ball
+        template = template / template.square().sum(_AXES, keepdim=True).sqrt()
         score = correlate(seen, spectrum(template)) / (local * count.sqrt())
         better = score > best
         best = torch.where(better, score, best)
@@ -254,7 +254,7 @@ def match_scenes(
     """Find the particles in test scenes as denoised by several methods, and in the clean scenes.
 
     Each method's threshold is the one with the best F1 on validation scenes. Templates for the input lack what its tilt
-    series lacks; those for denoised volumes are whole.
+    series lacks, scene by scene; those for denoised volumes are whole.
 
     Args:
         methods: name → method; "input" is the degraded scene.
@@ -277,8 +277,9 @@ def match_scenes(
     for name, method in methods.items():
         with torch.inference_mode():
             volumes[name] = torch.cat([method(part) for part in torch.split(degraded, module.batch_size)])
-    # Whether a template lacks the wedge, and which volumes it is for.
-    searches = [(measured[:1], ["input"]), (None, [name for name in volumes if name != "input"])]
+    wedge = measured[:1] if bool((measured == measured[:1]).all()) else measured  # one template for all scenes, or each
+    # What a template lacks, and which volumes it is for.
+    searches = [(wedge, ["input"]), (None, [name for name in volumes if name != "input"])]
     scores: dict[str, dict[str, tuple[Tensor, Tensor]]] = {name: {} for name in volumes}
     for done, (particle, (left, names)) in enumerate(itertools.product(particles, searches)):
         data = torch.cat([volumes[name] for name in names])

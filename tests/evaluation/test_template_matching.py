@@ -1,10 +1,12 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from cryoden import SceneContents, SceneDataModule
+from cryoden.evaluation import template_matching
 from cryoden.evaluation.template_matching import (
     Detection,
     above,
@@ -16,6 +18,7 @@ from cryoden.evaluation.template_matching import (
     orientation_grid,
 )
 from cryoden.particles import load_particle
+from cryoden.simulation.degradation import MissingWedge, wedge_mask
 from cryoden.simulation.density import clean_volume, smallest_box
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.scene import Placement
@@ -71,6 +74,47 @@ def test_scores_equal_the_definition_and_find_the_particle(scene) -> None:
     assert scores.max() <= 1 + 1e-5
     scaled, _ = match_template(50 * volume + 7, particle, rotations, voxel_size=10.0, resolution=20.0)
     torch.testing.assert_close(scaled, scores, atol=1e-3, rtol=0)
+
+
+def test_each_volume_has_templates_of_its_own_wedge(scene) -> None:
+    volume, _, rotations = scene
+    particle = load_particle("phantom:1")
+    wedges = [wedge_mask((28, 32), (-tilt, tilt))[None, :, None] for tilt in (40.0, 66.0)]
+    degraded = torch.cat([torch.fft.irfftn(torch.fft.rfftn(volume[:, 0]) * w, s=(28, 30, 32))[:, None] for w in wedges])
+    search = partial(match_template, particle=particle, rotations=rotations[6:8], voxel_size=10.0, resolution=20.0)
+    together = search(degraded, measured=torch.cat(wedges))
+    for i, wedge in enumerate(wedges):
+        for ours, alone in zip(together, search(degraded[i : i + 1], measured=wedge), strict=True):
+            torch.testing.assert_close(ours[i : i + 1], alone)
+
+
+@pytest.mark.parametrize("tilts", [((-66.0, -40.0), (40.0, 66.0)), (-60.0, 60.0)], ids=["drawn", "one"])
+def test_the_input_is_searched_with_the_wedge_of_each_scene(tilts, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SceneDataModule(
+        entries=["phantom:1"],
+        contents=SceneContents(count=2),
+        degradation=[MissingWedge(tilts)],
+        scenes=4,
+        val_fraction=0.5,
+        box=24,
+        voxel_size=20.0,
+        resolution=40.0,
+        num_workers=0,
+    )
+    module.setup()
+    given = []
+
+    def found(volumes: torch.Tensor, *_, measured: torch.Tensor | None, **__) -> tuple[torch.Tensor, torch.Tensor]:
+        given.append(measured)
+        return volumes[:, 0], torch.zeros(volumes[:, 0].shape, dtype=torch.int32)
+
+    monkeypatch.setattr(template_matching, "match_template", found)
+    match_scenes({"input": lambda v: v}, module, 2, torch.device("cpu"), lambda *_: None, orientations=1)
+    items = [dataset[0, i] for dataset in (module.validation_volumes(), module.test_volumes()) for i in range(2)]
+    wedges = torch.stack([item["measured"] for item in items])
+    assert given[1] is None
+    assert len(given[0]) == (1 if tilts == (-60.0, 60.0) else 4)
+    assert torch.equal(given[0].expand_as(wedges), wedges)
 
 
 def test_peaks_are_apart_and_best_first() -> None:

@@ -168,11 +168,12 @@ class Adversarial(Training):
             optimizer.zero_grad()
 
     def _features(self, degraded: Tensor, candidate: Tensor) -> list[Tensor]:
-        """What the discriminator sees, in the grey scale of the degraded volume; last, its logits."""
+        """What the discriminator sees, in the grey scale of the degraded volume; last, its logits, in float32."""
         if self.denoiser.standardize:
             scale = Scale.of(degraded)
             degraded, candidate = scale.relative(degraded), scale.relative(candidate)
-        return self.discriminator.features(degraded, candidate)
+        *features, logits = self.discriminator.features(degraded, candidate)
+        return [*features, logits.float()]  # a gap between two means is lost in the eight bits of bfloat16
 
     def _judge(self, degraded: Tensor, candidate: Tensor) -> Tensor:
         """The discriminator's logits."""

@@ -87,6 +87,19 @@ def test_mixed_precision_trains(system, data, tmp_path: Path) -> None:
     assert steps(trainer) == (BATCHES, BATCHES)
 
 
+def test_scores_in_bfloat16_are_averaged_in_float32() -> None:
+    """Scores of both kinds of volumes are far from 0 after a while, and near to each other."""
+
+    class Rounding(SimpleDiscriminator):
+        def features(self, degraded, candidate):
+            return [candidate, (200 + candidate).to(torch.bfloat16)]
+
+    model = WGANGP(UpsampleUnet(2), Rounding(2, box=16, norm="group"), standardize=False)
+    clean = torch.linspace(0, 1, 16**3).reshape(1, 1, 16, 16, 16)
+    real, fake = (model._judge(clean, volumes).mean() for volumes in (clean, 0.9 * clean))
+    assert (real - fake).item() == pytest.approx(0.05, abs=0.01)  # in bfloat16 all near 200 are whole
+
+
 @pytest.mark.parametrize(
     ("system", "arguments", "expected"),
     [

@@ -173,7 +173,7 @@ def training_figure(comparison: Comparison) -> Figure:
             if {"val/nrmse_p5", "val/nrmse_p95"} <= set(model.history):
                 low, high = (np.array(model.history[f"val/nrmse_{p}"])[:, 1] for p in ("p5", "p95"))
                 left.fill_between(epochs, low, high, color=style.color, alpha=0.15, linewidth=0)
-        losses = [column for column in ("train/loss", "train/loss_generator") if column in model.history]
+        losses = [column for column in ("train/loss", "train/loss_reconstruction") if column in model.history]
         if losses:
             epochs, values = np.array(model.history[losses[0]]).T
             right.plot(epochs, values / values[0], label=name, **{**line, "marker": None})

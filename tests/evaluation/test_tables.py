@@ -6,6 +6,7 @@ import torch
 from rich.console import Console
 
 from cryoden.data import ParticleDataModule
+from cryoden.evaluation.figures import training_figure
 from cryoden.evaluation.results import Sweep
 from cryoden.evaluation.tables import csv_of, csv_text, grids, read_thesis, score_grid, score_rows
 from cryoden.evaluation.verdict import verdict
@@ -64,6 +65,16 @@ def test_there_is_doubt_where_error_and_fsc_disagree(ours, filtered, answer, mod
     how = "better" if difference > 0 else "less well" if difference < 0 else "as well"  # as the numbers beside it say
     assert f"agrees {how} with the truth where the tilt series measured" in said
     assert (", but agrees" in said) == ((ours[NRMSE] < filtered[NRMSE]) != (difference >= 0))
+
+
+@pytest.mark.parametrize("loss", ["train/loss", "train/loss_reconstruction"])  # of one player, and of two
+def test_each_system_has_a_training_curve(loss: str, module: ParticleDataModule) -> None:
+    comparison = comparison_of(module, {"model": lambda v: v / 2})
+    comparison.models["model"].history.update({"val/nrmse": [(1.0, 0.9), (2.0, 0.5)], loss: [(1.0, 8.0), (2.0, 2.0)]})
+    errors, losses = training_figure(comparison).axes
+    (curve,) = losses.get_lines()
+    assert list(curve.get_ydata()) == [1.0, 0.25]
+    assert list(errors.get_lines()[0].get_ydata()) == [0.9, 0.5]
 
 
 @pytest.mark.parametrize("failed", [False, True])

@@ -131,6 +131,7 @@ class Noise2Noise(Training):
         self.scores: dict[str, HalfScore] = {}
         self._judges: dict[str, Halves] = {}
         self._products = torch.zeros(3)
+        self._steps = 0
 
     def setup(self, stage: str) -> None:
         """Make room for what is learnt of each tomogram.
@@ -227,14 +228,21 @@ class Noise2Noise(Training):
         signal = torch.maximum(torch.maximum(mean, sums["signal"][:, 1:].sum(1)), least)
         return F.pad(gain, (0, 1))[:, shell_numbers(shape).to(gain.device)], signal
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Remember how many steps were taken."""
+        super().on_train_batch_start(batch, batch_idx)
+        self._steps = self.global_step
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let the average follow.
+        """Let the average follow, if the batch ended in a step.
 
         Raises:
             CryodenError: an argument asks for what this training does not do.
         """
         self._answered = True  # as `standardize` and `residual` ask for
         super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.global_step == self._steps:  # its gradient is accumulated
+            return
         share = min(self.average, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
             for mean, value in zip(self.denoiser.parameters(), self.learner.parameters(), strict=True):

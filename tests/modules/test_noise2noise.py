@@ -155,15 +155,22 @@ def test_what_was_taken_away_counts_more() -> None:
     assert losses[2.0] - losses[1.0] == pytest.approx(losses[1.0] - losses[0.0], rel=1e-3)
 
 
-def test_the_average_follows_what_learns() -> None:
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_average_follows_each_step_of_what_learns(accumulated: int) -> None:
     system = ready(Echo(), average=0.9)
     system.learner.generator.weight.data.fill_(3.0)
     assert float(system.generator.weight) == 1.0
     assert not system.generator.weight.requires_grad
     trainer = Trainer(logger=False)
     system.trainer = trainer
-    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 10**6
-    system.on_train_batch_end(None, {}, 0)
+    loop = trainer.fit_loop.epoch_loop
+    steps = loop.automatic_optimization.optim_progress.optimizer.step.total
+    steps.completed = 10**6
+    for batch in range(accumulated):
+        loop.batch_progress.total.ready = batch + 1
+        system.on_train_batch_start({}, batch)
+        steps.completed += batch + 1 == accumulated
+        system.on_train_batch_end(None, {}, batch)
     assert float(system.generator.weight) == pytest.approx(1.2)
 
 

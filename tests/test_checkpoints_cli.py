@@ -135,7 +135,7 @@ def test_the_last_checkpoint_is_the_last_and_not_the_best(tmp_path: Path) -> Non
     assert epochs == {"best.ckpt": 0, "last.ckpt": 1}
 
 
-@pytest.mark.parametrize(("measure", "better"), [("nrmse", min), ("ssim", max)])
+@pytest.mark.parametrize(("measure", "better"), [("nrmse", min), ("ssim_p5", max)])
 def test_of_several_that_are_kept_the_best_is_taken(
     measure: str, better: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

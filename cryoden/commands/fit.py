@@ -1,5 +1,6 @@
 """The verb `fit`, and all that it shares with Lightning's other verbs."""
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -242,7 +243,7 @@ class _CLI(LightningCLI):
         checkpoint = config.checkpoint
         if checkpoint.filename == "last":
             raise CryodenError("checkpoint.filename: got last, which the last epoch's is called; take another, or best")
-        if measure := MEASURES.get((checkpoint.monitor or "").removeprefix("val/")):
+        if measure := MEASURES.get(re.sub(r"^val/|_p5$|_p95$", "", checkpoint.monitor or "")):
             checkpoint.mode = {1: "max", -1: "min", 0: checkpoint.mode}[measure.better]
         plugins = [each.get("class_path", "") for each in trainer.plugins or [] if hasattr(each, "get")]
         if trainer.precision is None and not any(path.endswith("Precision") for path in plugins):

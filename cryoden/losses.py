@@ -146,14 +146,21 @@ def _imported(path: str) -> Loss:
         raise CryodenError(f"loss {path}: cannot import {module}: {one_line(error)}") from error
     if not callable(loss):
         raise CryodenError(f"loss {path}: {module} has no function {name}; write one that takes (denoised, clean)")
+    return _Checked(path, loss)
 
-    def checked(denoised: Tensor, clean: Tensor) -> Tensor:
-        value: Tensor = loss(denoised, clean)
+
+@dataclass(frozen=True)
+class _Checked:
+    """A loss of someone's, which must give a scalar: an object, as `_Mixture` is."""
+
+    path: str
+    loss: Loss
+
+    def __call__(self, denoised: Tensor, clean: Tensor) -> Tensor:
+        value = self.loss(denoised, clean)
         if value.ndim:
-            raise CryodenError(f"loss {path}: gave shape {tuple(value.shape)}, not a scalar; end it in .mean()")
+            raise CryodenError(f"loss {self.path}: gave shape {tuple(value.shape)}, not a scalar; end it in .mean()")
         return value
-
-    return checked
 
 
 def data_consistency(denoised: Tensor, clean: Tensor, degraded: Tensor, measured: Tensor) -> Tensor:

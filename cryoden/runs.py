@@ -61,7 +61,10 @@ def keep_history(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
         return
     if "loops" not in checkpoint:  # weights alone, from which Lightning does not go on
         return
-    last = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs = loop["epoch_progress"]["current"]
+    # the number of the last step; but where an epoch has ended, it is that of the next already
+    last = loop["epoch_loop.state_dict"]["_batches_that_stepped"] - (epochs["processed"] == epochs["ready"])
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if int(row["step"]) <= last]
     with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """A training that is killed, and resumed, ends where it would have ended; one that is told to stop says so."""
 
 import contextlib
+import csv
 import os
 import re
 import signal
@@ -11,6 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from cryoden import CompactUnetAE, ParticleDataModule
+from cryoden.runs import keep_history
 
 EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 DATA = [
@@ -86,6 +93,51 @@ def test_kill_and_resume_end_at_the_same_weights(system: str, tmp_path: Path) ->
     assert expected["global_step"] == found["global_step"] > 0
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_equal(expected[part], found[part], part)
+
+
+class Killed(Callback):
+    """Ends a training as a signal that nobody can catch, with all of its log written."""
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.place = epoch, batch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == self.place:
+            trainer.logger.save()
+            raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("place", "arguments"), [((1, 2), {}), ((0, 3), {"val_check_interval": 2})], ids=["an epoch", "within an epoch"]
+)
+def test_each_step_is_once_in_the_history_of_a_run_that_was_killed(place, arguments, tmp_path: Path) -> None:
+    data = ParticleDataModule(
+        entries=["phantom:1"], copies=10, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
+    )
+
+    def trainer(*callbacks: Callback) -> Trainer:
+        return Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            logger=CSVLogger(tmp_path, name="", version=0),
+            callbacks=[ModelCheckpoint(tmp_path, filename="last", enable_version_counter=False), *callbacks],
+            log_every_n_steps=1,
+            limit_val_batches=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **arguments,
+        )
+
+    with pytest.raises(KeyError):
+        trainer(Killed(*place)).fit(CompactUnetAE(channels=2, levels=1), data)
+    again = trainer()
+    keep_history(again, torch.load(tmp_path / "last.ckpt", weights_only=True))
+    again.fit(CompactUnetAE(channels=2, levels=1), data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    with (tmp_path / "version_0" / "metrics.csv").open(newline="") as file:
+        rows = [(int(row["step"]), bool(row["train/loss"])) for row in csv.DictReader(file)]
+    assert [step for step, learnt in rows if learnt] == list(range(8))  # of 10 volumes two validate
+    assert len({row for row in rows if not row[1]}) == len([row for row in rows if not row[1]]) == len(rows) - 8
 
 
 def alive(group: int) -> list[str]:

@@ -19,7 +19,7 @@ from cryoden.hardware import choose_device, choose_precision
 from cryoden.inference.denoise import denoise, denoise_file
 from cryoden.inference.engine import Engine, bfloat16_error
 from cryoden.inference.memory import peak_memory
-from cryoden.inference.plan import make_plan
+from cryoden.inference.plan import _tiles, make_plan
 from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid
 from cryoden.models import shipped_models
@@ -161,14 +161,11 @@ def test_by_default_a_small_volume_is_one_tile(multiple, expected):
 @pytest.mark.parametrize("shape", [(180, 512, 512), (40, 1000, 300), (250, 250, 250)])
 def test_default_tiles_are_large_as_the_memory_allows(channels, batch_size, shape):
     model = make_model(Wide(channels))
-    volume = Volume(np.broadcast_to(np.arange(shape[-1], dtype=np.float32), shape), 10.0)
-    plan = make_plan(volume, model, Settings(contrast="bright", batch_size=batch_size))
-    memory = peak_memory(model.generator, batch_size, plan.network_tile)
-    assert memory <= 3e9
-    assert max(plan.network_tile) <= 256
-    computed = len(plan.grid) * math.prod(plan.network_tile) / volume.data.size
-    cubes = make_plan(volume, model, Settings(contrast="bright", tile=96))
-    assert computed < len(cubes.grid) * math.prod(cubes.network_tile) / volume.data.size
+    tile, grid = _tiles(shape, model, Settings(batch_size=batch_size), 1.0)
+    assert peak_memory(model.generator, batch_size, tile) <= 3e9
+    assert max(tile) <= 256
+    cube, cubes = _tiles(shape, model, Settings(tile=96), 1.0)
+    assert len(grid) * math.prod(tile) < len(cubes) * math.prod(cube)  # voxels that go through the network
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,16 @@ from cryoden.pictures import STYLES, plain_axis, save_figure
 
 EXPERIMENTS = Path(__file__).resolve().parent
 _DOCS = EXPERIMENTS.parent / "docs"
-_NAMES = ("experiments", "discriminator", "gallery", "models-measured", "systems", "thesis-rows", "unseen")
+_NAMES = (
+    "experiments",
+    "discriminator",
+    "gallery",
+    "models-measured",
+    "several-particles",
+    "systems",
+    "thesis-rows",
+    "unseen",
+)
 PAGES = (EXPERIMENTS / "README.md", *(_DOCS / f"{name}.md" for name in _NAMES))
 THESIS = "UpsampleUnetGAN, thesis"  # its best system
 MARK = re.compile(r"(<!-- (\w+): ([\w., ]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -88,8 +88,9 @@ def find_checkpoint(run: Path | str) -> Path:
         from cryoden.download import fetch_stated  # with requests, which takes long to import, and few need it
 
         return fetch_stated(str(run))
-    if isinstance(run, str) and run in shipped_models():
-        return shipped_models()[run].weights
+    shipped = shipped_models().get(str(run))
+    if shipped and (isinstance(run, str) or not run.exists()):
+        return shipped.weights
     run = Path(run)
     if run.is_file():
         return run

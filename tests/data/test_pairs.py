@@ -242,7 +242,9 @@ def test_each_pair_has_the_wedge_that_is_told_beside_it(blobs, tmp_path: Path) -
     def seen(**arguments) -> dict[str, float]:
         module = pairs(tmp_path, holdout=["c"], boxes=1, **arguments)
         module.setup("fit")
-        items = [dataset[0, i] for dataset in (module.training_volumes(), module.test_volumes()) for i in range(len(dataset))]
+        items = [
+            dataset[0, i] for dataset in (module.training_volumes(), module.test_volumes()) for i in range(len(dataset))
+        ]
         return {item["entry"]: float(item["measured"].float().mean()) for item in items}
 
     own = seen()

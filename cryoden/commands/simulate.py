@@ -17,7 +17,7 @@ from cryoden.data.dataset import item_generator
 from cryoden.errors import CryodenError
 from cryoden.files import check_folder, made_folder, refuse_existing, write_text
 from cryoden.hardware import choose_device
-from cryoden.particles import Particle, Structure, check_distinct, load_particle
+from cryoden.particles import Particle, Structure, check_distinct, check_names, load_particle
 from cryoden.pictures import save_figure, slice_figure
 from cryoden.simulation.degradation import (
     Degradation,
@@ -194,15 +194,9 @@ def _file_names(entries: Sequence[str], particles: Sequence[Particle]) -> list[s
     Raises:
         CryodenError: two would have the same.
     """
-    files: dict[str, str] = {}
-    for entry, particle in zip(entries, particles, strict=True):
-        file = Path(particle.name).name.split(".")[0].replace(":", "-")
-        if file in files:
-            raise CryodenError(
-                f"entries: {files[file]} and {entry} would both be called {file} where they are written; rename a file"
-            )
-        files[file] = entry
-    return list(files)
+    files = [Path(particle.name).name.split(".")[0].replace(":", "-") for particle in particles]
+    check_names(entries, files)
+    return files
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Simulated particles, each in a box of its own, and what all data share that are made of particles, for Lightning."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from cryoden.data.base import TEST, TRAIN, VALIDATION, VolumeDataModule, check_v
 from cryoden.data.cache import CachedDataset
 from cryoden.data.dataset import VolumeDataset
 from cryoden.errors import CryodenError, check_numbers
-from cryoden.particles import Particle, canonical_name, check_distinct, is_archive_entry, load_particle
+from cryoden.particles import Particle, canonical_name, check_distinct, check_names, is_archive_entry, load_particle
 from cryoden.particles.archive import fetch
 from cryoden.simulation.degradation import (
     Degradation,
@@ -211,7 +211,7 @@ class ParticleVolumes(VolumeDataModule):
         for particle in loaded.values():
             check_fits(particle, self._room, self.voxel_size, self.resolution)
         for split in (TRAIN, TEST):
-            _check_names({entry: loaded[entry].name for entry in self.entries[split]})
+            check_names(self.entries[split], (loaded[entry].name for entry in self.entries[split]))
         for entry in self.entries[TEST] if self.unseen else []:
             same = [other for other in self.entries[TRAIN] if loaded[entry].is_same(loaded[other])]
             if same:
@@ -247,15 +247,6 @@ class ParticleVolumes(VolumeDataModule):
             return dataset
         dataset.fresh, dataset.degrade = False, True
         return CachedDataset(dataset, self.cache)
-
-
-def _check_names(names: Mapping[str, str]) -> None:
-    """Check that what entries are called in batches and tables tells them apart."""
-    entries: dict[str, str] = {}
-    for entry, name in names.items():
-        other = entries.setdefault(name, entry)
-        if other != entry:
-            raise CryodenError(f"entries: {other} and {entry} would both be called {name}; rename a file")
 
 
 class ParticleDataModule(ParticleVolumes):

@@ -148,13 +148,12 @@ class Engine:
         Batches are left out, in which a result differs by rounding alone, and tiles and overlap that nobody asked for:
         they are chosen so that they leave no trace, where that is possible.
         """
-        used = [self._digest, settings.augment, settings.rescale, settings.voxel_size, contrast]
+        rescaled = settings.rescale and "to the network's spread"  # which was once left as it is
+        used = [self._digest, settings.augment, rescaled, settings.voxel_size, contrast]
         asked = {"tile": settings.tile, "overlap": settings.overlap}
         used += [each for each in asked.items() if each[1] is not None]
         if settings.measured_only:
             used.append(settings.tilts and settings.tilts[:2])
-        if settings.rescale:
-            used.append("in the network's spread")
         if float16:
             used.append("float16")
         return hashlib.sha256(repr(tuple(used)).encode()).hexdigest()[:12]

@@ -1,7 +1,7 @@
 """A particle by what a user calls it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cryoden.errors import CryodenError
@@ -90,15 +90,34 @@ def check_distinct(**given: Sequence[str]) -> None:
         CryodenError: two of a list are the same, however they are spelt.
     """
     for argument, specs in given.items():
-        named: dict[str, str] = {}
-        for spec in specs:
-            name = canonical_name(spec)
-            if name in named:
-                raise CryodenError(
-                    f"{argument}: {named[name]} and {spec} are the same particle, and each is given once, however many "
-                    "are made of it: leave one out, or rename the file if it is of another"
-                )
-            named[name] = spec
+        for first, second, _ in _called_alike(specs, map(canonical_name, specs)):
+            raise CryodenError(
+                f"{argument}: {first} and {second} are the same particle, and each is given once, however many are "
+                "made of it: leave one out, or rename the file if it is of another"
+            )
+
+
+def check_names(entries: Sequence[str], names: Iterable[str]) -> None:
+    """Check that the names of particles in files, batches and tables tell them apart.
+
+    Args:
+        entries: particles by what a user calls them.
+        names: what each is called there.
+
+    Raises:
+        CryodenError: two are called alike.
+    """
+    for first, second, name in _called_alike(entries, names):
+        raise CryodenError(f"entries: {first} and {second} would both be called {name}; rename a file")
+
+
+def _called_alike(specs: Sequence[str], names: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Each that has the name of one before it: that one, this one, and the name."""
+    named: dict[str, str] = {}
+    for spec, name in zip(specs, names, strict=True):
+        if name in named:
+            yield named[name], spec, name
+        named.setdefault(name, spec)
 
 
 def is_archive_entry(spec: str) -> bool:

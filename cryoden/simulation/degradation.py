@@ -287,7 +287,7 @@ def apply_all(
         volumes = step.apply(volumes, of_all)
     for step, of_all in steps[-1:]:
         return step.apply_within(volumes, of_all, margin)
-    return without_margin(volumes, margin)
+    return volumes
 
 
 def measured_by_all(

@@ -22,6 +22,7 @@ from cryoden.simulation.degradation import MissingWedge, wedge_mask
 from cryoden.simulation.density import clean_volume, smallest_box
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.scene import Placement
+from tests.data.made import made
 
 
 def angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -90,18 +91,16 @@ def test_each_volume_has_templates_of_its_own_wedge(scene) -> None:
 
 @pytest.mark.parametrize("tilts", [((-66.0, -40.0), (40.0, 66.0)), (-60.0, 60.0)], ids=["drawn", "one"])
 def test_the_input_is_searched_with_the_wedge_of_each_scene(tilts, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = SceneDataModule(
+    module = made(
+        SceneDataModule,
         entries=["phantom:1"],
         contents=SceneContents(count=2),
         degradation=[MissingWedge(tilts)],
         scenes=4,
         val_fraction=0.5,
-        box=24,
         voxel_size=20.0,
         resolution=40.0,
-        num_workers=0,
     )
-    module.setup()
     given = []
 
     def found(volumes: torch.Tensor, *_, measured: torch.Tensor | None, **__) -> tuple[torch.Tensor, torch.Tensor]:

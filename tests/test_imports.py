@@ -10,10 +10,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cryoden
 from cryoden.console import loading
+from cryoden.volume import Volume, write_volume
 
 PACKAGE = Path(cryoden.__file__).parent
 
@@ -22,7 +24,7 @@ PACKAGE = Path(cryoden.__file__).parent
 FLOORS = (
     ("console", "errors", "signals", "version"),
     ("files", "hardware"),
-    ("download", "pictures", "scaling", "volume"),
+    ("download", "pictures", "scaling", "volume", "wedge"),
     ("metrics", "models", "networks", "particles"),
     ("losses", "simulation"),
     ("batch",),
@@ -165,6 +167,20 @@ for name in {below}:
         print(name)
 """
     assert run(code).split() == ["cryoden.inference.distribute"]  # which spreads tomograms over devices with it
+
+
+def test_denoising_imports_neither_training_nor_simulation_nor_a_compiler(tmp_path) -> None:
+    write_volume(tmp_path / "in.mrc", Volume(np.random.default_rng(0).normal(size=(16, 16, 16)), 10.0))
+    code = f"""
+import os, sys
+from cryoden.cli import main
+os.chdir({str(tmp_path)!r})
+main(["denoise", "in.mrc", "out.mrc", "--contrast=bright"])
+print(*{{"lightning", "cryoden.simulation", "torch._dynamo"}} & {{*sys.modules}})
+"""
+    *_, loaded = run(code).split("\n")[:-1]
+    assert loaded == ""
+    assert (tmp_path / "out.mrc").exists()
 
 
 def test_import_is_light() -> None:

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from cryoden.modules import recipes
-from cryoden.simulation.degradation import wedge_mask
+from cryoden.wedge import wedge_mask
 from tests.test_experiments import APART, EXPERIMENTS, run_script
 
 ONE = "control/simple_ae/*/seed-1"

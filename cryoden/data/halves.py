@@ -31,8 +31,8 @@ from cryoden.inference.tilts import TiltRange, find_tilts, read_tilts
 from cryoden.particles import is_archive_entry
 from cryoden.particles.archive import fetch
 from cryoden.scaling import Scale, sampled_rows
-from cryoden.simulation.degradation import wedge_mask
 from cryoden.volume import central, check_length, middle, native, open_volume, release
+from cryoden.wedge import wedge_mask
 
 _PHANTOMS = tuple(f"phantom:{seed}" for seed in (1, 2, 3, 5, 8, 13, 21, 34))  # as in the training of shipped models
 _SCENE = (64, 128, 128)  # voxels of a simulated tomogram: made in seconds

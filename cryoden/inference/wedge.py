@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from cryoden.inference.tilts import TiltRange
-from cryoden.simulation.degradation import wedge_mask
 from cryoden.volume import release
+from cryoden.wedge import wedge_mask
 
 _MEMORY = 1 << 25  # bytes of rows that are transformed at once
 

@@ -4,12 +4,13 @@ import inspect
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cryoden.errors import CryodenError, one_line
 from cryoden.networks.blocks import is_of_all_levels
@@ -239,7 +240,7 @@ def check_network(record: dict[str, Any], weights: Mapping[str, Tensor], most: i
     Raises:
         CryodenError: The network cannot be built, or names, shapes or sizes are others.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Unstarted():
         expected = build_network(record).state_dict()
     if sum(value.numel() * value.element_size() for value in weights.values()) > most:
         raise CryodenError(f"its weights are larger than the file, which has {most} bytes")
@@ -251,6 +252,18 @@ def check_network(record: dict[str, Any], weights: Mapping[str, Tensor], most: i
                 f"its weights do not fit its description: {name} is {told[0]} in the file and {told[1]} in "
                 f"{record['class_path']} with {record['init_args']}"
             )
+
+
+class _Unstarted(TorchFunctionMode):
+    """Leaves weights without a start: on the device meta they have no values, and torch imports its compiler for it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:  # a method of C++ has none
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _class_of(class_path: str) -> type[DenoisingNetwork]:

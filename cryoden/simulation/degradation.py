@@ -17,6 +17,7 @@ from torch import Tensor
 from cryoden.errors import CryodenError
 from cryoden.simulation.ranges import Range, bounds, check_range, draw, draw_seed
 from cryoden.simulation.units import Sampling
+from cryoden.wedge import wedge_mask
 
 Parameters = Mapping[str, float]
 
@@ -178,35 +179,6 @@ class MissingWedge(Degradation):
 
     def _masks(self, shape: tuple[int, int], parameters: Sequence[Parameters]) -> Tensor:
         return torch.stack([_wedge_mask(shape, (p["tilt_min"], p["tilt_max"]), self.tilt_axis) for p in parameters])
-
-
-def wedge_mask(shape: tuple[int, int], tilt_range: tuple[float, float], tilt_axis: Literal["x", "y"] = "y") -> Tensor:
-    """Where a tilt series measures, in the plane across the tilt axis.
-
-    Args:
-        shape: voxels along (z, x) for tilt axis y; along (z, y) for tilt axis x.
-        tilt_range: (min, max) in degrees.
-        tilt_axis: the axis the specimen is tilted about.
-
-    Returns:
-        (shape[0], shape[1] // 2 + 1) bool on the CPU, in the layout of `torch.fft.rfft2`: True where measured.
-    """
-    depth, width = shape
-    kz = torch.fft.fftfreq(depth, dtype=torch.float64)[:, None]
-    kx = torch.fft.rfftfreq(width, dtype=torch.float64)[None, :]
-    sign = 1.0 if tilt_axis == "y" else -1.0
-
-    def measured(angle: Tensor) -> Tensor:
-        tolerance = 1e-9  # a frequency exactly on the edge counts as measured
-        # angle and angle ± 180° are the same line through the origin; on kx = 0 both signs of kz are +90° and -90°
-        lines = torch.stack([angle, angle - 180, angle + 180])
-        return ((lines >= tilt_range[0] - tolerance) & (lines <= tilt_range[1] + tolerance)).any(dim=0)
-
-    mask = measured(torch.rad2deg(torch.atan2(sign * kz, kx)))
-    if width % 2 == 0:  # the last column stands for +Nyquist and -Nyquist at once
-        mask[:, -1] |= measured(torch.rad2deg(torch.atan2(sign * kz, -kx)))[:, -1]
-    mask[0, 0] = True  # the mean is in every projection
-    return mask
 
 
 _wedge_mask = lru_cache(maxsize=16)(wedge_mask)  # most degradations have one wedge for all volumes

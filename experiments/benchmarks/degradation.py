@@ -11,7 +11,8 @@ import torch
 from timing import hardware, medians
 
 from cryoden.hardware import keep_freed_memory
-from cryoden.simulation.degradation import MissingWedge, apply_all, default_degradation, sample_all, wedge_mask
+from cryoden.simulation.degradation import MissingWedge, apply_all, default_degradation, sample_all
+from cryoden.wedge import wedge_mask
 
 TILT_RANGE = (-60.0, 60.0)
 

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from cryoden.simulation.degradation import wedge_mask
 from cryoden.volume import Volume, write_volume
+from cryoden.wedge import wedge_mask
 
 SHAPE = (40, 112, 40)
 

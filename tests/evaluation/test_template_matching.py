@@ -18,10 +18,11 @@ from cryoden.evaluation.template_matching import (
     orientation_grid,
 )
 from cryoden.particles import load_particle
-from cryoden.simulation.degradation import MissingWedge, wedge_mask
+from cryoden.simulation.degradation import MissingWedge
 from cryoden.simulation.density import clean_volume, smallest_box
 from cryoden.simulation.rotation import random_rotation
 from cryoden.simulation.scene import Placement
+from cryoden.wedge import wedge_mask
 from tests.data.made import made
 
 

@@ -14,7 +14,7 @@ from cryoden.metrics.fsc import multiplicity, power, shell_numbers
 from cryoden.modules.noise2noise import TURNS
 from cryoden.networks import CompactUnet
 from cryoden.networks.base import DenoisingNetwork
-from cryoden.simulation.degradation import wedge_mask
+from cryoden.wedge import wedge_mask
 from tests.data.half_tomograms import blobs, write_halves
 
 

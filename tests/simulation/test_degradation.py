@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from cryoden.errors import CryodenError
-from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper, apply_all, sample_all, wedge_mask
+from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper, apply_all, sample_all
+from cryoden.wedge import wedge_mask
 
 
 def volumes(n: int = 3, size: int = 24) -> torch.Tensor:

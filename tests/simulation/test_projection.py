@@ -7,8 +7,8 @@ from torch import Tensor
 from cryoden.errors import CryodenError
 from cryoden.metrics.fsc import fourier_shell_correlation
 from cryoden.simulation import projection
-from cryoden.simulation.degradation import wedge_mask
 from cryoden.simulation.projection import back_project, project, sirt_like
+from cryoden.wedge import wedge_mask
 
 FULL = [-90 + 3.0 * i for i in range(60)]
 

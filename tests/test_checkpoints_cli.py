@@ -1,10 +1,8 @@
 """Checkpoints that cannot be written or read, through the real command line: one line, and the old one stays."""
 
-import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 from cryoden.cli import main
 from cryoden.models import find_checkpoint
 from cryoden.runs import read_history
+from tests.apart import cryoden
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 TINY = [
@@ -29,16 +28,7 @@ TINY = [
 GAN = ["--config", str(EXPERIMENTS / "gan.yaml"), "--model.channels=3", "--model.box=16", *TINY]
 
 
-def cryoden(folder: Path, *words: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    def shrink() -> None:
-        if limit is not None:  # files may not grow further: what a full disk does, as seen by one process
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    command = [sys.executable, "-m", "cryoden", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, preexec_fn=shrink)
-
-
-def refused(run: subprocess.CompletedProcess[str], *parts: str) -> None:
+def refused(run: CompletedProcess[str], *parts: str) -> None:
     assert run.returncode == 2, run.stdout + run.stderr
     assert "Traceback" not in run.stderr
     line = run.stderr.strip().splitlines()[-1]

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import json
-import multiprocessing
 import re
 import runpy
 import shlex
@@ -20,6 +19,7 @@ from cryoden.commands.simulate import simulate
 from cryoden.simulation.scene import SceneContents
 from cryoden.simulation.tilt_series import Exposure, TiltSeriesDegradation
 from experiments import tables
+from tests.apart import APART
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -45,11 +45,6 @@ SMALLEST = {
     "startup": "'import cryoden' --runs 1",
     "tilt_series": "--box 16 --runs 1",
 }
-
-
-# A process for each, begun as a copy of one that has imported what takes long.
-APART = multiprocessing.get_context("forkserver")
-APART.set_forkserver_preload(["lightning", "matplotlib.pyplot", "skimage.metrics", "torchmetrics"])
 
 
 def run_script(script: Path, words: list[str], folder: Path) -> None:

@@ -4,8 +4,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import cryoden
 from cryoden.checkpoint import load_denoiser
 from cryoden.cli import main
 from cryoden.errors import CryodenError
 from cryoden.metrics import MEASURES, as_measure
 from cryoden.volume import Volume, write_volume
+from tests.apart import cryoden
 from tests.test_readme import blocks
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -67,13 +65,9 @@ def test_a_training_with_something_of_ones_own_learns_and_is_kept(command: str) 
     assert re.search(r"my_\w+\.\w+", command)[0] in (run / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_what_fit_tells_to_do_next_is_possible_with_a_network_of_ones_own(monkeypatch) -> None:
-    """In a process that imports what the command `cryoden` does, and nothing else."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(cryoden.__file__).parents[1]))
-
+def test_what_fit_tells_to_do_next_is_possible_with_a_network_of_ones_own(folder: Path) -> None:
     def run(words: list[str]) -> str:
-        code = f"import sys; sys.path.remove(''); from cryoden.cli import main; main({words})"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        done = cryoden(folder, *words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

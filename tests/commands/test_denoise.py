@@ -32,6 +32,7 @@ from cryoden.inference.runner import Runner
 from cryoden.inference.settings import Settings
 from cryoden.networks import CompactUnet
 from cryoden.signals import Stopped
+from tests import apart
 
 Command = Callable[..., int]
 
@@ -430,11 +431,11 @@ class TestMany:
         monkeypatch.chdir(tmp_path)
         for number in range(4):
             write(f"data/{number}.mrc", tomogram(number))
-        both = [spawn("data", "--output", "out", "--model", model, "--tile=16") for _ in range(2)]
-        told = [process.communicate(timeout=120) for process in both]
-        assert [process.returncode for process in both] == [0, 0], told
-        assert sum(out.count("wrote out/") for out, _ in told) == 4
-        assert sum(out.count("done already") for out, _ in told) == 4
+        words = ("denoise", "data", "--output", "out", "--model", model, "--tile=16")
+        both = [run.finish() for run in [apart.Command(tmp_path, *words) for _ in range(2)]]
+        assert [run.returncode for run in both] == [0, 0], both
+        assert sum(run.stdout.count("wrote out/") for run in both) == 4
+        assert sum(run.stdout.count("done already") for run in both) == 4
         assert listing("out") == {f"{number}.mrc" for number in range(4)}
 
     def test_two_runs_that_share_a_result_do_not_make_it_at_once(self, denoise):
@@ -644,14 +645,13 @@ class TestHalves:
 
 
 def spawn(*words: str, **environment: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, which an interrupt reaches even where the tests run in the background."""
+    """The command in a process that starts others."""
     return subprocess.Popen(
         [sys.executable, "-m", "cryoden", "denoise", *words],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **environment},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -748,22 +748,24 @@ def test_what_was_stopped_goes_on_to_the_same_voxels_and_of_another_tomogram_beg
     words = ("--tile=96",)  # which leaves no trace of tiles
     assert denoise("in.mrc", "whole.mrc", *words) == 0
     assert "went on" not in capfd.readouterr().out
-    process = spawn("in.mrc", "out.zarr", "--model", model, *words)
+    process = apart.Command(Path.cwd(), "denoise", "in.mrc", "out.zarr", "--model", model, *words)
     begun = Path(".out.zarr.begun")
     deadline = time.monotonic() + 60
     while not (begun.is_file() and re.search(rb'"done": [1-9]', begun.read_bytes()[-200:])):
-        assert process.poll() is None, "it was done before it could be stopped"
+        assert process.works, "it was done before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "Traceback" not in err
+    process.send(number)
+    run = process.finish()
+    assert run.returncode == code
+    assert "Traceback" not in run.stderr
     killed = number == signal.SIGKILL
     # an empty file by which runs know of each other; nobody holds it any more, and the next run takes it away
     assert listing() == {"in.mrc", "whole.mrc", begun.name} | ({".out.zarr.lock"} if killed else set())
     if not killed:
-        assert re.search(r"; \d+ of 25 tiles are kept in .out.zarr.begun, and the same command goes on from there", err)
+        assert re.search(
+            r"; \d+ of 25 tiles are kept in .out.zarr.begun, and the same command goes on from there", run.stderr
+        )
     kept = begun.read_bytes()
 
     assert denoise("in.mrc", "out.zarr", *words) == 0

@@ -1,13 +1,12 @@
 """Classes of a user's own, given by their class paths, and what is said of those that cannot be had."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cryoden.cli import main
+from tests.apart import cryoden
 
 NETWORK = """
 from torch import nn
@@ -28,21 +27,17 @@ FIT = ("fit", "--data=ParticleDataModule", "--data.entries=[phantom:1]")
 
 
 def test_a_network_in_a_file_of_the_working_folder_trains_and_denoises(tmp_path: Path) -> None:
-    """As a user has it: the command is a script in another folder, so that Python does not look here by itself."""
     (tmp_path / "mine.py").write_text(NETWORK)
-    script = tmp_path / "bin" / "cryoden"
-    script.parent.mkdir()
-    script.write_text("from cryoden.cli import main\nmain()\n")
 
-    def cryoden(*words: str) -> None:
-        run = subprocess.run([sys.executable, str(script), *words], cwd=tmp_path, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
+    def run(*words: str) -> None:
+        done = cryoden(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
 
     small = ["--data.copies=5", "--data.box=16", "--data.voxel_size=20", "--data.resolution=40", "--data.num_workers=0"]
     model = ["--model=Autoencoder", "--model.generator=mine.Plain", "--model.generator.channels=3"]
-    cryoden(*FIT, *small, *model, "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
-    cryoden("simulate", "phantom:1", "--box=16", "--voxel_size=20", "--resolution=40", "--output=.")
-    cryoden("denoise", "phantom-1_0_degraded.mrc", "out.mrc", "--model=runs/version_0", "--module=mine", "--tile=16")
+    run(*FIT, *small, *model, "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
+    run("simulate", "phantom:1", "--box=16", "--voxel_size=20", "--resolution=40", "--output=.")
+    run("denoise", "phantom-1_0_degraded.mrc", "out.mrc", "--model=runs/version_0", "--module=mine", "--tile=16")
     assert (tmp_path / "out.mrc").is_file()
 
 

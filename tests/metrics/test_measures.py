@@ -63,10 +63,51 @@ def test_the_wedge_tells_what_was_filled_in_from_what_was_invented(clean: torch.
     assert truth["invented"].max() < 1e-4
     assert false["invented"].min() > 0.95
     assert wrong["invented"].tolist() == [1, 1]  # density of the wrong sign is none of the truth
+    half, _ = measure(left + lost + invented, clean, measured, 10.0)
+    powers = [volumes.square().mean((1, 2, 3, 4)) for volumes in (lost, invented)]
+    torch.testing.assert_close(half["invented"], powers[1] / (powers[0] + powers[1]), atol=0.05, rtol=0)
     for found in (nothing, truth, false):  # what was measured is the same in all
         torch.testing.assert_close(found["fsc_measured"], torch.ones(2), atol=1e-4, rtol=0)
     assert truth["fsc_wedge"].min() > 0.99
     assert false["fsc_wedge"].abs().max() < 0.3
+
+
+def test_the_mean_of_a_volume_is_no_part_of_what_its_fsc_tells(clean: torch.Tensor) -> None:
+    other = clean - 2 * clean.mean((2, 3, 4), keepdim=True)
+    values, curves = measure(other, clean, wedge_of(clean)[1], 10.0)
+    assert curves["fsc"][:, 0].tolist() == pytest.approx([-1, -1])
+    for name in ("fsc_area", "fsc_measured", "fsc_wedge"):
+        assert values[name].tolist() == pytest.approx([1, 1]), name
+
+
+def test_each_resolution_is_read_off_at_its_own_threshold() -> None:
+    """Beyond a half of Nyquist, 40 Å, what is denoised is like the truth by 0.3."""
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 1, 1, 32, 32, 32, generator=generator, dtype=torch.float64)
+    frequency = torch.fft.fftfreq(32)
+    far = frequency[:, None, None].square() + frequency[:, None].square() + torch.fft.rfftfreq(32).square() > 0.25**2
+    truth, other = (torch.fft.rfftn(each[0, 0]) for each in (clean, noise))
+    denoised = torch.fft.irfftn(torch.where(far, 0.3 * truth + (1 - 0.3**2) ** 0.5 * other, truth))[None, None]
+    values, _ = measure(denoised, clean, torch.ones(1, 1, 1, 1, dtype=torch.bool), 10.0)
+    assert values["resolution_0.5"].item() == pytest.approx(40, rel=0.1)
+    assert values["resolution_0.143"].item() == pytest.approx(20)
+
+
+def test_what_is_wrong_far_from_the_particle_is_no_error_in_its_mask() -> None:
+    """The mask is where density is above 5 % of the maximum, and two voxels around."""
+    clean = torch.zeros(1, 1, 28, 28, 28)
+    clean[..., 10:16, 10:16, 10:16] = 1 - 0.2 * torch.rand(6, 6, 6, generator=torch.Generator().manual_seed(0))
+    clean[..., 13, 13, 16], clean[..., 13, 13, 17] = 0.06, 0.04
+    everywhere = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+
+    def wrong(x: int) -> dict[str, float]:
+        denoised = clean.clone()
+        denoised[..., 13, 13, x] += 0.5
+        return {name: value.item() for name, value in measure(denoised, clean, everywhere, 10.0)[0].items()}
+
+    assert wrong(18)["masked_nrmse"] == pytest.approx(wrong(18)["nrmse"]) != 0
+    assert wrong(19)["masked_nrmse"] == 0 < wrong(19)["nrmse"]
+    assert wrong(23)["masked_ssim"] == 1 > wrong(23)["ssim"]
 
 
 def test_an_empty_volume_resolves_nothing_and_a_volume_without_wedge_has_none(clean: torch.Tensor) -> None:

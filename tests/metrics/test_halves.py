@@ -175,6 +175,20 @@ def test_what_is_put_into_the_missing_wedge_is_not_judged():
     assert halves.score(first + elsewhere, second + elsewhere).nrmse.value > plain.nrmse.value + 0.05
 
 
+def test_coarse_and_fine_waves_are_judged_apart_up_to_where_the_halves_agree():
+    _, first, second = tomogram(1.0)
+    halves = Halves.of(first, second, VOXEL_SIZE)
+    shells = halves.judged.nonzero().flatten() / 48
+    assert halves.resolution == pytest.approx(VOXEL_SIZE / shells[-1].item())
+    assert shells[0] < 0.25 < shells[-1]
+    z, y, x = frequencies()
+    coarse = z**2 + y**2 + x**2 < 0.25**2
+    plain, smooth = halves.input(), halves.score(through(first, coarse), through(second, coarse))
+    assert smooth.nrmse_low.value == pytest.approx(plain.nrmse_low.value, abs=0.05)
+    assert plain.nrmse_high.value < 0.8
+    assert smooth.nrmse_high.value > 0.95
+
+
 def test_the_error_is_as_large_as_the_scatter():
     found = [half_scores(*tomogram(0.1, seed)[1:], {}, VOXEL_SIZE)["input"].nrmse for seed in range(8)]
     scatter = np.std([each.value for each in found], ddof=1)

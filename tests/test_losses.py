@@ -46,6 +46,13 @@ def test_a_step_downhill_from_zeros_is_finite_and_improves(loss) -> None:
     assert loss(denoised - step * gradient, clean) < before
 
 
+@pytest.mark.parametrize(("name", "expected"), [("l1", 0.5), ("mse", 0.5), ("pooled_mse", 1 / 101)])
+def test_a_faint_volume_counts_as_much_as_a_bright_one_unless_the_batch_is_pooled(name: str, expected: float) -> None:
+    clean = particles()[:1] * torch.tensor([1.0, 10.0]).view(2, 1, 1, 1, 1)
+    denoised = clean * torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1)  # nothing of the faint one
+    assert LOSSES[name](denoised, clean).item() == pytest.approx(expected)
+
+
 def test_ssim_is_the_metric_of_scikit_image() -> None:
     clean = particles()
     denoised = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
@@ -144,6 +151,16 @@ def test_only_invention_that_was_measured_contradicts(seen) -> None:
     assert data_consistency(clean + in_wedge, clean, degraded, measured).item() < 0.01 * everywhere
 
 
+def test_less_noise_in_fine_waves_does_not_make_up_for_coarse_ones_that_are_missing() -> None:
+    clean = particles(32)
+    noise = 3 * clean.std() * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    axis = torch.fft.fftfreq(32).square()
+    fine = axis[:, None, None] + axis[:, None] + axis[:17] > 0.25**2
+    denoised = torch.fft.irfftn(torch.fft.rfftn((clean + noise)[:, 0], dim=(1, 2, 3)) * fine, dim=(1, 2, 3))[:, None]
+    everywhere = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    assert data_consistency(denoised, clean, clean + noise, everywhere).item() > 0.5
+
+
 def test_feature_matching_is_relative_and_teaches_only_the_fake() -> None:
     real = [torch.rand(2, 3, 4, requires_grad=True), 100 * torch.rand(2, 5)]
     fake = [2 * feature.detach() for feature in real]
@@ -152,3 +169,9 @@ def test_feature_matching_is_relative_and_teaches_only_the_fake() -> None:
     loss.backward()
     assert real[0].grad is None
     assert fake[0].grad is not None
+
+
+def test_each_stage_of_features_counts_as_much_as_the_others() -> None:
+    real = [torch.rand(2, 3, 4), 100 * torch.rand(2, 5)]
+    assert feature_matching([2 * real[0], real[1]], real).item() == pytest.approx(0.5)
+    assert feature_matching([real[0], 2 * real[1]], real).item() == pytest.approx(0.5)

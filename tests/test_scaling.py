@@ -251,3 +251,26 @@ def test_noise_and_what_is_wider_than_a_voxel_stay():
     calm, which = without_hot(x)
     assert torch.equal(calm, x)
     assert not which.any()
+
+
+def test_a_voxel_is_hot_from_16_spreads_above_its_neighbours_on() -> None:
+    x = torch.zeros(3, 5, 5)
+    x[1, 2, 2], x[2, 1, 3] = 15.9, 16.1
+    calm, which = without_hot(x)
+    assert which.nonzero().tolist() == [[2, 1, 3]]
+    assert calm.max() == x[1, 2, 2]
+
+
+def test_nothing_of_a_specimen_is_further_than_64_spreads_from_the_background() -> None:
+    x = volumes(shape=(24, 40, 40))
+    x[:, :, 4:8, 4:8, 4:8] = 500.0
+    x[:, :, 14:18, 4:8, 4:8] = -500.0
+    shown = standardized(x)
+    assert (shown.amin().item(), shown.amax().item()) == (-64, 64)
+
+
+@pytest.mark.parametrize(("specimen", "told"), [(4, True), (1, False)])
+def test_a_margin_is_left_out_if_a_twentieth_of_the_volume_is_specimen(specimen: int, told: bool) -> None:
+    x = torch.zeros(1, 1, 8, 40, 40)
+    x[..., :specimen] = volumes(shape=(8, 40, specimen))[:1]
+    assert bool(Scale.of(x).left_out(x).any()) is told

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from cryoden.errors import CryodenError
-from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper, apply_all, sample_all
+from cryoden.simulation.degradation import (
+    GaussianNoise,
+    MissingWedge,
+    SaltAndPepper,
+    apply_all,
+    context_of,
+    measured_by_all,
+    sample_all,
+)
 from cryoden.wedge import wedge_mask
 
 
@@ -88,6 +96,23 @@ def test_the_sign_of_an_asymmetric_range() -> None:
     assert not wedge_mask((32, 32), (0, 50), "x")[4, 8]
     assert wedge_mask((32, 32), (0, 50), "x")[-4, 8]
     assert wedge_mask((32, 31), (-90, 90)).all()
+
+
+def test_what_several_steps_leave_is_what_each_leaves() -> None:
+    steps = [MissingWedge((-60, 20)), GaussianNoise(), MissingWedge((-20, 60))]
+    both = MissingWedge((-20, 20))
+    expected = both.measured(volumes(), [both.sample(torch.Generator())] * 3)
+    found = measured_by_all(steps, volumes(), parameters(steps))
+    assert torch.equal(found[..., :-1], expected[..., :-1])  # at Nyquist a wave has two angles at once
+
+
+def test_steps_look_as_far_as_all_of_them_together() -> None:
+    class Far(GaussianNoise):
+        @property
+        def context(self) -> tuple[int, int, int]:
+            return 1, 2, 3
+
+    assert context_of([Far(), GaussianNoise(), Far()]) == (2, 4, 6)
 
 
 def test_salt_and_pepper_replaces_as_many_as_asked() -> None:

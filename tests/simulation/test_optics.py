@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from cryoden.simulation.optics import aberration, contrast_transfer, damage, interaction_constant, wavelength
+from cryoden.simulation.optics import (
+    aberration,
+    contrast_transfer,
+    damage,
+    deconvolution,
+    interaction_constant,
+    mean_free_path,
+    wavelength,
+)
 
 K = torch.linspace(0, 0.25, 200, dtype=torch.float64)
 
@@ -16,6 +24,19 @@ def test_wavelength_as_published(voltage: float, expected: float) -> None:
 @pytest.mark.parametrize(("voltage", "expected"), [(100, 0.00924), (200, 0.00729), (300, 0.00653)])
 def test_interaction_constant_as_published(voltage: float, expected: float) -> None:
     assert interaction_constant(voltage) == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize(("voltage", "speed"), [(100, 0.548), (200, 0.695), (300, 0.776)])
+def test_electrons_go_as_far_as_was_measured_and_by_the_square_of_their_speed(voltage: float, speed: float) -> None:
+    assert mean_free_path(voltage) == pytest.approx(395 * (speed / 0.776) ** 2, rel=3e-3)
+
+
+def test_deconvolution_is_wieners_filter_of_a_signal_that_falls_with_the_frequency() -> None:
+    k = torch.tensor([0.0, math.log(1000) / 200, 0.1], dtype=torch.float64)  # signal over noise: 1000, 1 and 2e-6
+    for transfer in (1.0, -0.5):
+        weak = transfer / (transfer**2 + 1)
+        expected = torch.tensor([transfer / (transfer**2 + 1e-3), weak, transfer * 2.06e-6], dtype=torch.float64)
+        torch.testing.assert_close(deconvolution(k, torch.tensor(transfer)), expected, rtol=2e-3, atol=0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -85,6 +85,13 @@ def test_ice_stops_more_electrons_at_high_tilt() -> None:
     assert blank[[0, 10]].tolist() == pytest.approx(expected)
 
 
+def test_a_camera_counts_the_share_of_electrons_that_its_efficiency_says() -> None:
+    step = replace(PLAIN, detector=Detector(dqe=0.6))
+    assert step.record(blob(), parameters(step)[0]).blank.flatten().tolist() == pytest.approx(
+        [0.6 * 120 / 21 * 100] * 21
+    )
+
+
 def test_a_phase_shift_becomes_the_contrast_that_theory_gives() -> None:
     series = PLAIN.record(blob(shift=0), parameters(PLAIN)[0])
     # 1 V over the blob's height of sqrt(2π) sigma = 6.27 nm; 0.00653 rad / (V nm); twice, for an intensity, which an
@@ -118,9 +125,10 @@ def test_what_a_strong_object_lacks_of_the_contrast_of_a_weak_one_grows_with_its
     assert lacking[1] == pytest.approx(2 * lacking[0], rel=0.1)
 
 
-def test_images_are_transferred_as_the_parts_say() -> None:
+@pytest.mark.parametrize("radiation_damage", [1.0, 0.4])
+def test_images_are_transferred_as_the_parts_say(radiation_damage: float) -> None:
     optics = Optics(defocus=3.0, b_factor=200.0)
-    exposure = Exposure(thickness=0.0)
+    exposure = Exposure(thickness=0.0, radiation_damage=radiation_damage)
     step = replace(PLAIN, optics=optics, exposure=exposure, detector=Detector(dqe=1.0, binning=2.0))
     delta = torch.zeros(16, 16, 16)
     delta[8, 8, 8] = 1
@@ -132,7 +140,7 @@ def test_images_are_transferred_as_the_parts_say() -> None:
     k = torch.tensor(((ky / 160) ** 2 + (kx / 160) ** 2) ** 0.5)
     dose = torch.tensor(series.exposures[tilt] + 120 / 21 / 2)
     expected = contrast_transfer(aberration(k, torch.tensor(3.0), 300, 2.7), 0.07) * torch.exp(-200 * k**2 / 4)
-    expected = expected * damage(k, dose, 300) * np.sinc(ky / 32) * np.sinc(kx / 32)
+    expected = expected * damage(k, radiation_damage * dose, 300) * np.sinc(ky / 32) * np.sinc(kx / 32)
     # the projection of a delta is the sinc of where it falls: 1 at all frequencies, as it lies on the axis
     assert transferred[tilt, ky, kx].item() == pytest.approx(expected.item(), abs=2e-3)
 
@@ -270,6 +278,62 @@ def test_a_shift_moves_images_by_what_was_asked() -> None:
     assert 0 < off.norm().item() < 6 * 2**0.5 * np.radians(2.0) * 3
 
 
+def test_images_turn_about_their_middle_by_what_was_drawn_whatever_their_shape() -> None:
+    """And then move, by angstroms."""
+    axis = [torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in (48, 96)]
+    y, x = 6.0, 25.0
+    image = torch.exp(-((axis[0][:, None] - y).square() + (axis[1] - x).square()) / (2 * 2.5**2))
+    drawn = torch.randn(3, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    asked = {"rotation": 4.0, "shift": 20.0, "voxel_size": 10.0}
+    moved = PLAIN._misplace(image.expand(7, -1, -1), asked, torch.Generator().manual_seed(3))
+    whole = moved.sum((1, 2))
+    centres = torch.stack([moved.sum(2) @ axis[0], moved.sum(1) @ axis[1]]) / whole - 2 * drawn[1:]
+    distance, angle = torch.hypot(*centres), torch.atan2(*centres).rad2deg() - np.degrees(np.arctan2(y, x))
+    torch.testing.assert_close(distance, torch.full((7,), (y**2 + x**2) ** 0.5, dtype=torch.float64), atol=0.1, rtol=0)
+    torch.testing.assert_close(angle.abs(), 4 * drawn[0].abs(), atol=0.3, rtol=0)
+
+
+def test_a_stage_that_misses_its_angles_is_not_known_of() -> None:
+    step = replace(PLAIN, scheme=TiltScheme((-30.0, 30.0), 2.0, jitter=1.0))
+    bead = torch.zeros(48, 8, 48)
+    bead[24:48] = blob(48, 2.0, 0)[12:36, 20:28]  # 12 sections above the middle, across which it moves with the tilt
+    series = step.record(bead, parameters(step)[0])
+    assert series.angles == step.scheme.angles
+    weight = (1 - series.expected / series.blank).sum(1)
+    place = (weight @ (torch.arange(48.0) - 24)) / weight.sum(1)
+    missed = (place / 12).asin().rad2deg() - torch.tensor(series.angles)
+    assert missed.std().item() == pytest.approx(1, rel=0.35)  # 31 draws
+
+
+def test_defocus_scatters_from_tilt_to_tilt_and_its_estimate_knows() -> None:
+    optics = Optics(defocus=2.0, defocus_scatter=0.2, spherical_aberration=0.0, amplitude_contrast=0.0)
+    step = replace(PLAIN, optics=optics)
+    series = step.record(blob(shift=0), parameters(step)[0])
+    k = 1 / 240
+    found = series.transfer[0, :, 0, 1].asin() / (np.pi * 0.0197 * 1e4 * k**2)
+    assert found.mean().item() == pytest.approx(2, abs=0.15)
+    assert found.std().item() == pytest.approx(0.2, rel=0.4)  # 21 draws
+
+
+@pytest.mark.parametrize("correction", ["none", "phase_flip"])
+def test_each_side_of_a_tilted_image_has_the_defocus_of_its_height(correction) -> None:
+    """Both in the images and in their correction: 100 voxels of 3 Å from the axis, 245 Å lie between them."""
+    optics = Optics(defocus=0.5, defocus_gradient=True)
+    step = replace(PLAIN, voxel_size=3.0, scheme=TiltScheme((50.0, 60.0), 10.0), optics=optics, correction=correction)
+    point = torch.zeros(8, 24, 256)
+    point[4, 12, 228] = 1
+    drawn = parameters(step)[0]
+
+    def seen(step: TiltSeriesDegradation, defocus: float) -> Tensor:
+        noise_free = step.tomograms(point, drawn | {"defocus": defocus}).noise_free
+        return noise_free[..., 212:244] / noise_free[..., 212:244].norm()
+
+    plain = replace(step, optics=replace(optics, defocus_gradient=False))
+    ours, right, wrong = seen(step, 0.5), seen(plain, 0.5245), seen(plain, 0.4755)
+    assert (ours - right).norm() < 0.1
+    assert (wrong - right).norm() > 0.4
+
+
 def test_the_defocus_gradient_runs_across_the_tilted_plane() -> None:
     step = replace(PLAIN, optics=Optics(defocus=2.0, defocus_gradient=True))
     drawn, defocus = parameters(step)[0], torch.full((21,), 2.0, dtype=torch.float64)
@@ -313,6 +377,7 @@ def test_volts_are_those_of_the_unit_unless_they_are_given() -> None:
     (drawn,) = parameters(step)
     assert step._contrast(drawn) / 2 * 100 == pytest.approx(0.006526 * 3.42 * 100, rel=1e-3)
     assert replace(step, potential=6.84)._contrast(drawn) == pytest.approx(2 * step._contrast(drawn), rel=1e-3)
+    assert step._contrast(drawn | {"contrast": 0.3}) == pytest.approx(0.3 * step._contrast(drawn))
 
 
 def test_density_without_a_unit_is_refused_where_its_volts_are_not_given() -> None:
@@ -323,6 +388,15 @@ def test_density_without_a_unit_is_refused_where_its_volts_are_not_given() -> No
         CryodenError, match="potential: got null for sampling 'thesis', whose density has no unit; give"
     ):
         step.check_volumes(10.0, "thesis")
+
+
+@pytest.mark.parametrize("voxel_size", [8.9, 11.1])
+def test_voxels_beyond_the_range_are_refused(voxel_size: float) -> None:
+    step = TiltSeriesDegradation(voxel_size=(9.0, 11.0))
+    step.check_volumes(9.0)
+    step.check_volumes(11.0)
+    with pytest.raises(CryodenError, match=f"voxel_size: got 9 to 11 Å for data of {voxel_size} Å; give both the same"):
+        step.check_volumes(voxel_size)
 
 
 def test_it_has_a_public_name() -> None:
@@ -469,6 +543,23 @@ def test_a_roll_off_takes_fine_noise_and_leaves_coarse_signal() -> None:
     assert correlation(soft.noise_free, plain.noise_free) > 0.95
 
 
+def test_sirt_takes_fine_noise_and_leaves_coarse_signal() -> None:
+    volume, (drawn,) = blob(sigma=3.0), parameters(PLAIN)
+    plain, soft = (replace(PLAIN, sirt_like=n).tomograms(volume, drawn | {"sirt_like": n}) for n in (0, 10))
+    assert (soft.full - soft.noise_free).std() < 0.5 * (plain.full - plain.noise_free).std()
+    assert correlation(soft.noise_free, plain.noise_free) > 0.85
+
+
+def test_dose_weighting_takes_as_much_of_each_image_as_radiation_has_taken_from_it() -> None:
+    step = replace(PLAIN, dose_weighting=True)
+    drawn, exposures = parameters(step)[0], [0.0, 60.0, 114.0]
+    factor = step._corrected((16, 16), torch.ones(1, 3, 16, 9), exposures, 6.0, drawn)
+    k = _frequency((16, 16), 10.0)
+    expected = torch.stack([damage(k, torch.tensor(dose + 3.0), 300) for dose in exposures])
+    torch.testing.assert_close(factor[0], expected)
+    assert expected[2, 8, 8] < 0.5 * expected[0, 8, 8]
+
+
 def test_frame_halves_have_the_same_signal_and_independent_noise() -> None:
     volume, (drawn,) = blob(), parameters(PLAIN)
     made = PLAIN.tomograms(volume, drawn)
@@ -534,6 +625,9 @@ def test_colour_changes_the_spectrum_and_not_the_phases() -> None:
     drawn_gain = replace(PLAIN, colour=0.3).tomograms(volume, {**drawn, "colour": 0.3}).full
     assert not torch.equal(drawn_gain, plain)
     assert correlation(drawn_gain, plain) > 0.8
+    gain = (torch.fft.rfftn(drawn_gain) / torch.fft.rfftn(plain)).real[0, 0]
+    at_nodes = torch.nn.functional.interpolate(gain[None, None], size=6, mode="linear", align_corners=True)[0, 0]
+    assert at_nodes.log().mean().item() == pytest.approx(0, abs=0.05)  # it is neither louder nor fainter for it
 
 
 def test_pixels_that_are_averaged_lose_more_than_those_that_are_cropped() -> None:

@@ -1,12 +1,15 @@
 """The two-player systems: who moves when, and by what."""
 
+import math
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch.utils.data import DataLoader
 
 from cryoden import (
     DRAGAN,
@@ -21,6 +24,7 @@ from cryoden import (
     UpsampleUnetWGANGP,
 )
 from cryoden.modules.adversarial import slopes
+from cryoden.networks import DenoisingNetwork, DiscriminatorNetwork
 from cryoden.networks.discriminators import DraganDiscriminator, Pix2PixDiscriminator, SimpleDiscriminator
 from cryoden.networks.upsample_unet import UpsampleUnet
 
@@ -85,6 +89,113 @@ def test_mixed_precision_trains(system, data, tmp_path: Path) -> None:
     trainer = trained(system(), data, tmp_path, precision="bf16-mixed")
     assert all(value.isfinite() for value in trainer.callback_metrics.values())
     assert steps(trainer) == (BATCHES, BATCHES)
+
+
+class Lift(DenoisingNetwork):
+    """Adds one number, at first 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+        return volumes + self.by
+
+
+class Brightness(DiscriminatorNetwork):
+    """The mean of a candidate, times one number, at first 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def features(self, degraded: torch.Tensor, candidate: torch.Tensor) -> list[torch.Tensor]:
+        return [candidate, self.weight * candidate.mean((1, 2, 3, 4))]
+
+
+class Steeper(Brightness):
+    """As steep at a candidate as that is far from 0."""
+
+    def features(self, degraded: torch.Tensor, candidate: torch.Tensor) -> list[torch.Tensor]:
+        return [candidate.square().sum((1, 2, 3, 4)) / 2]
+
+
+def softplus(logit: float) -> float:
+    return math.log1p(math.exp(logit))
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "expected"),
+    [
+        # cross entropy with a target t is softplus(logit) - t logit; a first step takes the weight from 1 to 1.1
+        (
+            GAN,
+            {"instance_noise": 0.0, "label_smoothing": 0.1},
+            {"discriminator": (softplus(1) - 0.9 + softplus(-1)) / 2, "adversarial": softplus(1.1)},
+        ),
+        (
+            DRAGAN,
+            {"penalty_weight": 0.0},
+            {"discriminator": (softplus(1) - 1 + softplus(-1)) / 2, "adversarial": softplus(1.1)},
+        ),
+        (WGANGP, {"penalty_weight": 0.0, "discriminator_steps": 1}, {"critic": -2, "adversarial": 1.1}),
+        # over its slope; RMSprop's first step is ten times its rate
+        (
+            WGAN,
+            {"weight_clip": 9.0, "discriminator_steps": 1, "discriminator_learning_rate": 0.01},
+            {"critic": -2, "adversarial": 1},
+        ),
+    ],
+    ids=["gan", "dragan", "wgangp", "wgan"],
+)
+def test_the_losses_of_both_players_are_those_of_the_papers(kind, arguments, expected, tmp_path: Path) -> None:
+    """The clean volume is 1 and the denoised one -1 all over, and by their brightness they are told apart."""
+    clean = torch.ones(2, 1, 4, 4, 4)
+    model = kind(
+        Lift(),
+        Brightness(),
+        standardize=False,
+        cosine=False,
+        **{"discriminator_learning_rate": 0.1, "reconstruction_weight": 3.0, "feature_matching": 0.5, **arguments},
+    )
+    batches = DataLoader([{"clean": clean, "degraded": -clean}], batch_size=None)
+    metrics = trained(model, batches, tmp_path).callback_metrics
+    expected = {**expected, "reconstruction": 3 * 4, "feature_matching": 0.5 * 2}
+    assert {name: metrics[f"train/loss_{name}"].item() for name in expected} == pytest.approx(expected, rel=1e-4)
+    standing = {"discriminator_accuracy": 1.0, "critic_gap": 2 / 1.1 if kind is WGAN else 2.0}
+    assert metrics[f"train/{model.standing.name}"].item() == pytest.approx(standing[model.standing.name], rel=1e-4)
+    assert model.discriminator.weight.item() == pytest.approx(1.1, rel=1e-4)
+    assert model.generator.by > 0
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.75])
+def test_instance_noise_falls_to_nothing_over_the_training(progress: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GAN, "_progress", progress)
+    model = GAN(Lift(), Brightness(), instance_noise=0.4)
+    model.random = torch.Generator().manual_seed(0)
+    degraded = 30 * torch.randn(1, 1, 24, 24, 24, generator=model.random)
+    noise = model._blurred(degraded, torch.zeros_like(degraded))
+    assert noise.std().item() == pytest.approx(30 * 0.4 * (1 - progress), rel=0.03)
+
+
+def test_wgan_gp_penalises_slopes_all_the_way_from_denoised_to_clean() -> None:
+    """From zeros the slope of this critic grows evenly to 1 at a clean volume of norm 1: (slope - 1)² has mean 1/3."""
+    model = WGANGP(Lift(), Steeper(), standardize=False)
+    model.random = torch.Generator().manual_seed(0)
+    clean = torch.full((4000, 1, 2, 2, 2), 8**-0.5)
+    penalty = model._penalty(clean, clean, torch.zeros_like(clean))
+    assert penalty.item() == pytest.approx(1 / 3, rel=0.05)
+
+
+def test_dragan_penalises_slopes_around_clean_volumes() -> None:
+    model = DRAGAN(Lift(), Steeper(), standardize=False, perturbation=0.8)
+    model.random = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
+    clean = np.tile(rng.normal(size=8) / 4, (4000, 1))
+    noisy = clean + 0.8 * clean.std() * rng.uniform(size=clean.shape)
+    slope = np.linalg.norm(noisy, axis=1) * np.linalg.norm(clean, axis=1)
+    volumes = torch.from_numpy(clean).float().view(-1, 1, 2, 2, 2)
+    assert model._penalty(volumes, volumes).item() == pytest.approx(np.square(slope - 1).mean(), rel=0.02)
 
 
 def test_scores_in_bfloat16_are_averaged_in_float32() -> None:

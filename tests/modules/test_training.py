@@ -172,6 +172,25 @@ def test_what_a_number_of_a_system_may_be_has_ends(kind: type[Training], name: s
         made(kind, **{name: value})
 
 
+def test_data_consistency_counts_as_much_as_its_weight_says() -> None:
+    clean, noise = torch.randn(2, 2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    batch = {"clean": clean, "degraded": clean + noise, "measured": torch.ones(1, 1, 1, 1, dtype=torch.bool)}
+    found = made(Autoencoder, data_consistency=3.0).supervised(batch, 0 * clean, mse)
+    assert found["reconstruction"].item() == pytest.approx(1)
+    assert found["data_consistency"].item() == pytest.approx(3, rel=0.1)  # zeros contradict by about 1
+
+
+def test_percentiles_over_volumes_are_logged_under_their_names() -> None:
+    clean = torch.rand(21, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    share = torch.linspace(0, 1, 21).view(-1, 1, 1, 1, 1)
+    model, logged = made(Autoencoder), {}
+    model.log_dict = lambda told, **_: logged.update(told)
+    model.val_metrics.update((1 - share) * clean, clean, torch.ones(1, 1, 1, 1, dtype=torch.bool))
+    model.on_validation_epoch_end()
+    found = [logged[f"val/nrmse{end}"] for end in ("_p5", "", "_p95")]
+    assert found == pytest.approx([0.05, 0.5, 0.95], abs=1e-5)
+
+
 def test_weights_of_0_leave_out_what_they_weigh() -> None:
     none = {"reconstruction_weight": 0.0, "feature_matching": 0.0, "data_consistency": 0.0}
     made(GAN, instance_noise=0.0, label_smoothing=0.0, critic_warmup_steps=0, warmup_steps=0, betas=(0.0, 0.0), **none)

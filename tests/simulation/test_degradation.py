@@ -93,6 +93,7 @@ def test_the_sign_of_an_asymmetric_range() -> None:
     mask = wedge_mask((32, 32), (0, 50), "y")  # rows kz, columns kx
     assert mask[4, 8]  # atan(4 / 8) = 27 degrees
     assert not mask[-4, 8]  # -27 degrees
+    assert mask[[4, -4], 16].all()  # at Nyquist a wave is at 14 degrees and at -14 at once
     assert not wedge_mask((32, 32), (0, 50), "x")[4, 8]
     assert wedge_mask((32, 32), (0, 50), "x")[-4, 8]
     assert wedge_mask((32, 31), (-90, 90)).all()

@@ -7,7 +7,7 @@ from torch import Tensor
 from cryoden.errors import CryodenError
 from cryoden.metrics.fsc import fourier_shell_correlation
 from cryoden.simulation import projection
-from cryoden.simulation.projection import back_project, project, sirt_like
+from cryoden.simulation.projection import back_project, project, sirt_like, weights
 from cryoden.wedge import wedge_mask
 
 FULL = [-90 + 3.0 * i for i in range(60)]
@@ -52,6 +52,15 @@ def test_each_volume_is_projected_alone_and_slabs_need_no_cube() -> None:
     back = back_project(images, FULL[::10], (10, 24))
     assert back.shape == volumes.shape
     assert torch.equal(back_project(images[1, 2], FULL[::10], (10, 24)), back[1, 2])
+
+
+def test_sections_of_a_tall_volume_are_projected_each_alone() -> None:
+    volume = torch.rand(6, 150, 10, generator=torch.Generator().manual_seed(0))
+    angles = [-70.0, 0.0, 30.0]
+    image = project(volume, angles)
+    torch.testing.assert_close(image, torch.cat([project(part, angles) for part in volume.split(30, 1)], 1))
+    parts = [back_project(part, angles, (6, 10)) for part in image.split(30, 1)]
+    torch.testing.assert_close(back_project(image, angles, (6, 10)), torch.cat(parts, 1))
 
 
 def test_a_mirrored_specimen_is_seen_as_if_its_mirror_images_were_there() -> None:
@@ -145,6 +154,14 @@ def test_the_sirt_like_filter_spares_low_frequencies() -> None:
     torch.testing.assert_close(sirt_like(frequency, 10)[2], torch.tensor(1 - 0.9805**10.3))
     # what an audit of IMOD's numbers found at 0.1 cycles
     assert [float(sirt_like(frequency, n)[2]) for n in (30, 50, 100)] == pytest.approx([0.42, 0.54, 0.75], abs=0.006)
+
+
+def test_a_roll_off_leaves_weights_up_to_its_cut_off_and_falls_beyond_by_a_gaussian() -> None:
+    angles, frequency = [-4.0, 0.0, 4.0], torch.fft.rfftfreq(64, dtype=torch.float64)
+    ramp = weights(angles, 64, thickness=10)[0]
+    rolled = weights(angles, 64, thickness=10, roll_off=(0.25, 0.1))[0]
+    torch.testing.assert_close(rolled[:17], ramp[:17])
+    torch.testing.assert_close(rolled[16:], ramp[16] * torch.exp(-50 * (frequency[16:] - 0.25).square()))
 
 
 def test_bad_arguments() -> None:

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from cryoden import CryodenError, HalvesDataModule, Noise2Noise
-from cryoden.metrics import Halves
+from cryoden.metrics import Estimate, HalfScore, Halves
 from cryoden.metrics.fsc import multiplicity, power, shell_numbers
 from cryoden.modules.noise2noise import TURNS
 from cryoden.networks import CompactUnet
@@ -108,6 +108,19 @@ def test_a_box_with_gold_does_not_outweigh_the_others() -> None:
     assert own[0] < others[0] < own[1]
 
 
+def test_a_gain_of_long_ago_is_forgotten() -> None:
+    spectrum = torch.fft.rfftn(cubes()[:, 0], dim=(1, 2, 3), norm="ortho")
+    mask, system = torch.ones_like(spectrum, dtype=torch.bool), ready(Echo())
+    for transfer, times in ((1.0, 60), (0.5, 150)):
+        seen = transfer * spectrum
+        for _ in range(times):
+            gain, signal = system._gain(spectrum, seen, seen, mask, torch.zeros(4, dtype=torch.int64))
+    shells = shell_numbers((16, 16, 16))
+    assert gain[0][(shells > 0) & (shells <= 8)].mean().item() == pytest.approx(0.5, abs=0.01)
+    own = (power(seen) * multiplicity(cubes()) * ((shells > 0) & (shells <= 8))).sum((1, 2, 3))
+    assert signal.min().item() == pytest.approx(own.mean().item(), rel=0.01)
+
+
 def test_a_network_that_answers_nothing_yet_has_a_gain_of_one() -> None:
     spectra = [torch.fft.rfftn(each[:, 0], dim=(1, 2, 3), norm="ortho") for each in (0 * cubes(), cubes(), cubes())]
     mask = torch.ones_like(spectra[0], dtype=torch.bool)
@@ -156,7 +169,8 @@ def test_what_was_taken_away_counts_more() -> None:
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_the_average_follows_each_step_of_what_learns(accumulated: int) -> None:
+@pytest.mark.parametrize(("taken", "stays"), [(0, 2 / 11), (10**6, 0.9)], ids=["first step", "later"])
+def test_the_average_follows_each_step_of_what_learns(taken: int, stays: float, accumulated: int) -> None:
     system = ready(Echo(), average=0.9)
     system.learner.generator.weight.data.fill_(3.0)
     assert float(system.generator.weight) == 1.0
@@ -165,13 +179,37 @@ def test_the_average_follows_each_step_of_what_learns(accumulated: int) -> None:
     system.trainer = trainer
     loop = trainer.fit_loop.epoch_loop
     steps = loop.automatic_optimization.optim_progress.optimizer.step.total
-    steps.completed = 10**6
+    steps.completed = taken
     for batch in range(accumulated):
         loop.batch_progress.total.ready = batch + 1
         system.on_train_batch_start({}, batch)
         steps.completed += batch + 1 == accumulated
         system.on_train_batch_end(None, {}, batch)
-    assert float(system.generator.weight) == pytest.approx(1.2)
+    assert float(system.generator.weight) == pytest.approx(1.0 * stays + 3.0 * (1 - stays))
+
+
+def test_simulated_boxes_count_as_much_as_their_weight_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("log", "log_dict"):
+        monkeypatch.setattr(Noise2Noise, name, lambda *_, **__: None)
+    system, truth = ready(Echo(), simulated=3.0), cubes()
+    nothing = {"degraded": torch.zeros_like(truth), "clean": truth}  # of which the answer is nothing: an error of 1
+    loss = system.training_step({"halves": boxes(truth, truth), "simulated": nothing}, 0)
+    assert system.terms["simulated"].item() == pytest.approx(3)
+    assert loss.item() == pytest.approx(3 + system.terms["halves"].item())
+
+
+def test_each_score_is_logged_under_its_name_as_the_mean_over_tomograms(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(Noise2Noise, "log_dict", lambda _, told, **__: logged.update(told))
+    system = ready(Echo())
+    for more in (0.0, 0.02):
+        parts = (Estimate(value + more, ()) for value in (0.1, 0.2, 0.3, 0.4, 0.5))
+        system.scores[f"TS_{more}"] = HalfScore(*parts, torch.ones(9), torch.ones(9), 25.0)
+    system._products = torch.tensor([0.6 * 2 * 5, 2.0**2, 5.0**2])  # of an answer with a correlation of 0.6
+    system.on_validation_epoch_end()
+    assert logged == pytest.approx(
+        {"val/nrmse": 0.11, "val/nrmse_one_gain": 0.41, "val/fsc_area": 0.51, "val/nrmse_simulated": 0.8}
+    )
 
 
 @pytest.fixture(scope="module")

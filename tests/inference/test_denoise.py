@@ -507,6 +507,25 @@ def test_label_names_the_weights():
     assert told != label(model, settings, "dark")
 
 
+def test_all_that_decides_the_voxels_of_a_result_is_in_its_key_and_nothing_else():
+    """Or a result of other settings would count as done."""
+
+    def key(contrast: str = "bright", float16: bool = False, model: Denoiser | None = None, **settings: Any) -> str:
+        return Engine.of(model or make_model(), "cpu").key(Settings(**settings), contrast, float16=float16)
+
+    keys = [
+        key(),
+        key("dark"),
+        key(float16=True),
+        key(model=make_model(standardize=False)),
+        *(key(**{name: True}) for name in ("rescale", "augment")),
+        *(key(**{name: 16}) for name in ("tile", "overlap", "voxel_size")),
+        *(key(measured_only=True, tilt_range=tilts) for tilts in ((-60, 60), (-60, 50))),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(batch_size=4) == key(tilt_range=(-60, 60)) == key()
+
+
 def test_device_is_one_that_works():
     device, reason = choose_device()
     torch.zeros(1, device=device)

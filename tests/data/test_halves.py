@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,14 @@ def test_nothing_is_learnt_where_it_is_judged(folder: Path) -> None:
     (part, _) = data.judged()
     whole, _ = tomogram.cut((slice(0, 40), slice(64, 112), slice(0, 40)))
     assert torch.equal(part["first"], whole[0][0])
+
+
+def test_a_fourth_of_a_tomogram_judges_and_of_a_long_one_less(folder: Path) -> None:
+    data = made(folder)
+    data.setup()
+    for height, judging in ((112, 48), (240, 60), (1000, 96)):
+        half = np.broadcast_to(np.float32(0), (8, height, 8))
+        assert replace(data.tomograms[0], data=(half, half)).held_out == height - judging
 
 
 def test_each_tomogram_has_its_own_wedge(folder: Path) -> None:

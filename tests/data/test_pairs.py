@@ -189,6 +189,19 @@ def test_one_pair_that_is_held_out_validates_in_one_half_and_tests_in_the_other(
     assert x[0].max() + 16 <= 16 <= x[1].min()
 
 
+def test_by_default_the_last_fifth_is_held_out(blobs, tmp_path: Path) -> None:
+    for name in "abcdefghij":
+        put(tmp_path / f"{name}_clean.mrc", blobs[0])
+        put(tmp_path / f"{name}_degraded.mrc", blobs[0] + blobs[1])
+    module = pairs(tmp_path)
+    module.setup("fit")
+    assert {split: "".join(share) for split, share in module.shares.items()} == {
+        TRAIN: "abcdefgh",
+        TEST: "i",
+        VALIDATION: "j",
+    }
+
+
 def test_several_pairs_that_are_held_out_are_shared_out(folder: Path) -> None:
     for holdout, tests, validates in ((["a", "c"], {"a"}, {"c"}), (["c", "b"], {"c"}, {"b"})):
         module = pairs(folder, holdout=holdout)

@@ -3,6 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gemmi
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from cryoden import (
     TiltSeriesDegradation,
 )
 from cryoden.data.base import TEST, TRAIN
-from cryoden.data.dataset import EpochSampler, item_generator
+from cryoden.data.dataset import EpochSampler, item_generator, random_box, shows_something
 from cryoden.particles import load_particle
 from cryoden.simulation import Background, SaltAndPepper, Surroundings, TiltScheme
 from cryoden.simulation.degradation import without_margin
@@ -220,6 +221,19 @@ def test_ranks_share_the_items(particles: dict, world_size: int) -> None:
             assert list(samplers[0]) != items[0]
         else:
             assert sorted(seen) == list(range(10))
+
+
+def test_the_order_of_an_epoch_is_the_seeds() -> None:
+    orders = [list(EpochSampler([0] * 20, shuffle=True, seed=seed)) for seed in (0, 0, 1)]  # type: ignore[arg-type]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_box_is_cut_where_there_is_more_than_faint_background() -> None:
+    volume = np.full((12, 12, 60), 0.09, np.float32)
+    assert not shows_something(volume)
+    volume[6, 6, 30] = 0.11
+    generator = torch.Generator().manual_seed(0)
+    assert all(shows_something(volume[random_box(volume, 12, generator)]) for _ in range(20))
 
 
 def test_all_arguments_are_logged_whichever_class_takes_them() -> None:

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from cryoden import CryodenError, ShrecDataModule, Volume, write_volume
+from cryoden.data.pairs import Pair
+from cryoden.data.shrec import ShrecDataset, find_models
 from cryoden.particles import load_particle
 from cryoden.simulation.degradation import MissingWedge
-from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
+from cryoden.simulation.scene import Placement, Scene, SceneContents, SceneVolume
 from cryoden.simulation.tables import write_shrec_table
 
 DEPTH, WHOLE = 24, 64
@@ -113,9 +115,17 @@ def test_batches_are_as_those_of_pairs_and_models_are_held_out(scenes: list[Scen
     assert not torch.equal(made.training_volumes()[0, 1]["clean"], made.training_volumes()[1, 1]["clean"])
 
 
-def test_the_tenth_model_comes_after_the_ninth(scenes: list[SceneVolume], tmp_path: Path) -> None:
-    from cryoden.data.shrec import find_models
+def test_a_box_has_the_particle_that_it_was_cut_around_in_its_inner_half() -> None:
+    placed = Placement("it", np.array([20.0, 21.0, 22.0]), np.eye(3))
+    volume = np.zeros((44, 44, 44), np.float32)
+    dataset = ShrecDataset(
+        [Pair("a", volume, volume, 10.0)], [[placed]], 40, 16, degradation=[], seed=[0], fresh=True, degrade=False
+    )
+    places = np.array([dataset[0, index]["placements"][0].position for index in range(40)])
+    assert (places.min(), places.max()) == (4, 11)
 
+
+def test_the_tenth_model_comes_after_the_ninth(scenes: list[SceneVolume], tmp_path: Path) -> None:
     build(tmp_path, scenes[:1] * 11, "")
     assert list(find_models(tmp_path)) == [f"model_{number}" for number in range(11)]
 

@@ -5,6 +5,7 @@ import torch
 from cryoden.data import ParticleDataModule
 from cryoden.errors import CryodenError
 from cryoden.evaluation.evaluate import evaluate
+from cryoden.simulation.degradation import GaussianNoise
 from tests.evaluation.made import comparison_of
 
 
@@ -35,6 +36,13 @@ def test_results_do_not_depend_on_the_batches(module: ParticleDataModule) -> Non
     assert one.pop("sha256") == other.pop("sha256")
     for name in one:
         np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_digest_is_of_degraded_voxels_too(module: ParticleDataModule) -> None:
+    digests = [
+        evaluate({}, module.test_volumes(steps), [1], voxel_size=10).sha256 for steps in (None, [GaussianNoise(0.5)])
+    ]
+    assert digests[0] != digests[1]
 
 
 def test_nothing_to_compare_with_is_an_error(module: ParticleDataModule) -> None:

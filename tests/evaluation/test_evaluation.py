@@ -3,8 +3,18 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter as scipy_gaussian
 
+from cryoden.data import ParticleDataModule
+from cryoden.data.dataset import VolumeDataset
 from cryoden.errors import CryodenError
-from cryoden.evaluation.baselines import FILTERS, Filter, best_setting, gaussian_baseline, gaussian_filter
+from cryoden.evaluation import baselines
+from cryoden.evaluation.baselines import (
+    FILTERS,
+    Filter,
+    best_setting,
+    gaussian_baseline,
+    gaussian_filter,
+    tuned_filters,
+)
 from cryoden.metrics.functional import nrmse
 
 
@@ -40,3 +50,16 @@ def test_each_filter_denoises_at_its_best_setting(filter: Filter, blobs) -> None
     torch.testing.assert_close(filter(100 * degraded, best), 100 * filter(degraded, best), rtol=1e-4, atol=1e-4)
     one = filter(degraded[1:], best)[0]
     torch.testing.assert_close(filter(degraded, best)[1], one)  # whatever batch a volume is in
+
+
+def test_filters_are_set_on_volumes_that_validate(module: ParticleDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list = []
+
+    def found(dataset: VolumeDataset, indices: list[int], *_: int) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((dataset.seed, list(indices)))
+        return torch.ones(1, 1, 8, 8, 8), torch.ones(1, 1, 8, 8, 8)
+
+    monkeypatch.setattr(baselines, "pairs", found)
+    tuned_filters(module, lambda *_: None)
+    assert seen == [(module.validation_volumes().seed, [0, 1, 2, 3])]
+    assert module.validation_volumes().seed != module.test_volumes().seed

@@ -1,5 +1,6 @@
 """Curves against what the microscope did."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from cryoden import CryodenError, PairDataModule, ParticleDataModule, SceneConte
 from cryoden.checkpoint import export_weights
 from cryoden.cli import main
 from cryoden.commands.simulate import simulate
+from cryoden.evaluation import sensitivity
 from cryoden.evaluation.results import Sweep
 from cryoden.evaluation.sensitivity import DOSES, SNRS, TILTS, sweeps
 from cryoden.modules.recipes import SimpleAE
-from cryoden.simulation.degradation import GaussianNoise, SaltAndPepper
-from cryoden.simulation.tilt_series import TiltScheme, TiltSeriesDegradation
+from cryoden.simulation.degradation import GaussianNoise, MissingWedge, SaltAndPepper
+from cryoden.simulation.tilt_series import Exposure, TiltScheme, TiltSeriesDegradation
 
 SMALL = {"box": 24, "voxel_size": 10.0, "resolution": 20.0, "num_workers": 0}
 
@@ -40,6 +42,21 @@ def test_of_tilt_series_dose_and_tilt_range_are_varied() -> None:
     assert medians(dose) == sorted(medians(dose), reverse=True)
     assert medians(dose)[0] > 2 * medians(dose)[-1]  # noise falls with the root of the dose
     assert medians(dose, "doubled")[0] > 1.5 * medians(dose)[0]
+
+
+def test_one_step_is_varied_at_a_time_and_the_rest_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list = []
+    monkeypatch.setattr(sensitivity, "_at", lambda _, __, degradation, *___: seen.append(degradation) or {})
+    tilts = TiltSeriesDegradation(voxel_size=10.0, contrast=0.5)
+    wedge, noise = MissingWedge((-50.0, 60.0), "x"), GaussianNoise(2.0)
+    for steps in ([wedge, noise], [tilts]):
+        drawn(ParticleDataModule(entries=["phantom:1"], copies=5, degradation=steps, **SMALL))
+    assert seen == [
+        *([wedge, GaussianNoise(snr)] for snr in SNRS),
+        *([MissingWedge((-tilt, tilt), "x"), noise] for tilt in TILTS),
+        *([replace(tilts, exposure=Exposure(dose=dose))] for dose in DOSES),
+        *([replace(tilts, scheme=TiltScheme((-tilt, tilt)))] for tilt in TILTS),
+    ]
 
 
 @pytest.mark.parametrize("kind", [ParticleDataModule, SceneDataModule])

@@ -117,6 +117,39 @@ def test_the_input_is_searched_with_the_wedge_of_each_scene(tilts, monkeypatch: 
     assert torch.equal(given[0].expand_as(wedges), wedges)
 
 
+def test_thresholds_are_those_of_validation_scenes_and_distances_shares_of_a_diameter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = made(
+        SceneDataModule,
+        entries=["phantom:1"],
+        contents=SceneContents(count=2),
+        scenes=4,
+        val_fraction=0.5,
+        voxel_size=20.0,
+        resolution=40.0,
+    )
+    apart: list = []
+    tuned: list = []
+
+    def nothing(volumes: torch.Tensor, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
+        return volumes[:, 0], torch.zeros(volumes[:, 0].shape, dtype=torch.int32)
+
+    monkeypatch.setattr(template_matching, "match_template", nothing)
+    monkeypatch.setattr(template_matching, "find_peaks", lambda _, __, radii, most: apart.append((radii, most)) or [])
+    monkeypatch.setattr(template_matching, "best_threshold", lambda *given: tuned.append(given) or 0.0)
+    match_scenes({"input": lambda v: v}, module, 2, torch.device("cpu"), lambda *_: None, orientations=1)
+    across = load_particle("phantom:1").diameter / 20
+    assert apart == [({"phantom:1": pytest.approx(0.4 * across)}, 4)] * 8
+    for found, truth, tolerance, voxel_size in tuned:
+        assert found == [[], []]
+        validation = [module.validation_volumes()[0, i]["placements"] for i in range(2)]
+        assert [[p.position.tolist() for p in scene] for scene in truth] == [
+            [p.position.tolist() for p in scene] for scene in validation
+        ]
+        assert (tolerance, voxel_size) == ({"phantom:1": pytest.approx(across / 4)}, 20)
+
+
 def test_peaks_are_apart_and_best_first() -> None:
     scores = torch.zeros(8, 8, 8)
     scores[2, 2, 2], scores[2, 2, 3], scores[6, 6, 6] = 0.5, 0.9, 0.7

@@ -13,6 +13,7 @@ import zarr
 from cryoden import Volume, open_volume, read_volume, write_volume
 from cryoden.errors import CryodenError
 from cryoden.volume import Mrc, format_of, look_at
+from cryoden.volume.base import in_angstrom
 
 SHAPE = (5, 12, 9)
 VOXELS = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
@@ -186,6 +187,7 @@ class TestOmeZarr:
         for stated, near, found in (
             (None, None, 5),
             (None, 11.0, 10),
+            (None, 7.2, 10),  # 1.39 times finer; those of 5 Å are 1.44 times
             (None, 100.0, 20),
             (9.9, None, 9.9),  # the header's own word is less exact than the user's
             (20.0, 5.0, 20),
@@ -195,6 +197,17 @@ class TestOmeZarr:
             assert len(volume.data) == 5 - round(np.log2(found / 5))
         with pytest.raises(CryodenError, match="levels of 5, 10, 20 Å, and 14 Å was stated: give one of these"):
             look_at(path, 14.0)
+
+    def test_what_is_said_of_all_levels_comes_after_what_is_said_of_one(self, tmp_path) -> None:
+        path = ome_zarr(tmp_path / "a.zarr", {"0": (VOXELS, [0.5] * 3)})
+        group = zarr.open_group(path)
+        (image,) = group.attrs["multiscales"]
+        image["datasets"][0]["coordinateTransformations"].append({"type": "translation", "translation": [2, 3, 4]})
+        image["coordinateTransformations"] = [{"type": "scale", "scale": [20, 20, 20]}]
+        group.attrs["multiscales"] = [image]
+        volume = open_volume(path)
+        assert volume.voxel_size == 10
+        assert volume.origin == (80, 60, 40)
 
     def test_axes_in_another_order_are_put_in_order(self, tmp_path) -> None:
         path = ome_zarr(tmp_path / "a.zarr", {"0": (VOXELS.transpose(2, 0, 1), [10.0] * 3)})
@@ -262,6 +275,25 @@ main({["denoise", *words]})
             assert done.stderr == (
                 "cryoden: error: a.zarr is OME-Zarr, and zarr is not installed here: pip install 'cryoden[zarr]'\n"
             )
+
+
+@pytest.mark.parametrize(
+    ("length", "unit", "angstrom"),
+    [
+        (7.5, "Å", 7.5),
+        (0.75, "nm", 7.5),
+        (0.75, " Nanometer", 7.5),
+        (7.5e-4, "µm", 7.5),
+        (7.5e-7, "mm", 7.5),
+        (7.5e-10, "meter", 7.5),
+        (7.5, "inch", 0),
+        (7.5, "", 0),
+        (7.5, "mm", 0),
+        (0.0, "nm", 0),
+    ],
+)
+def test_lengths_of_any_unit_are_told_in_angstrom(length: float, unit: str, angstrom: float) -> None:
+    assert in_angstrom(length, unit) == pytest.approx(angstrom)
 
 
 def test_a_name_of_another_format_is_refused(tmp_path) -> None:

@@ -243,9 +243,10 @@ class TestRefuse:
         path.write_bytes(path.read_bytes()[:-1])
         self.refused(path, "truncated")
 
-    def test_a_cell_that_is_no_box(self, tmp_path):
-        path = edit(make_mrc(tmp_path / "a.mrc", values()), 60, np.float32(120).tobytes())
-        self.refused(path, "a cell with angles of 90, 90, 120°")
+    @pytest.mark.parametrize("angle", [120, 90.5])
+    def test_a_cell_that_is_no_box(self, tmp_path, angle):
+        path = edit(make_mrc(tmp_path / "a.mrc", values()), 60, np.float32(angle).tobytes())
+        self.refused(path, f"a cell with angles of 90, 90, {angle}°")
 
     def test_negative_size(self, tmp_path):
         path = edit(make_mrc(tmp_path / "a.mrc", values()), 0, np.int32(-7).tobytes())

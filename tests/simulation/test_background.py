@@ -44,6 +44,14 @@ def test_proteins_fill_what_their_concentration_says(particles: list[Particle], 
     assert 0.7 < scene.background.max() < 1.6  # as dense as protein
 
 
+def test_proteins_have_the_mass_that_is_asked_for() -> None:
+    """A bead of each kDa."""
+    free = np.ones((20, 20, 20), np.bool_)
+    beads = Background(protein_mass=47.0)._beads(80.0, free, 10.0, np.random.default_rng(0))
+    assert len(beads) > 0
+    assert len(beads) % 47 == 0
+
+
 def test_proteins_lie_beside_all_else_and_in_the_ice(particles: list[Particle]) -> None:
     scene = made(particles, Background(proteins=150.0, solutes=0.0), ice=250.0)
     # Within what is labelled, by more than the blur, next to nothing of them is left.

@@ -100,11 +100,14 @@ def test_proteins_stand_in_a_membrane_in_place_of_lipids() -> None:
     # The area of an ellipsoid, to 1 % (Thomsen), in 1000 nm²; some find no room.
     area = 4 * np.pi * (sum((AXES[i] * AXES[j]) ** 1.6075 for i, j in ((0, 1), (0, 2), (1, 2))) / 3) ** (1 / 1.6075)
     assert 0.6 * 10 * area / 1e5 <= len(proteins) <= 10 * area / 1e5 + 1
+    ways = set()
     for one in proteins:  # near the surface, axis along its normal
         normal = one.position / AXES**2
         assert abs(normal @ one.rotation[:, 2]) / np.linalg.norm(normal) > 0.9
+        ways.add(np.sign(normal @ one.rotation[:, 2]))
         assert np.linalg.det(one.rotation) == pytest.approx(1)
         assert abs(np.linalg.norm(one.position / AXES) - 1) < 20 / AXES.min() + 0.02
+    assert ways == {-1, 1}
     box = 60
     bare = bodies.vesicle(AXES, TURNED, box, 10.0, 20.0)
     full = bodies.vesicle(AXES, TURNED, box, 10.0, 20.0, proteins=proteins)

@@ -10,7 +10,7 @@ from cryoden.particles import DensityMap, Particle, load_particle
 from cryoden.simulation.points import points_of
 from cryoden.simulation.ranges import draw_seed
 from cryoden.simulation.sampling import sample_points
-from cryoden.simulation.scene import Scene, SceneContents, SceneVolume
+from cryoden.simulation.scene import Placement, Scene, SceneContents, SceneVolume, placements_within
 from cryoden.simulation.units import GOLD, VACUUM
 from tests.simulation.cutting import cut_in_fourier_space, difference
 
@@ -185,8 +185,26 @@ def test_class_labels_and_names_agree_with_the_table(particles: list[Particle]) 
     classes = scene.classes
     assert classes.dtype == scene.labels.dtype == np.int32
     assert not classes[scene.labels == 0].any()
+    assert scene.occupancy == np.isin(classes, (1, 2)).mean()  # of particles alone
     for label, placement in enumerate(scene.placements, start=1):
         assert {scene.class_names[i] for i in classes[scene.labels == label]} == {placement.particle}
+
+
+def test_of_two_boxes_beside_each_other_one_has_a_centre_that_lies_between_them() -> None:
+    table = [Placement(str(x), np.array([8.0, 8.0, x]), np.eye(3)) for x in (0.0, 15.9, 16.0, 31.9)]
+    sides = slice(0, 16), slice(16, 32)
+    found = [placements_within(table, (sides[0], sides[0], side)) for side in sides]
+    assert [[p.particle for p in each] for each in found] == [["0.0", "15.9"], ["16.0", "31.9"]]
+    assert [p.position[2] for p in found[1]] == pytest.approx([0.0, 15.9])
+
+
+def test_the_lipids_of_a_vesicle_are_as_dense_as_they_are_asked_to_be(particles: list[Particle]) -> None:
+    densities = []
+    for lipids in (1.0, 0.5):
+        scene = made(particles, shape=(32, 32, 32), count=1, membrane_density=lipids, **SMALL_VESICLES)
+        label = next(i for i, p in enumerate(scene.placements, start=1) if p.particle == "vesicle")
+        densities.append(scene.density[scene.labels == label].mean())
+    assert densities[1] == pytest.approx(densities[0] / 2, rel=0.05)
 
 
 def test_densities_do_not_hang_on_what_else_is_there(particles: list[Particle]) -> None:

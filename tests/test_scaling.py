@@ -269,6 +269,12 @@ def test_nothing_of_a_specimen_is_further_than_64_spreads_from_the_background() 
     assert (shown.amin().item(), shown.amax().item()) == (-64, 64)
 
 
+def test_where_there_is_no_noise_the_spread_is_a_32nd_of_what_the_specimen_spans() -> None:
+    x = torch.zeros(1, 1, 32, 32, 32)
+    x[..., 10:21, 10:21, 10:21] = 3.2  # of 4 % of the voxels
+    assert Scale.of(x).spread.item() == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(("specimen", "told"), [(4, True), (1, False)])
 def test_a_margin_is_left_out_if_a_twentieth_of_the_volume_is_specimen(specimen: int, told: bool) -> None:
     x = torch.zeros(1, 1, 8, 40, 40)

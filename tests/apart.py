@@ -1,5 +1,6 @@
 """The command in a process of its own, which begins as a copy of one that has imported what takes long."""
 
+import atexit
 import multiprocessing
 import os
 import resource
@@ -10,9 +11,7 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 
 APART = multiprocessing.get_context("forkserver")
-APART.set_forkserver_preload(
-    ["cryoden.commands.fit", "cryoden.evaluation", "matplotlib.pyplot", "skimage.metrics", "torchmetrics"]
-)
+APART.set_forkserver_preload(["tests.warm"])
 
 
 class Command:
@@ -68,4 +67,7 @@ def _begin(folder: Path, words: tuple[str, ...], limit: int | None, told: Path, 
     os.chdir(folder)
     sys.path = [path for path in sys.path if path not in ("", str(folder))]
     sys.argv = ["cryoden", *words]
-    main()
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()  # which a process of this kind leaves out

@@ -14,6 +14,7 @@ from cryoden.cli import main
 from cryoden.commands.comparison import load_data
 from cryoden.commands.simulate import simulate
 from cryoden.particles import load_particle
+from cryoden.particles.phantom.assembly import make_phantom
 from cryoden.simulation.scene import Scene, SceneContents
 from tests.data.test_shrec import build
 
@@ -94,7 +95,10 @@ for path in sys.argv[1:]:
 
 def test_classes_are_known_in_a_process_of_their_own(tmp_path: Path) -> None:
     """As `cryoden compare MODEL --data OVERLAY` reads them, whatever else was imported before."""
-    offline = {"entries": ["phantom:1", "phantom:2"], "holdout": ["phantom:3"]}
+    made = [str(tmp_path / f"{seed}.cif") for seed in (1, 2, 3)]
+    for seed, path in enumerate(made, 1):
+        make_phantom(seed).make_mmcif_document().write_file(path)
+    offline = {"entries": made[:2], "holdout": made[2:]}
     of_classes = {}  # one file for all that name the same
     for path in sorted((EXPERIMENTS / "overlays").glob("*.yaml")):
         text = path.read_text()

@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import yaml
 from wandb.sdk.launch.sweeps import utils as agent
 
 from cryoden.cli import main
+from tests.apart import cryoden
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
@@ -55,8 +55,7 @@ def test_a_draw_of_a_sweep_runs(path: Path, tmp_path: Path) -> None:
     assert words[0] == sweep["program"] == "cryoden"
     config = words[2].removeprefix("--config=")
     small = ["--model.channels=3", "--model.critic_channels=2" if path.stem == "wgangp" else "--model.box=16"]
-    command = [sys.executable, "-m", *words[:2], f"--config={ROOT / config}", *words[3:], *TINY, *small]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run = cryoden(tmp_path, words[1], f"--config={ROOT / config}", *words[3:], *TINY, *small)
     assert run.returncode == 0, run.stderr
 
     (offline,) = (tmp_path / "runs" / "wandb").glob("offline-run-*")

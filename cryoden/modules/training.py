@@ -269,13 +269,13 @@ class Training(LightningModule):
         """Go on with the same randomness, if the checkpoint is of the same system.
 
         Raises:
-            CryodenError: it is of another system or network.
+            CryodenError: it is of another system or network, or its network was used otherwise.
         """
         record, own = checkpoint.get("cryoden"), self.denoiser.record()
         if record is None:
             raise CryodenError("the checkpoint is not cryoden's")
         record |= {"network": with_defaults(record["network"], self.generator)}
-        for name in ("system", "network"):
+        for name in ("system", "network", "standardize", "residual"):
             if record[name] != own[name]:
                 raise CryodenError(
                     f"the checkpoint is of another {name}, {_words(record[name])}; this run's is {_words(own[name])}: "

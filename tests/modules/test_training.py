@@ -241,6 +241,36 @@ def test_a_checkpoint_from_before_an_argument_had_its_default() -> None:
         CompactUnetAE(channels=2, refinements=1).on_load_checkpoint(kept)
 
 
+@pytest.fixture(scope="module")
+def kept(data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint at the end of an epoch."""
+    folder = tmp_path_factory.mktemp("kept")
+    train(CompactUnetAE(channels=2, levels=1, cosine=False), data, folder).save_checkpoint(folder / "a.ckpt")
+    return folder / "a.ckpt"
+
+
+def go_on(kept: Path, data: ParticleDataModule, **arguments) -> Training:
+    """A training that goes on from a checkpoint for an epoch, with other arguments."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    model = CompactUnetAE(channels=2, levels=1, **{"cosine": False, **arguments})
+    trainer = Trainer(default_root_dir=kept.parent, max_epochs=2, limit_val_batches=0, **quiet)
+    trainer.fit(model, data, ckpt_path=kept, weights_only=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"standardize": False}, "the checkpoint is of another standardize, True; this run's is False: give the conf"),
+        ({"residual": True}, "the checkpoint is of another residual, False; this run's is True: give the config"),
+    ],
+)
+def test_a_run_that_goes_on_is_the_same_run(arguments: dict, words: str, kept: Path, data) -> None:
+    with pytest.raises(CryodenError, match=f"^{words}") as refusal:
+        go_on(kept, data, **arguments)
+    assert "\n" not in str(refusal.value)
+
+
 def test_a_run_goes_on_with_its_own_optimizer(data, tmp_path: Path) -> None:
     def trained(optimizer: str, epochs: int, checkpoint: Path | None = None) -> Path:
         trainer = Trainer(

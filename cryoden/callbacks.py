@@ -228,15 +228,16 @@ class Report(Callback):
                 Console().print(grid.terminal())
         if _is_trial(trainer):
             return
+        data: Any = getattr(trainer, "datamodule", None)
+        voxel_size = getattr(data, "voxel_size", module.denoiser.voxel_size)
         if trainer.testing:
-            data: Any = getattr(trainer, "datamodule", None)
             experiment = data.experiment if isinstance(data, VolumeDataModule) else None
-            results = json.dumps(summary(scores, experiment, module.denoiser.voxel_size), indent=1, allow_nan=False)
+            results = json.dumps(summary(scores, experiment, voxel_size), indent=1, allow_nan=False)
             write_text(run_directory(trainer) / "test.csv", csv_text([columns, *rows]), overwrite=True)
             write_text(run_directory(trainer) / "results.json", results, overwrite=True)
         volumes = {name: volume.numpy() for name, volume in self._picture.items()}
         path = run_directory(trainer) / "slices" / picture
-        figure = slice_figure(volumes, module.denoiser.voxel_size or 1.0, f"{title}: {self._entry}")
+        figure = slice_figure(volumes, voxel_size or 1.0, f"{title}: {self._entry}")
         save_figure(figure, path, overwrite=True)
         if isinstance(trainer.logger, WandbLogger):
             stage = "test" if trainer.testing else "val"

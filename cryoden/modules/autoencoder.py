@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -63,8 +62,7 @@ class Autoencoder(Training):
         super().on_load_checkpoint(checkpoint)
         states = [state for each in checkpoint.get("optimizer_states", []) for state in each["state"].values()]
         kept = "muon" if any("momentum" in state for state in states) else "adamw"
-        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        if fits and states and kept != self.optimizer:
+        if self._goes_on and states and kept != self.optimizer:
             raise CryodenError(
                 f"the checkpoint is of another optimizer, {kept}; this run's is {self.optimizer}: give "
                 f"--model.optimizer {kept}, or the configuration that the checkpoint was trained with (config.yaml in "

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
@@ -115,7 +116,8 @@ class Training(LightningModule):
                 f"box: got {box} for the data, and {type(self.generator).__name__} takes multiples of {multiple}; give "
                 f"--data.box {multiple} or more, or a network with fewer levels"
             )
-        self.denoiser.voxel_size = getattr(data, "voxel_size", self.denoiser.voxel_size)
+        if stage == "fit":  # what it is tested at says nothing of it
+            self.denoiser.voxel_size = getattr(data, "voxel_size", self.denoiser.voxel_size)
         if stage == "fit" and self.init_weights is not None and self.trainer.ckpt_path is None and not self._begun:
             self._begin_with(self.init_weights)
             self._begun = True  # a second fit goes on with what it has learnt
@@ -251,6 +253,11 @@ class Training(LightningModule):
         """Whether an Adam updates all parameters at once: on a GPU that is one launch for hundreds; None: torch's."""
         return True if self.device.type == "cuda" else None
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a checkpoint that is loaded is one that training goes on from, not one to be tested or used."""
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only plain values, so that every checkpoint loads without unpickling code, and describe the network."""
         for name in ("hyper_parameters", "datamodule_hyper_parameters"):
@@ -269,7 +276,8 @@ class Training(LightningModule):
         """Go on with the same randomness, if the checkpoint is of the same system.
 
         Raises:
-            CryodenError: it is of another system or network, or its network was used otherwise.
+            CryodenError: it is of another system or network, its network was used otherwise, or its training would go on
+                at another voxel size.
         """
         record, own = checkpoint.get("cryoden"), self.denoiser.record()
         if record is None:
@@ -281,6 +289,13 @@ class Training(LightningModule):
                     f"the checkpoint is of another {name}, {_words(record[name])}; this run's is {_words(own[name])}: "
                     "give the configuration that the checkpoint was trained with (config.yaml in its run's folder)"
                 )
+        there, here = record.get("voxel_size"), own["voxel_size"]
+        if self._goes_on and there and here and not math.isclose(there, here, rel_tol=0.01):
+            raise CryodenError(
+                f"the checkpoint is of voxels of {there:g} Å; this run's data have {here:g} Å: give --data.voxel_size "
+                f"{there:g}, or begin anew with its weights, --model.init_weights instead of --ckpt-path"
+            )
+        self.denoiser.voxel_size = there or here
         self.seed = record["seed"]
         self._begun = True  # whatever it began with
 

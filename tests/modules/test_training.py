@@ -1,6 +1,7 @@
 """A training method of one's own passes over no argument in silence, and no system takes one without a meaning."""
 
 import inspect
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from cryoden import (
     UnetAE,
     UpsampleUnetGAN,
 )
+from cryoden.callbacks import Report
 from cryoden.checkpoint import load_denoiser
 from cryoden.losses import mse
 from cryoden.modules.safeguards import Safeguard
@@ -249,6 +251,13 @@ def kept(data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "a.ckpt"
 
 
+def coarser() -> ParticleDataModule:
+    """The same particle in larger voxels."""
+    return ParticleDataModule(
+        entries=["phantom:1"], copies=5, box=16, voxel_size=25, resolution=50, batch_size=2, num_workers=0
+    )
+
+
 def go_on(kept: Path, data: ParticleDataModule, **arguments) -> Training:
     """A training that goes on from a checkpoint for an epoch, with other arguments."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
@@ -269,6 +278,22 @@ def test_a_run_that_goes_on_is_the_same_run(arguments: dict, words: str, kept: P
     with pytest.raises(CryodenError, match=f"^{words}") as refusal:
         go_on(kept, data, **arguments)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_model_keeps_the_voxel_size_that_it_was_trained_at(kept: Path, data, tmp_path: Path) -> None:
+    """Whatever it is tested or loaded at; to go on elsewhere is another training, which may begin with its weights."""
+    model = CompactUnetAE.load_from_checkpoint(kept, weights_only=True)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    test = Trainer(default_root_dir=tmp_path, limit_test_batches=1, callbacks=[Report()], **quiet)
+    for checkpoint in (None, kept):
+        test.test(model, coarser(), ckpt_path=checkpoint, weights_only=True, verbose=False)
+        assert model.denoiser.voxel_size == 20
+        assert json.loads((tmp_path / "results.json").read_text())["data"]["voxel_size"] == 25
+    with pytest.raises(CryodenError, match="of voxels of 20 Å; this run's data have 25 Å: give --data.voxel_size 20, "):
+        go_on(kept, coarser())
+    tuned = CompactUnetAE(channels=2, levels=1, init_weights=str(kept))
+    train(tuned, coarser(), tmp_path)
+    assert tuned.denoiser.voxel_size == 25
 
 
 def test_a_run_goes_on_with_its_own_optimizer(data, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning_utilities import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
@@ -276,8 +277,8 @@ class Training(LightningModule):
         """Go on with the same randomness, if the checkpoint is of the same system.
 
         Raises:
-            CryodenError: it is of another system or network, its network was used otherwise, or its training would go on
-                at another voxel size.
+            CryodenError: it is of another system or network, its network was used otherwise, or its training would go
+                on with data or an optimizer of other settings.
         """
         record, own = checkpoint.get("cryoden"), self.denoiser.record()
         if record is None:
@@ -296,8 +297,33 @@ class Training(LightningModule):
                 f"{there:g}, or begin anew with its weights, --model.init_weights instead of --ckpt-path"
             )
         self.denoiser.voxel_size = there or here
+        if self._goes_on:
+            self._compare(checkpoint.get("hyper_parameters", {}))
         self.seed = record["seed"]
         self._begun = True  # whatever it began with
+
+    def _compare(self, there: Mapping[str, Any]) -> None:
+        """Tell which arguments are others than those of the checkpoint that is gone on from.
+
+        Raises:
+            CryodenError: they are an optimizer's, which has its state, and these with it, from the checkpoint.
+        """
+        here = plain(dict(self.hparams))
+        others = [k for k in here if k in there and here[k] != there[k] and k not in _SETTLED and k[0] != "_"]
+        for name in others:
+            if name in _OPTIMIZERS:
+                raise CryodenError(
+                    f"{name}: got {here[name]}, and the optimizer would go on with the checkpoint's {there[name]}: "
+                    f"give --model.{name} {there[name]}, or begin anew with its weights, --model.init_weights instead "
+                    "of --ckpt-path"
+                )
+        if others:
+            told = ", ".join(f"{name} {here[name]} (there {there[name]})" for name in others)
+            rank_zero_warn(f"this training goes on with other arguments than the checkpoint's: {told}")
+
+
+_OPTIMIZERS = ("learning_rate", "discriminator_learning_rate", "betas")
+_SETTLED = ("generator", "init_weights")  # the network's record is compared, and whatever was begun with is gone by
 
 
 def _words(value: Any) -> str:

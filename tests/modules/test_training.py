@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -272,12 +273,34 @@ def go_on(kept: Path, data: ParticleDataModule, **arguments) -> Training:
     [
         ({"standardize": False}, "the checkpoint is of another standardize, True; this run's is False: give the conf"),
         ({"residual": True}, "the checkpoint is of another residual, False; this run's is True: give the config"),
+        (
+            {"learning_rate": 0.1},
+            r"learning_rate: got 0.1, and the optimizer would go on with the checkpoint's 0.001: give --model.lea",
+        ),
     ],
 )
 def test_a_run_that_goes_on_is_the_same_run(arguments: dict, words: str, kept: Path, data) -> None:
     with pytest.raises(CryodenError, match=f"^{words}") as refusal:
         go_on(kept, data, **arguments)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"loss": "l1", "gradient_clip": 1.0},
+            ["other arguments than the checkpoint's: gradient_clip 1.0 (there None), loss l1 (there mse)"],
+        ),
+        ({"learning_rate": np.float64(1e-3)}, []),
+    ],
+)
+def test_a_run_that_goes_on_tells_what_is_other(arguments: dict, words: list[str], kept: Path, data) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        go_on(kept, data, init_weights=str(kept), **arguments)  # which is not begun with a second time
+    told = [str(each.message).partition("goes on with ")[2] for each in caught]
+    assert sorted(filter(None, told)) == words
 
 
 def test_a_model_keeps_the_voxel_size_that_it_was_trained_at(kept: Path, data, tmp_path: Path) -> None:
@@ -289,7 +312,9 @@ def test_a_model_keeps_the_voxel_size_that_it_was_trained_at(kept: Path, data, t
         test.test(model, coarser(), ckpt_path=checkpoint, weights_only=True, verbose=False)
         assert model.denoiser.voxel_size == 20
         assert json.loads((tmp_path / "results.json").read_text())["data"]["voxel_size"] == 25
-    with pytest.raises(CryodenError, match="of voxels of 20 Å; this run's data have 25 Å: give --data.voxel_size 20, "):
+    with pytest.raises(
+        CryodenError, match=r"of voxels of 20 Å; this run's data have 25 Å: give --data.voxel_size 20, "
+    ):
         go_on(kept, coarser())
     tuned = CompactUnetAE(channels=2, levels=1, init_weights=str(kept))
     train(tuned, coarser(), tmp_path)

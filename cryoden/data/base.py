@@ -130,6 +130,7 @@ class VolumeDataModule(LightningDataModule, ABC):
             dataset,
             sampler,
             self.batch_size,
+            taken=(lambda: trainer.num_training_batches) if trainer else None,
             num_workers=self.num_workers,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,

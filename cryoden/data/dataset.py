@@ -1,7 +1,7 @@
 """Volumes as datasets: item `index` of epoch `epoch` is a pure function of (seed, epoch, index)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -190,12 +190,21 @@ class ResumableLoader(DataLoader[Item]):
         dataset: what to load.
         sampler: the order.
         batch_size: volumes per batch.
+        taken: tells how many batches an epoch takes, of which there may be more; None: it takes all.
         kwargs: see DataLoader.
     """
 
-    def __init__(self, dataset: Keyed, sampler: EpochSampler, batch_size: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        dataset: Keyed,
+        sampler: EpochSampler,
+        batch_size: int,
+        taken: Callable[[], float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(cast(Dataset[Any], dataset), sampler=sampler, batch_size=batch_size, **kwargs)
         self._order = sampler
+        self._taken = taken or self.__len__
         self._first = 0
         self._given = 0
 
@@ -207,7 +216,7 @@ class ResumableLoader(DataLoader[Item]):
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of the epoch were given; 0 after the last."""
-        return {"batches": self._given % len(self)}
+        return {"batches": self._given % int(min(len(self), self._taken()))}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next pass after so many batches."""

@@ -462,7 +462,8 @@ class HalvesDataModule(LightningDataModule):
         trainer = self.trainer
         rank, processes = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EpochSampler(dataset, shuffle=True, seed=self.seed, rank=rank, world_size=processes)
-        return ResumableLoader(dataset, sampler, batch_size, collate_fn=collate_fn)
+        taken = (lambda: trainer.num_training_batches) if trainer else None
+        return ResumableLoader(dataset, sampler, batch_size, taken, collate_fn=collate_fn)
 
 
 class _Spread:

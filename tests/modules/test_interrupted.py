@@ -140,6 +140,36 @@ def test_each_step_is_once_in_the_history_of_a_run_that_was_killed(place, argume
     assert len({row for row in rows if not row[1]}) == len([row for row in rows if not row[1]]) == len(rows) - 8
 
 
+def test_an_epoch_of_some_of_its_batches_is_gone_on_from_at_its_end(tmp_path: Path) -> None:
+    """The last batch that is taken ends the epoch, whatever others there are: the next begins with its own first."""
+    data = ParticleDataModule(
+        entries=["phantom:1"], copies=10, box=16, voxel_size=20, resolution=40, batch_size=2, num_workers=0
+    )
+
+    def trained(*callbacks: Callback, checkpoint: Path | None = None) -> dict[str, torch.Tensor]:
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=3,
+            logger=False,
+            enable_checkpointing=bool(callbacks),
+            callbacks=list(callbacks),
+            limit_train_batches=3,  # of 4
+            limit_val_batches=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        torch.manual_seed(0)
+        module = CompactUnetAE(channels=2, levels=1)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        assert trainer.global_step == 9
+        return module.state_dict()
+
+    kept = ModelCheckpoint(tmp_path, "s{step}", auto_insert_metric_name=False, every_n_train_steps=2, save_top_k=-1)
+    whole = trained(kept)
+    for step in (2, 6):  # within an epoch, and at the end of one
+        assert_equal(whole, trained(checkpoint=tmp_path / f"s{step}.ckpt"), f"s{step}")
+
+
 def alive(group: int) -> list[str]:
     """The processes of a group, but for those that have ended and that nobody has asked about."""
     found = []

@@ -48,6 +48,22 @@ class SaveConfig(SaveConfigCallback):
             trainer.logger.log_hyperparams(plain(self.config.as_dict()))
 
 
+def refuse_other_run(trainer: Trainer) -> None:
+    """Refuse to begin a training where another left its files, as may be without a logger that numbers its runs.
+
+    Raises:
+        CryodenError: there is one's configuration.
+    """
+    if trainer.logger is not None and trainer.logger.version is None:  # one that finds a name of its own later
+        return
+    folder = run_directory(trainer)
+    if (folder / "config.yaml").exists():
+        raise CryodenError(
+            f"{folder}: holds a run already, whose files are kept; go on with it by --ckpt-path, or write elsewhere: "
+            "--trainer.default_root_dir FOLDER, or a logger, which gives each run a folder"
+        )
+
+
 def keep_history(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Keep what a run's metrics.csv holds up to a checkpoint: Lightning's logger would begin another one.
 

@@ -159,3 +159,22 @@ def test_what_would_fail_late_or_lose_the_best_is_refused(
     assert stop.value.code == 2
     assert f"cryoden: error: {told}" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_does_not_write_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "--model=SimpleAE", "--model.channels=1", "--data=ParticleDataModule", *TINY]
+    words += ["--model.norm=group", "--trainer.logger=false", "--trainer.num_sanity_val_steps=0"]
+    main(words)
+    files = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert {"config.yaml", "last.ckpt", "best.ckpt"} <= {path.name for path in files}
+    main([*words, "--trainer.fast_dev_run=1"])
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--seed_everything=7"])
+    assert stop.value.code == 2
+    assert f"cryoden: error: {tmp_path}: holds a run already, whose files are kept; go on" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == files
+    main([*words, "--trainer.max_epochs=2", "--ckpt-path=checkpoints/last.ckpt"])
+    assert torch.load("checkpoints/last.ckpt", weights_only=True)["epoch"] == 1

@@ -25,7 +25,7 @@ from cryoden.hardware import choose_device, require_devices
 from cryoden.metrics import MEASURES
 from cryoden.models import kept
 from cryoden.modules.training import Training
-from cryoden.runs import SaveConfig, keep_history, run_directory
+from cryoden.runs import SaveConfig, keep_history, refuse_other_run, run_directory
 
 _PRECISIONS = ("None", "32", "32-true", "bf16-mixed", "16-mixed")  # volumes and weights are float32
 
@@ -276,6 +276,8 @@ class _CLI(LightningCLI):
 
     # Lightning looks for methods of these names; a checkpoint may hold nothing but plain values.
     def fit(self, **kwargs: Any) -> None:
+        if kwargs["ckpt_path"] is None and not getattr(self.trainer, "fast_dev_run", False):
+            refuse_other_run(self.trainer)
         if self.going_on:
             keep_history(self.trainer, read_checkpoint(Path(kwargs["ckpt_path"])))
         self.trainer.fit(**kwargs, weights_only=True)

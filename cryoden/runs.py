@@ -97,7 +97,11 @@ def beside(path: Path, name: str) -> Path | None:
 
 
 def read_history(checkpoint: Path) -> dict[str, list[tuple[float, float]]]:
-    """What was logged while a model was trained: column → (epoch, its mean); empty if no metrics.csv can be read."""
+    """What was logged while a model was trained; empty if no metrics.csv can be read.
+
+    Returns:
+        Column → (epoch, its value): a loss is the mean over the epoch, a score that of its last validation.
+    """
     path = beside(checkpoint, "metrics.csv")
     if path is None:
         return {}
@@ -110,7 +114,10 @@ def read_history(checkpoint: Path) -> dict[str, list[tuple[float, float]]]:
                         logged.setdefault(column, {}).setdefault(float(row["epoch"]) + 1, []).append(float(text))
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return {}
-    return {column: [(e, float(np.mean(v))) for e, v in epochs.items()] for column, epochs in logged.items()}
+    return {
+        column: [(e, v[-1] if column.startswith("val/") else float(np.mean(v))) for e, v in epochs.items()]
+        for column, epochs in logged.items()
+    }
 
 
 def trained_on(checkpoint: Path) -> set[str]:

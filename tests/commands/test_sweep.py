@@ -63,6 +63,18 @@ def test_a_sweep_trains_tells_and_goes_on(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 5000
 
 
+def test_a_trial_comes_to_its_last_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to the mean of those within its last epoch; a loss is that of the whole epoch."""
+    log = "epoch,step,train/loss,val/nrmse\n0,0,0.9,\n0,1,,0.8\n1,2,0.4,\n1,2,,0.7\n1,3,0.2,\n1,3,,0.5\n"
+
+    def fit(*words: str) -> None:
+        (tmp_path / "metrics.csv").write_text(log)
+
+    monkeypatch.setattr(cryoden.commands.sweep, "fit", fit)
+    assert cryoden.commands.sweep._train([], tmp_path, "val/nrmse") == 0.5
+    assert cryoden.commands.sweep._train([], tmp_path, "train/loss") == pytest.approx(0.3)
+
+
 def test_what_failed_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(words: list[str], folder: Path, metric: str) -> float:
         if "--model.norm=batch" in words:

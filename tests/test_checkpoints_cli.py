@@ -142,6 +142,40 @@ def test_of_several_that_are_kept_the_best_is_taken(
 
 
 @pytest.mark.parametrize(
+    ("word", "lines"),
+    [
+        (
+            "--trainer.max_steps=1",
+            [
+                "done. Without a val/nrmse there is no best; the last, of step 1, {}/checkpoints/last.ckpt. Next:",
+                "  cryoden denoise TOMOGRAM.mrc OUT.mrc --model {}/checkpoints/last.ckpt",
+                "  cryoden compare {}/checkpoints/last.ckpt",
+                "  cryoden fit --config {}/config.yaml --ckpt-path last --trainer.max_steps MORE",
+            ],
+        ),
+        (
+            "--trainer.limit_val_batches=0",
+            [
+                "done. Without a val/nrmse there is no best; the last, of step 2, {}/checkpoints/last.ckpt. Next:",
+                "  cryoden denoise TOMOGRAM.mrc OUT.mrc --model {}/checkpoints/last.ckpt",
+                "  cryoden compare {}/checkpoints/last.ckpt",
+                "  cryoden fit --config {}/config.yaml --ckpt-path last --trainer.max_epochs MORE",
+            ],
+        ),
+        ("--trainer.max_epochs=0", ["done, and nothing was trained: no batch was asked for, or no epoch"]),
+    ],
+)
+def test_a_training_without_a_best_tells_what_was_kept(
+    word: str, lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = ["--model=CompactUnetAE", "--model.channels=2", "--model.levels=1"]
+    main(["fit", *model, "--data=ParticleDataModule", *TINY, "--trainer.num_sanity_val_steps=0", word])
+    expected = [line.format(*["runs/version_0"] * line.count("{}")) for line in lines]
+    assert capfd.readouterr().out.splitlines()[-len(lines) :] == expected
+
+
+@pytest.mark.parametrize(
     ("word", "told"),
     [
         ("--trainer.precision=64", "trainer.precision: got 64; networks learn in 32, 32-true, bf16-mixed, 16-mixed"),

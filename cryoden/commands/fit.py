@@ -145,22 +145,29 @@ def _refuse_finished(path: Path, checkpoint: Mapping[str, Any], epochs: int | No
 
 def _closing(trainer: Trainer) -> list[str]:
     """How a training ended, and what to do with it."""
-    watched = trainer.checkpoint_callback
-    if not isinstance(watched, ModelCheckpoint) or not watched.best_model_path:
-        return []
-    best, run = Path(watched.best_model_path), run_directory(trainer)
-    model = run if best.parent == run / "checkpoints" else best
-    epoch = read_checkpoint(best)["epoch"] + 1
+    watching = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    kept = [each for each in watching if each.best_model_path]
+    if not kept:
+        return ["done, and nothing was trained: no batch was asked for, or no epoch"] if watching else []
+    watched = kept[0] is watching[0]
+    keeper = kept[0] if watched else kept[-1]  # the one that keeps the last comes last
+    best, run = Path(keeper.best_model_path), run_directory(trainer)
+    model = run if watched and best.parent == run / "checkpoints" else best
     home = type(cast(Training, trainer.lightning_module).denoiser.generator).__module__
     own = "" if home.startswith("cryoden.") else f" --module {home}"
-    score = "" if watched.best_model_score is None else f": {watched.monitor} {float(watched.best_model_score):.4g}"
+    if watched:
+        score = "" if keeper.best_model_score is None else f": {keeper.monitor} {float(keeper.best_model_score):.4g}"
+        told = f"Best{score} in epoch {read_checkpoint(best)['epoch'] + 1} of {trainer.current_epoch}, {best}"
+    else:  # whatever was watched did not come
+        told = f"Without a {watching[0].monitor} there is no best; the last, of step {trainer.global_step}, {best}"
     lines = [
-        f"done. Best{score} in epoch {epoch} of {trainer.current_epoch}, {best}. Next:",
+        f"done. {told}. Next:",
         f"  cryoden denoise TOMOGRAM.mrc OUT.mrc --model {model}{own}",
         f"  cryoden compare {model}{own}",
     ]
-    if (run / "config.yaml").is_file() and model == run:
-        lines.append(f"  cryoden fit --config {run}/config.yaml --ckpt-path last --trainer.max_epochs MORE")
+    if (run / "config.yaml").is_file() and best.parent == run / "checkpoints":
+        more = "max_steps" if 0 <= trainer.max_steps <= trainer.global_step else "max_epochs"
+        lines.append(f"  cryoden fit --config {run}/config.yaml --ckpt-path last --trainer.{more} MORE")
     return lines
 
 
@@ -282,7 +289,7 @@ class _CLI(LightningCLI):
             keep_history(self.trainer, read_checkpoint(Path(kwargs["ckpt_path"])))
         self.trainer.fit(**kwargs, weights_only=True)
         if self.trainer.is_global_zero:
-            print("\n".join(_closing(self.trainer)))
+            print(*_closing(self.trainer), sep="\n")
 
     def validate(self, **kwargs: Any) -> None:
         self.trainer.validate(**kwargs, weights_only=True, verbose=False)

@@ -61,6 +61,8 @@ def sweep(file: str, runs: int = 10, output: str = "sweep", seed: int = 0) -> It
     names = list(described["parameters"])
     scores = _scores(folder / "sweep.csv")
     for number, setting in enumerate(asked):
+        if math.isnan(scores.get(number, 0.0)):
+            yield f"{_TRIAL} {number}: failed before; to try it again, take its line out of {folder / 'sweep.csv'}"
         if number not in scores:
             told = ", ".join(f"{name} {value}" for name, value in setting.items())
             yield f"{_TRIAL} {number}: {told}"

@@ -86,6 +86,15 @@ def test_what_failed_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: p
     said = list(cryoden.commands.sweep.sweep(str(path), output=str(tmp_path / "out")))
     assert "trial 0: it broke down" in said
     assert said.index("val/nrmse 0.5: --model.norm=group") < said.index("val/nrmse nan: --model.norm=batch")
+    table = tmp_path / "out" / "sweep.csv"
+    said = list(cryoden.commands.sweep.sweep(str(path), output=str(tmp_path / "out")))
+    assert said[0] == f"trial 0: failed before; to try it again, take its line out of {table}"
+    table.write_text("".join(line for line in table.read_text().splitlines(True) if not line.startswith("0,")))
+    with monkeypatch.context() as mended:
+        mended.setattr(cryoden.commands.sweep, "_train", lambda *_: 0.7)
+        said = list(cryoden.commands.sweep.sweep(str(path), output=str(tmp_path / "out")))
+    assert "failed" not in said[0]
+    assert "val/nrmse 0.7: --model.norm=batch" in said
     path = written(tmp_path / "other.yaml", method="grid", parameters={"model.norm": {"value": "batch"}})
     with pytest.raises(CryodenError, match="none of 1 trainings came to a val/nrmse"):
         list(cryoden.commands.sweep.sweep(str(path), output=str(tmp_path / "broken")))

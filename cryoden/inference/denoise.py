@@ -89,6 +89,8 @@ def denoise(
         given = Volume(data, settings.get("voxel_size") or denoiser_of(model).voxel_size or 1.0)
     engine = Engine.of(model, device, precision)
     plan = engine.plan(given, Settings(**settings))
+    if plan.trace:
+        _log.warning("%s: %s", plan.name, plan.trace)
     result = np.empty(given.data.shape, _RESULT)
     engine.run(plan, result, progress)
     denoised = result.astype(np.float32)
@@ -140,6 +142,8 @@ def denoise_file(
     check_output(path_out, overwrite=overwrite)
     with claimed(path_out):
         plan = plan_file(engine, path_in, path_out, wanted, **output)
+        if plan.trace:
+            _log.warning("%s: %s", plan.name, plan.trace)
         write_denoised(engine, plan, path_in, path_out, **output, progress=progress)
     return open_volume(path_out)
 

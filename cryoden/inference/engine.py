@@ -220,9 +220,10 @@ class Engine:
                 f"({told.split('.')[0]})"
             )
         _log.warning(
-            "out of memory with a tile of %s voxels: beginning again with %s",
+            "out of memory with a tile of %s voxels: beginning again with %s%s",
             tell(plan.grid.tile),
             tell(smaller.grid.tile),
+            ", and tiles so small leave a trace where they meet" if smaller.traceless else "",
         )
         return smaller
 

@@ -49,6 +49,8 @@ class Plan:
         spread: What standardised voxels have when they are resampled to the network's: larger ones are less noisy.
         multiple: Of what the network's tiles are.
         settings: What was asked for.
+        traceless: The smallest `tile` that leaves no trace where tiles meet; None where the plan's leave none, or it is
+            not known how far the network reaches.
         seen: The `size_and_time` of its file, before that was mapped; zeros where there is none.
     """
 
@@ -63,6 +65,7 @@ class Plan:
     spread: float
     multiple: int
     settings: Settings
+    traceless: int | None = None
     seen: tuple[int, int] = (0, 0)
 
     def halved(self, model: Denoiser) -> Plan | None:
@@ -72,7 +75,17 @@ class Plan:
             return None
         settings = replace(self.settings, batch_size=1, tile=largest, overlap=None)
         network_tile, grid = _tiles(self.grid.shape, model, settings, self.ratio)
-        return replace(self, network_tile=network_tile, grid=grid, settings=settings)
+        traceless = _traceless(grid, model, self.ratio)
+        return replace(self, network_tile=network_tile, grid=grid, settings=settings, traceless=traceless)
+
+    @property
+    def trace(self) -> str:
+        """That it is going to show where tiles met, and what to do about that, in words; nothing where it is not."""
+        if self.traceless is None:
+            return ""
+        little = "sharing so little" if self.settings.overlap is not None else "so small"
+        way_out = "without --overlap, and " if self.settings.overlap is not None else ""
+        return f"tiles {little} leave a trace where they meet: {way_out}with --tile {self.traceless}, they leave none"
 
     def describe(self) -> str:
         """The plan in a line, for people to read."""
@@ -87,6 +100,7 @@ class Plan:
             for part in (
                 f"{shape} voxels (x, y, z) of {self.volume.voxel_size:.4g} Å, protein {self.contrast} ({told}), "
                 f"{len(self.grid)} tile{'s' * (len(self.grid) > 1)} of {tell(self.grid.tile)} voxels{resampled}",
+                self.trace,
                 f"tilts {self.settings.tilts}" if self.settings.tilts else "",
                 left_out,
             )
@@ -134,7 +148,10 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
     volume = replace(volume, voxel_size=voxel_size)
     multiple = model.generator.multiple
     spread = _spread(volume.data, grey.scale, ratio) if ratio != 1 and model.standardize else 1.0
-    return Plan(name, volume, statistics, grey, contrast, network_tile, grid, ratio, spread, multiple, settings)
+    traceless = _traceless(grid, model, ratio)
+    return Plan(
+        name, volume, statistics, grey, contrast, network_tile, grid, ratio, spread, multiple, settings, traceless
+    )
 
 
 def suits(voxel_size: float, trained: float) -> bool:
@@ -195,13 +212,10 @@ def _tiles(
     bytes_a_voxel = 0.0  # where there is a choice
     if len(edges) > 1:
         bytes_a_voxel = peak_memory(model.generator, settings.batch_size, (smallest,) * 3) / smallest**3
-    least = multiple if ratio == 1 else max(multiple, math.ceil(4 / ratio))  # rounding takes up to three voxels
-    reach = model.generator.reach
-    if settings.overlap is None and reach is not None:
-        # one voxel more: whether a voxel is hot, its neighbours tell
-        halo, blend = (reach + 1, 0) if ratio == 1 else (reach + 1 + _RESAMPLING, _RESAMPLING)
-        best = _cheapest(_covers(shape, ratio, edges, halo, blend, least, multiple), bytes_a_voxel)
-        if best is not None and _computed(best) <= _DEAREST * math.prod(shape):
+    least = _least(multiple, ratio)
+    if settings.overlap is None:
+        best = _cheapest(_exact(shape, model, ratio, edges), bytes_a_voxel)
+        if best is not None and _pays(best):
             return best
     overlap = settings.overlap
     if overlap is None:
@@ -218,6 +232,41 @@ def _tiles(
 
 
 _Cover = tuple[tuple[int, int, int], TileGrid]
+
+
+def _least(multiple: int, ratio: float) -> int:
+    """Voxels of the network's that must be left of a tile beside halo and blend."""
+    return multiple if ratio == 1 else max(multiple, math.ceil(4 / ratio))  # rounding takes up to three voxels
+
+
+def _exact(shape: tuple[int, int, int], model: Denoiser, ratio: float, edges: Sequence[int]) -> list[_Cover]:
+    """Of `_covers`, those of tiles that overlap as far as the network reaches, so that nothing tells where they meet."""
+    reach, multiple = model.generator.reach, model.generator.multiple
+    if reach is None:
+        return []
+    # one voxel more: whether a voxel is hot, its neighbours tell
+    halo, blend = (reach + 1, 0) if ratio == 1 else (reach + 1 + _RESAMPLING, _RESAMPLING)
+    return _covers(shape, ratio, edges, halo, blend, _least(multiple, ratio), multiple)
+
+
+def _traceless(grid: TileGrid, model: Denoiser, ratio: float) -> int | None:
+    """The smallest tile that leaves no trace where tiles meet; None where those of the grid leave none, as far as known.
+
+    The one that is as large as the volume is one of these.
+    """
+    reach, multiple = model.generator.reach, model.generator.multiple
+    if reach is None or len(grid) == 1 or grid.halo >= math.ceil((reach + 1) * ratio):
+        return None
+    whole = math.ceil(max(grid.shape) / ratio / multiple) * multiple
+    for edge in range(multiple, whole, multiple):
+        if any(map(_pays, _exact(grid.shape, model, ratio, [edge]))):
+            return edge
+    return whole
+
+
+def _pays(cover: _Cover) -> bool:
+    """Whether tiles that leave no trace compute each voxel seldom enough to be taken."""
+    return _computed(cover) <= _DEAREST * math.prod(cover[1].shape)
 
 
 def _covers(

@@ -1,4 +1,5 @@
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +235,23 @@ class TestForward:
         whole, tiled = self.both(data, model, 96)
         rough = run(data, model, tile=96, overlap=8)
         assert np.abs(rough - whole).max() > 100 * np.abs(tiled - whole).max()
+
+    @pytest.mark.parametrize("settings", [{"tile": 16}, {"tile": 18}, {"tile": 56, "overlap": 16}])
+    def test_tiles_that_leave_a_trace_are_told_with_those_that_leave_none(self, settings, caplog):
+        model, data = awake("batch"), make_volume(shape=(10, 20, 70)).data
+        plan = make_plan(Volume(data, 10.0), model, Settings(contrast="bright", **settings))
+        told = re.search(r"tiles [a-z ]+ leave a trace where they meet: (.*)with --tile (\d+), they", plan.describe())
+        assert told is not None
+        assert bool(told[1]) == ("overlap" in settings)
+        whole, tiled = self.both(data, model, int(told[2]))
+        assert caplog.text == ""
+        rough = run(data, model, **settings)
+        assert f"the volume: {told[0]}" in caplog.text
+        assert np.abs(tiled - whole).max() < 1e-5 * whole.std()
+        assert np.abs(rough - whole).max() > 1e-3 * whole.std()
+        exact = make_plan(Volume(data, 10.0), model, Settings(contrast="bright", tile=int(told[2])))
+        assert len(exact.grid) > 1
+        assert exact.trace == ""
 
 
 def test_place_and_input_are_kept():

@@ -28,8 +28,11 @@ def wedge_mask(shape: tuple[int, int], tilt_range: tuple[float, float], tilt_axi
         lines = torch.stack([angle, angle - 180, angle + 180])
         return ((lines >= tilt_range[0] - tolerance) & (lines <= tilt_range[1] + tolerance)).any(dim=0)
 
-    mask = measured(torch.rad2deg(torch.atan2(sign * kz, kx)))
-    if width % 2 == 0:  # the last column stands for +Nyquist and -Nyquist at once
-        mask[:, -1] |= measured(torch.rad2deg(torch.atan2(sign * kz, -kx)))[:, -1]
+    mask, mirrored = (measured(torch.rad2deg(torch.atan2(sign * kz, each))) for each in (kx, -kx))
+    # the fastest wave of an even axis stands for +Nyquist and -Nyquist at once: measured where either is
+    if depth % 2 == 0:
+        mask[depth // 2] |= mirrored[depth // 2]
+    if width % 2 == 0:
+        mask[:, -1] |= mirrored[:, -1]
     mask[0, 0] = True  # the mean is in every projection
     return mask

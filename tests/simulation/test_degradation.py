@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -97,6 +98,24 @@ def test_the_sign_of_an_asymmetric_range() -> None:
     assert not wedge_mask((32, 32), (0, 50), "x")[4, 8]
     assert wedge_mask((32, 32), (0, 50), "x")[-4, 8]
     assert wedge_mask((32, 31), (-90, 90)).all()
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+@pytest.mark.parametrize("tilts", [(-50.0, 40.0), (0.0, 50.0), (-60.0, 60.0), (10.0, 30.0)])
+@pytest.mark.parametrize("shape", [(8, 10), (8, 9), (7, 10), (7, 9), (2, 2), (1, 4), (4, 1)])
+def test_a_wedge_is_that_of_the_mirrored_tilts_mirrored_and_symmetric_about_the_origin(shape, tilts, axis):
+    depth, width = shape
+    half = wedge_mask(shape, tilts, axis)
+    turned = wedge_mask(shape, (-tilts[1], -tilts[0]), axis)
+    assert torch.equal(turned.roll(-1, 0).flip(0), half)
+    # each wave of the whole spectrum by its own angle, the fastest of an even axis by both of its signs
+    for z, kz in enumerate(torch.fft.fftfreq(depth, dtype=torch.float64).tolist()):
+        for x, kx in enumerate(torch.fft.fftfreq(width, dtype=torch.float64).tolist()):
+            signs = [(a * kz, b * kx) for a in (1, -1)[: 1 + (kz == -0.5)] for b in (1, -1)[: 1 + (kx == -0.5)]]
+            lines = [math.degrees(math.atan2(a if axis == "y" else -a, b)) for a, b in signs]
+            seen = any(tilts[0] - 1e-6 <= line + turn <= tilts[1] + 1e-6 for line in lines for turn in (-180, 0, 180))
+            there = (z, x) if x <= width // 2 else (-z % depth, width - x)
+            assert bool(half[there]) == (seen or kz == kx == 0)
 
 
 def test_what_several_steps_leave_is_what_each_leaves() -> None:

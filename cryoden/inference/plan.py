@@ -29,6 +29,7 @@ _LARGEST = 256  # edge of a tile; beyond it, little is left to gain
 _SMALLEST = 16
 _SEEN = 128  # edge of a box that tells how noisy resampled voxels are, in whichever voxels are smaller
 _SAME_SIZE = 0.1  # a network hardly notices voxels that are larger or smaller by this share of their size
+_ROUNDING = 1e-6  # what float32, in which headers tell it, makes of a size
 _EXACT_SIZE = 0.01
 _FURTHEST = 4.0  # times: beyond it, nothing of what the network knows is left in the tomogram, or the reverse
 
@@ -156,7 +157,7 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
 
 def suits(voxel_size: float, trained: float) -> bool:
     """Whether voxels are so near in size to those that a network was trained at that it takes them as they are."""
-    return abs(voxel_size / trained - 1) <= _SAME_SIZE
+    return abs(voxel_size / trained - 1) <= _SAME_SIZE + _ROUNDING
 
 
 def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -> float:

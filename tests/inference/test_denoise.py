@@ -20,7 +20,7 @@ from cryoden.hardware import choose_device, choose_precision
 from cryoden.inference.denoise import denoise, denoise_file
 from cryoden.inference.engine import Engine, bfloat16_error
 from cryoden.inference.memory import peak_memory
-from cryoden.inference.plan import _tiles, make_plan
+from cryoden.inference.plan import _tiles, make_plan, suits
 from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid
 from cryoden.models import shipped_models
@@ -379,6 +379,12 @@ class TestVoxelSize:
     def test_near_that_of_the_training_is_taken(self, voxel_size):
         volume = Volume(make_volume().data, voxel_size)
         assert run(volume, make_model(voxel_size=10.0)).voxel_size == voxel_size
+
+    @pytest.mark.parametrize("trained", [10.0, 16.0, 13.3])
+    @pytest.mark.parametrize(("ratio", "expected"), [(0.9, True), (1.1, True), (0.8999, False), (1.1001, False)])
+    def test_ten_percent_is_near_whatever_is_rounded(self, trained, ratio, expected):
+        for voxel_size in (trained * ratio, round(trained * ratio, 4), float(np.float32(trained * ratio))):
+            assert suits(voxel_size, trained) == expected
 
     @pytest.mark.parametrize("voxel_size", [5.0, 8.5, 11.5, 40.0])
     def test_far_from_it_is_refused(self, voxel_size):

@@ -18,8 +18,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-_FLOAT32 = torch.finfo(torch.float32)
-
 BOUND = 6.0  # spreads; to what judges a whole volume, what is further is this far: a few beads do not decide alone
 RUN = 8  # voxels in a line of exactly one value are no noise: a margin, a missing section, a saturated bead
 _SAMPLE = 2**16  # voxels tell a quantile to half a hundredth of the spread
@@ -70,8 +68,9 @@ class Scale:
             rows: (B, R, W), those that `sampled_rows` names.
             same: (B, R, W) bool, which of their voxels are `filled`.
         """
-        rows = rows if rows.is_floating_point() else rows.float()
         wide = _widest(rows)
+        rows = rows if rows.is_floating_point() else rows.to(wide)
+        rounding = torch.finfo(torch.promote_types(rows.dtype, torch.float32))
         specimen = ~same.flatten(1)
         masked = specimen.float().mean(1, keepdim=True) >= _LEAST
         specimen = specimen | ~masked
@@ -92,7 +91,7 @@ class Scale:
             end = torch.searchsorted(values, level + _NEAR * spread, right=True) - 1
             lower, level, upper = (quantile(share, first, end) for share in (0.25, 0.5, 0.75))
             spread = torch.maximum((upper - lower) / _NORMAL, least)
-        spread = torch.maximum(spread, level.abs() * _FLOAT32.eps + _FLOAT32.tiny)
+        spread = torch.maximum(spread, level.abs() * rounding.eps + rounding.tiny)
         level, spread, masked = (each.view(-1, 1, 1, 1, 1) for each in (level, spread, masked))
         return cls(level, spread, masked)
 

@@ -22,7 +22,7 @@ from cryoden.inference.begun import begun, kept_bytes
 from cryoden.inference.engine import Engine, Precision, Progress
 from cryoden.inference.jobs import Job, check_jobs, picture_of
 from cryoden.inference.origin import Origin, size_and_time
-from cryoden.inference.plan import Plan
+from cryoden.inference.plan import Plan, require_kept
 from cryoden.inference.removed import structure_removed, tell_removed
 from cryoden.inference.settings import Settings
 from cryoden.inference.tilts import find_tilts
@@ -33,7 +33,6 @@ _log = logging.getLogger(__name__)
 
 AnyVolume = TypeVar("AnyVolume", Volume, NDArray[Any], Tensor)
 
-_STEP = 0.1  # spreads between one number of float16 and the next; rounding to them is an error of a thirtieth
 _RESULT = np.dtype(np.float64)  # while it is made
 
 
@@ -67,8 +66,8 @@ def denoise(
         array, or a tensor on the same device.
 
     Raises:
-        CryodenError: The volume is constant, has NaN, or its contrast or voxel size is in doubt; a setting is out of
-            range; or the network gives NaN.
+        CryodenError: The volume is constant, has NaN, or its contrast or voxel size is in doubt; float32 keeps too
+            little of it; a setting is out of range; or the network gives NaN.
 
     Examples:
         >>> import numpy as np
@@ -171,29 +170,8 @@ def plan_file(
     check_output(path_out, overwrite=overwrite, size=max(0, size))
     plan = engine.plan(volume, settings, str(path_in))
     if float16:
-        _check_float16(plan)
+        require_kept(plan.name, plan.statistics, plan.grey.scale, np.float16, "write float32, or another scale")
     return replace(plan, seen=seen)
-
-
-def _check_float16(plan: Plan) -> None:
-    """Refuses a volume of which float16 keeps too little.
-
-    Raises:
-        CryodenError: It has values beyond float16's, or next to no steps for those that are there.
-    """
-    most = float(np.finfo(np.float16).max)
-    largest = max(abs(plan.statistics.minimum), abs(plan.statistics.maximum))
-    if largest > most:
-        raise CryodenError(
-            f"{plan.name}: has values up to {largest:.3g}, and float16 ends at {most:.0f}; write float32"
-        )
-    level, spread = float(plan.grey.scale.level), float(plan.grey.scale.spread)
-    step = float(np.spacing(np.float16(min(most, abs(level) + 4 * spread))))
-    if step > _STEP * spread:
-        raise CryodenError(
-            f"{plan.name}: its values are about {level:.5g}, with a spread of {spread:.2g}, and float16 has steps of "
-            f"{step:.2g} there, at most {_STEP:g} spreads being allowed; write float32, or another scale"
-        )
 
 
 def with_tilts(settings: Settings, path: Path, table: Path | None = None) -> Settings:

@@ -339,12 +339,14 @@ class _Network:
         return density
 
     def _prepare(self, boxes: Tensor, same: Tensor) -> Tensor:
-        tiles = boxes.to(self.engine.device)  # first, since a GPU standardises them much faster
+        device = self.engine.device
+        # first, since a GPU standardises them much faster; but Apple's have no float64, in which that is done
+        tiles = boxes.cpu() if device.type == "mps" else boxes.to(device)
         if self.engine.denoiser.standardize:
             scale = self.plan.grey.scale
-            tiles = scale.standardize(tiles, (same & scale.masked).to(self.engine.device)).mul_(self.sign)
+            tiles = scale.standardize(tiles, (same & scale.masked).to(tiles.device)).to(device).mul_(self.sign)
         else:
-            tiles = self.sign * tiles
+            tiles = self.sign * tiles.float().to(device)
         if self.plan.ratio != 1:
             multiple = self.plan.multiple
             tiles = resample(tiles, [round(e / self.plan.ratio / multiple) * multiple for e in tiles.shape[2:]])

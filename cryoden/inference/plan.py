@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ _SEEN = 128  # edge of a box that tells how noisy resampled voxels are, in which
 _SAME_SIZE = 0.1  # a network hardly notices voxels that are larger or smaller by this share of their size
 _ROUNDING = 1e-6  # what float32, in which headers tell it, makes of a size
 _EXACT_SIZE = 0.01
+_STEP = 0.1  # spreads between one number of a type and the next; rounding to them is an error of a thirtieth
 _FURTHEST = 4.0  # times: beyond it, nothing of what the network knows is left in the tomogram, or the reverse
 
 
@@ -140,6 +142,8 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
             f"{name}: every voxel is {statistics.minimum:g}, so there is nothing to denoise; is this the right file?"
         )
     grey = look(volume.data)
+    if not np.can_cast(volume.data.dtype, np.float32):
+        require_kept(name, statistics, grey.scale, np.float32, "give it another scale, or take its level away")
     contrast = grey.contrast if settings.contrast == "auto" else settings.contrast
     if contrast is None:
         raise CryodenError(
@@ -153,6 +157,34 @@ def make_plan(volume: Volume, model: Denoiser, settings: Settings, name: str = "
     return Plan(
         name, volume, statistics, grey, contrast, network_tile, grid, ratio, spread, multiple, settings, traceless
     )
+
+
+def require_kept(
+    name: str, statistics: Statistics, scale: Scale, kind: type[np.float32 | np.float16], way_out: str
+) -> None:
+    """Refuses a volume of which the type of the answer would keep too little.
+
+    Args:
+        name: What errors call the volume.
+        statistics: Of the volume.
+        scale: Of the volume.
+        kind: The type.
+        way_out: What to do.
+
+    Raises:
+        CryodenError: It has values beyond the type's, or next to no steps for those that are there.
+    """
+    most = float(np.finfo(kind).max)
+    largest = max(abs(statistics.minimum), abs(statistics.maximum))
+    if largest > most:
+        raise CryodenError(f"{name}: has values up to {largest:.3g}, and {kind.__name__} ends at {most:.5g}; {way_out}")
+    level, spread = float(scale.level), float(scale.spread)
+    step = float(np.spacing(kind(min(most, abs(level) + 4 * spread))))
+    if step > _STEP * spread:
+        raise CryodenError(
+            f"{name}: its values are about {level:.5g}, with a spread of {spread:.2g}, and {kind.__name__} has steps "
+            f"of {step:.2g} there, at most {_STEP:g} spreads being allowed; {way_out}"
+        )
 
 
 def suits(voxel_size: float, trained: float) -> bool:
@@ -241,7 +273,7 @@ def _least(multiple: int, ratio: float) -> int:
 
 
 def _exact(shape: tuple[int, int, int], model: Denoiser, ratio: float, edges: Sequence[int]) -> list[_Cover]:
-    """Of `_covers`, those of tiles that overlap as far as the network reaches, so that nothing tells where they meet."""
+    """Of `_covers`, those of tiles that share as much as the network reaches, so that nothing tells where they meet."""
     reach, multiple = model.generator.reach, model.generator.multiple
     if reach is None:
         return []
@@ -251,9 +283,9 @@ def _exact(shape: tuple[int, int, int], model: Denoiser, ratio: float, edges: Se
 
 
 def _traceless(grid: TileGrid, model: Denoiser, ratio: float) -> int | None:
-    """The smallest tile that leaves no trace where tiles meet; None where those of the grid leave none, as far as known.
+    """The smallest tile that leaves no trace where tiles meet; None where the grid leaves none, or it is unknown.
 
-    The one that is as large as the volume is one of these.
+    At the latest, it is as large as the volume.
     """
     reach, multiple = model.generator.reach, model.generator.multiple
     if reach is None or len(grid) == 1 or grid.halo >= math.ceil((reach + 1) * ratio):

@@ -85,8 +85,11 @@ class TileGrid:
             z, y, x = (axis.starts[i] for axis, i in zip(self._axes, index, strict=True))
             yield Tile(index, (z, y, x))  # type: ignore[arg-type]  # three axes
 
-    def cut(self, volume: NDArray[Any], tile: Tile) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def cut(self, volume: NDArray[Any], tile: Tile) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """A tile's voxels, mirrored beyond the volume's end, and which of them are filled with one value.
+
+        Voxels are float32 where that holds all that their type does, else float64: a network's float32 comes after
+        their level was taken away.
 
         Args:
             volume: (D, H, W), any unit, real.
@@ -109,7 +112,8 @@ class TileGrid:
         inside = np.ix_(np.arange(len(z)), y - top, x - left)
         # all at once: thousands of small steps on several threads take ten times as long where others use the cores
         stack = np.stack(near)
-        return stack[inside].astype(np.float32), filled(torch.from_numpy(stack)).numpy()[inside]
+        kind = np.float32 if np.can_cast(stack.dtype, np.float32) else np.float64
+        return stack[inside].astype(kind), filled(torch.from_numpy(stack)).numpy()[inside]
 
     def place(self, result: NDArray[np.float64], tile: Tile, values: NDArray[np.float32]) -> None:
         """Puts a tile's values into the volume of the result: adds them times their weights, where tiles are blended.
@@ -231,8 +235,9 @@ def tiled(
     Where the function runs out of memory, it is given half as many tiles from then on.
 
     Args:
-        function: Takes tiles (B, 1, *tile) float32 on the CPU and which of their voxels are filled with one value
-            (B, 1, *tile), moves them where it likes, and returns values of the same shape, on any device.
+        function: Takes tiles (B, 1, *tile) on the CPU, of the type of `TileGrid.cut`, and which of their voxels are
+            filled with one value (B, 1, *tile), moves them where it likes, and returns values of the same shape, on any
+            device.
         volume: (D, H, W), any unit, real; may be mapped from a file.
         grid: The volume's tiles.
         batch_size: Tiles B given to the function at once.

@@ -309,8 +309,10 @@ def middle(size: int, largest: int) -> slice:
 
 
 def native(block: NDArray[Any]) -> NDArray[Any]:
-    """A copy of a part of a volume that torch takes: in this machine's byte order, unsigned integers as float32."""
-    kind = np.float32 if block.dtype.kind == "u" and block.dtype.itemsize > 1 else block.dtype.newbyteorder("=")
+    """A copy of a part of a volume that torch takes: in this machine's byte order, what torch lacks as floats."""
+    size = block.dtype.itemsize
+    lacking = size > 8 or (block.dtype.kind == "u" and size > 1)
+    kind = block.dtype.newbyteorder("=") if not lacking else np.float32 if size == 2 else np.float64
     return np.array(block, kind, order="C")
 
 

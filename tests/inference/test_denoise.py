@@ -322,6 +322,52 @@ def test_arrays_and_tensors_of_other_types(dtype):
     np.testing.assert_allclose(denoised, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "offset", "factor"),
+    [(np.float64, 2.0**19, 1), (np.int32, 2**27, 1000), (np.int64, -(2**27), 1000), (">u4", 2**31, 1e5)],
+)
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_level_is_taken_away_in_the_precision_of_the_voxels(dtype, offset, factor, standardize):
+    """Which of a tile is in float32 when the network sees it."""
+    seen: list[Tensor] = []
+
+    def look(tiles: Tensor) -> Tensor:
+        seen.append(tiles)
+        return tiles
+
+    noise = np.round(factor * make_volume().data.astype(float))
+    model = make_model(each(look), standardize=standardize)
+    near, far = (run((noise + each).astype(kind), model) for each, kind in ((0, np.float64), (offset, dtype)))
+    assert {tiles.dtype for tiles in seen} == {torch.float32}
+    if standardize:
+        half = len(seen) // 2
+        torch.testing.assert_close(torch.cat(seen[half:]), torch.cat(seen[:half]), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(far.astype(float) - offset, near, atol=2.0**-24 * abs(offset), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (
+            lambda noise: noise * 1e60,
+            r"values up to [34]\.\d+e\+60, and float32 ends at 3\.4028e\+38; give it another scale",
+        ),
+        (lambda noise: noise * 1e-50, r"with a spread of 1e-50, and float32 has steps of 1\.4e-45 there"),
+        (
+            lambda noise: noise * 0.06 + 1e7,
+            r"about 1e\+07, with a spread of 0\.06\d*, and float32 has steps of 1 there",
+        ),
+        (
+            lambda noise: (noise * 60 + 2**30).astype(np.int32),
+            r"and float32 has steps of 1\.3e\+02 there, .* level away",
+        ),
+    ],
+)
+def test_what_float32_cannot_hold_is_refused(data, told):
+    with pytest.raises(CryodenError, match=told):
+        run(data(np.random.default_rng(0).standard_normal((20, 24, 28))), make_model())
+
+
 @pytest.mark.parametrize("bad", [np.zeros((3, 3)), np.zeros((1, 3, 3, 3)), np.zeros((3, 3, 3), complex)])
 def test_arrays_that_are_no_volumes(bad):
     with pytest.raises(CryodenError, match=r"a volume is .D, H, W. real numbers; got shape"):

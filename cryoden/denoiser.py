@@ -71,7 +71,19 @@ class Denoiser(nn.Module):
         Returns:
             (B, 1, D, H, W), float32, in the unit of `degraded`. Where a volume is filled with one value, as margins
             are, it is as it was.
+
+        Raises:
+            CryodenError: The shape is another; or, in evaluation mode, some voxels are NaN or infinite. In training,
+                where to ask the device would hold it up, the answer is NaN, and so is the loss.
         """
+        if degraded.ndim != 5 or degraded.shape[1] != 1:
+            raise CryodenError(
+                f"volumes: got shape {tuple(degraded.shape)}; needed is (B, 1, D, H, W), which volume[None, None] has "
+                "where one has (D, H, W)"
+            )
+        if not self.training and not degraded.isfinite().all():
+            bad = int((~degraded.isfinite()).sum())
+            raise CryodenError(f"volumes: {bad} voxels are NaN or infinite; replace them, such as by the mean")
         if not self.standardize:
             return self.density(degraded)
         scale = Scale.of(degraded)

@@ -87,7 +87,8 @@ class Scale:
         begin, width = _shortest_half(values, last)
         level, spread = begin + width / 2, torch.maximum(width / _NORMAL, least)
         for _ in range(_ROUNDS):
-            first = torch.searchsorted(values, level - _NEAR * spread)
+            # of NaN, which is what comes out of it, the place would be none
+            first = torch.searchsorted(values, level - _NEAR * spread).minimum(last)
             end = torch.searchsorted(values, level + _NEAR * spread, right=True) - 1
             lower, level, upper = (quantile(share, first, end) for share in (0.25, 0.5, 0.75))
             spread = torch.maximum((upper - lower) / _NORMAL, least)

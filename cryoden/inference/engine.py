@@ -69,13 +69,21 @@ class Engine:
             precision: "auto" takes bfloat16 where the device computes in it.
 
         Raises:
-            CryodenError: The model is something else, or the precision is unknown.
+            CryodenError: The model is something else, its weights are not float32, or the precision is unknown.
         """
         where = choose_device()[0] if device is None else torch.device(device)
         if precision not in ("auto", "float32", "bfloat16"):
             raise CryodenError(f"precision {precision!r} is unknown; it is 'auto', 'float32' or 'bfloat16'")
         kind = choose_precision(where) if precision == "auto" else getattr(torch, precision)
-        return cls(denoiser_of(model), where, kind)
+        denoiser = denoiser_of(model)
+        others = {p.dtype for p in denoiser.generator.parameters() if p.dtype != torch.float32}
+        if others:
+            told = ", ".join(sorted(str(each).removeprefix("torch.") for each in others))
+            raise CryodenError(
+                f"model: its weights are {told}; needed is float32, which model.float() makes of them, and precision "
+                "says what the network computes in"
+            )
+        return cls(denoiser, where, kind)
 
     def plan(self, volume: Volume, settings: Settings, name: str = "the volume") -> Plan:
         """What is going to be done with a volume; see `make_plan`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
 from cryoden.errors import CryodenError
 from cryoden.inference.tilts import TiltRange
@@ -45,8 +46,22 @@ class Settings:
     def __post_init__(self) -> None:
         if self.contrast not in ("auto", "bright", "dark"):
             raise CryodenError(f"contrast {self.contrast!r} is unknown; it is 'auto', 'bright' or 'dark'")
+        for name in ("tile", "overlap", "batch_size"):
+            value = getattr(self, name)
+            if value is None and name != "batch_size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise CryodenError(f"{name}: got {value!r}; allowed is a whole number")
         if self.voxel_size is not None:
+            if not _is_number(self.voxel_size):
+                raise CryodenError(f"voxel_size: got {self.voxel_size!r}; allowed is a number, in Å")
             check_length("voxel_size", self.voxel_size)
+        ends = self.tilt_range
+        if ends is not None and not (
+            isinstance(ends, TiltRange)
+            or (isinstance(ends, tuple | list) and len(ends) == 2 and all(map(_is_number, ends)))
+        ):
+            raise CryodenError(f"tilt_range: got {ends!r}; allowed are two numbers in degrees, such as (-60, 60)")
         if self.batch_size < 1:
             raise CryodenError(f"batch size {self.batch_size} is too small: at least 1 tile at once is needed")
         if self.tilts is not None:
@@ -56,3 +71,7 @@ class Settings:
     def tilts(self) -> TiltRange | None:
         """Between which tilts the volume was measured, if that is known."""
         return None if self.tilt_range is None else TiltRange(*self.tilt_range)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -387,12 +387,55 @@ def test_tile_that_does_not_suit_the_network(tile):
         ({"voxel_size": 0.0}, "voxel_size: got 0; allowed is a length"),
         ({"voxel_size": float("nan")}, "voxel_size: got nan; allowed is a length"),
         ({"batch_size": 0}, "batch size 0 is too small"),
+        ({"batch_size": True}, "batch_size: got True; allowed is a whole number"),
+        ({"batch_size": None}, "batch_size: got None; allowed is a whole number"),
+        ({"tile": 16.0}, "tile: got 16.0; allowed is a whole number"),
+        ({"tile": "16"}, "tile: got '16'; allowed is a whole number"),
+        ({"overlap": 1.5}, "overlap: got 1.5; allowed is a whole number"),
+        ({"voxel_size": "10"}, "voxel_size: got '10'; allowed is a number, in Å"),
+        (
+            {"tilt_range": "-60,60"},
+            r"tilt_range: got '-60,60'; allowed are two numbers in degrees, such as \(-60, 60\)",
+        ),
+        ({"tilt_range": (-60, 0, 60)}, r"tilt_range: got \(-60, 0, 60\); allowed are two numbers"),
+        ({"tilt_range": ("-60", "60")}, r"tilt_range: got \('-60', '60'\); allowed are two numbers"),
         ({"overlap": 16}, "overlap must be at least 0"),
     ],
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(CryodenError, match=message):
         run(make_volume(), make_model(), **settings)
+
+
+def test_settings_of_numpy_are_numbers():
+    settings = {"tile": np.int64(16), "voxel_size": np.float32(10), "tilt_range": np.array([-60, 60]).tolist()}
+    assert np.isfinite(run(make_volume(), make_model(), **settings).data).all()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_type_are_refused(kind):
+    with pytest.raises(CryodenError, match=f"its weights are {str(kind)[6:]}; needed is float32, which model.float"):
+        run(make_volume(), make_model().to(kind))
+
+
+class TestTensors:
+    """What `forward` is given without a plan before it."""
+
+    @pytest.mark.parametrize("standardize", [True, False])
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_what_is_not_finite_is_refused_but_in_training(self, standardize, bad):
+        model = make_model(standardize=standardize)
+        volumes = torch.full((1, 1, 16, 16, 16), bad)
+        with pytest.raises(CryodenError, match="volumes: 4096 voxels are NaN or infinite; replace them"):
+            model.eval()(volumes)
+        assert model.train()(volumes).shape == volumes.shape  # whose loss is not finite, which stops a training
+
+    @pytest.mark.parametrize("shape", [(8, 8, 8), (1, 8, 8, 8), (1, 2, 8, 8, 8)])
+    def test_another_shape_is_refused(self, shape):
+        with pytest.raises(
+            CryodenError, match=r"got shape .*; needed is \(B, 1, D, H, W\), which volume\[None, None\]"
+        ):
+            make_model()(torch.zeros(shape))
 
 
 def test_a_network_that_predicts_noise_leaves_the_rest():

@@ -17,7 +17,7 @@ from cryoden.inference.jobs import SEARCHED, Job, check_jobs, find_files, half_j
 from cryoden.inference.settings import Settings
 from cryoden.inference.star import check_star, star_jobs, write_star
 from cryoden.inference.tilts import read_tilts
-from cryoden.models import find_checkpoint, nearest_model, shipped_models
+from cryoden.models import find_checkpoint, nearest_model, shipped_models, suits
 from cryoden.volume import VolumeFile, format_of, look_at
 
 _NAMED = 3  # files of many, where each is like the others
@@ -183,7 +183,8 @@ def _nearest(file: VolumeFile) -> tuple[str, str]:
             f"{file.path}: has no voxel size, by which a model is chosen; give --voxel-size, or a --model"
         )
     model = nearest_model(file.voxel_size)
-    return model.name, f" ({model.range}, the nearest to {file.voxel_size:.4g} Å)"
+    way = "" if suits(file.voxel_size, model.voxel_size) else ", beyond 10 % with --rescale"
+    return model.name, f" (trained at {model.voxel_size:g} Å, the nearest to {file.voxel_size:.4g} Å{way})"
 
 
 def _jobs(

@@ -21,9 +21,9 @@ from cryoden.inference.contrast import Contrast, look
 from cryoden.inference.denoise import denoise
 from cryoden.inference.halves import check_contrasts, check_halves, see_halves
 from cryoden.inference.jobs import Job
-from cryoden.inference.plan import suits
 from cryoden.inference.quality import QUALITY, Quality, compared, judge, outcome, table_rows, write_quality
 from cryoden.metrics.halves import GAUSSIAN, INPUT, Halves
+from cryoden.models import suits
 from cryoden.pictures import STYLES, plain_axis, rendered
 from cryoden.volume import Volume, measure, open_volume
 

@@ -18,6 +18,7 @@ from cryoden.inference.memory import peak_memory
 from cryoden.inference.resampling import resample
 from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid, fit_tile, tell
+from cryoden.models import suits
 from cryoden.scaling import Scale
 from cryoden.volume import Statistics, Volume, central, measure, native
 
@@ -29,8 +30,6 @@ _MEASURED = 64  # edge of the tile that tells how much memory a network needs, a
 _LARGEST = 256  # edge of a tile; beyond it, little is left to gain
 _SMALLEST = 16
 _SEEN = 128  # edge of a box that tells how noisy resampled voxels are, in whichever voxels are smaller
-_SAME_SIZE = 0.1  # a network hardly notices voxels that are larger or smaller by this share of their size
-_ROUNDING = 1e-6  # what float32, in which headers tell it, makes of a size
 _EXACT_SIZE = 0.01
 _STEP = 0.1  # spreads between one number of a type and the next; rounding to them is an error of a thirtieth
 _FURTHEST = 4.0  # times: beyond it, nothing of what the network knows is left in the tomogram, or the reverse
@@ -185,11 +184,6 @@ def require_kept(
             f"{name}: its values are about {level:.5g}, with a spread of {spread:.2g}, and {kind.__name__} has steps "
             f"of {step:.2g} there, at most {_STEP:g} spreads being allowed; {way_out}"
         )
-
-
-def suits(voxel_size: float, trained: float) -> bool:
-    """Whether voxels are so near in size to those that a network was trained at that it takes them as they are."""
-    return abs(voxel_size / trained - 1) <= _SAME_SIZE + _ROUNDING
 
 
 def _ratio(voxel_size: float, trained: float | None, rescale: bool, name: str) -> float:

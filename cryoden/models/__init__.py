@@ -15,6 +15,9 @@ from cryoden.errors import CryodenError, closest
 
 FOLDER = Path(__file__).parent
 
+_SAME_SIZE = 0.1  # a network hardly notices voxels that are larger or smaller by this share of their size
+_ROUNDING = 1e-6  # what float32, in which headers tell it, makes of a size
+
 ALLOWED = (
     "give a run's folder, a .ckpt that `cryoden fit` wrote, a .safetensors that `cryoden export` wrote, a name of "
     "`cryoden models`, or URL#sha256=HEX"
@@ -55,7 +58,8 @@ class ShippedModel:
     @property
     def range(self) -> str:
         """The voxel sizes that it is for, in words."""
-        return f"trained for {self.voxel_sizes[0]:g}–{self.voxel_sizes[1]:g} Å"
+        low, high = self.voxel_sizes
+        return f"trained at {self.voxel_size:g} Å, for {low:g}–{high:g} Å, beyond {100 * _SAME_SIZE:g} % with --rescale"
 
 
 @cache
@@ -72,6 +76,16 @@ def nearest_model(voxel_size: float) -> ShippedModel:
         voxel_size: Å, above 0.
     """
     return min(shipped_models().values(), key=lambda model: abs(math.log(model.voxel_size / voxel_size)))
+
+
+def suits(voxel_size: float, trained: float) -> bool:
+    """Whether voxels are so near in size to those that a network was trained at that it takes them as they are.
+
+    Args:
+        voxel_size: Å.
+        trained: Å.
+    """
+    return abs(voxel_size / trained - 1) <= _SAME_SIZE + _ROUNDING
 
 
 def find_checkpoint(run: Path | str) -> Path:

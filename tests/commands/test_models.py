@@ -25,7 +25,9 @@ def shipped(request: pytest.FixtureRequest):
 def test_each_is_listed_with_its_range(shipped, capsys):
     main(["models"])
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{shipped.name}: "))
-    assert f"trained for {shipped.voxel_sizes[0]:g}–{shipped.voxel_sizes[1]:g} Å; expects " in line
+    low, high = shipped.voxel_sizes
+    told = f"trained at {shipped.voxel_size:g} Å, for {low:g}–{high:g} Å, beyond 10 % with --rescale; expects "
+    assert told in line
 
 
 def test_each_is_small_and_was_trained_at_the_voxel_size_of_its_card(shipped):
@@ -95,7 +97,13 @@ def test_a_tomogram_is_denoised_by_the_nearest_where_none_is_named(tmp_path, mon
     write_volume("nowhere.mrc", Volume(data, 0.0))
     main(["denoise", "in.mrc", "out.mrc", "--contrast", "bright"])
     told = capsys.readouterr().out
-    assert "model cryoden-10A (trained for 8–12.5 Å, the nearest to 10.5 Å)" in told
+    assert "model cryoden-10A (trained at 10 Å, the nearest to 10.5 Å) on" in told
+    write_volume("fine.mrc", Volume(data, 8.5))
+    with pytest.raises(SystemExit, match="2"):
+        main(["denoise", "fine.mrc", "out2.mrc", "--contrast", "bright", "--dry-run"])
+    told = capsys.readouterr()
+    assert "model cryoden-10A (trained at 10 Å, the nearest to 8.5 Å, beyond 10 % with --rescale)" in told.out
+    assert "its voxels are 8.5 Å, and the model was trained at 10 Å; resample it there and back with" in told.err
     main(["denoise", "in.mrc", "named.mrc", "--contrast", "bright", "--model", "cryoden-10A"])
     one, other = (cryoden.read_volume(name).data for name in ("out.mrc", "named.mrc"))
     np.testing.assert_array_equal(one, other)

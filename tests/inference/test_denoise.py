@@ -20,10 +20,10 @@ from cryoden.hardware import choose_device, choose_precision
 from cryoden.inference.denoise import denoise, denoise_file
 from cryoden.inference.engine import Engine, bfloat16_error
 from cryoden.inference.memory import peak_memory
-from cryoden.inference.plan import _tiles, make_plan, suits
+from cryoden.inference.plan import _tiles, make_plan
 from cryoden.inference.settings import Settings
 from cryoden.inference.tiling import TileGrid
-from cryoden.models import shipped_models
+from cryoden.models import shipped_models, suits
 from cryoden.networks import CompactUnet, DenoisingNetwork
 from cryoden.volume import Volume, open_volume, read_volume, write_volume
 

@@ -150,7 +150,7 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     elif isinstance(node, list) and node and isinstance(node[0], dict):
         for number, value in enumerate(node):
             yield from leaves(value, (*path, number))
-    elif path[-1] != "class_path" and path != ("words",):
+    elif path[-1] != "class_path":
         yield path
 
 

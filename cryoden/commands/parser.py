@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from docstring_parser import parse
-from jsonargparse import ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]  # made when first asked for
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]  # made when first asked for
 
 from cryoden.errors import CryodenError, closest
 from cryoden.files import find_experiment
@@ -39,7 +39,22 @@ class OneLine:
 
 
 class _Parser(OneLine, ArgumentParser):
-    """jsonargparse's, which tells of bad input in one line."""
+    """jsonargparse's, which tells of bad input in one line.
+
+    Attributes:
+        listed: the argument that plain words are, by which they stand in a file; None where there are none.
+    """
+
+    listed: str | None = None
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """What `--print_config` prints: a file that does the same again."""
+        if self.listed and namespace.get("words") is not None:
+            namespace = namespace.clone()
+            namespace[self.listed] = namespace.pop("words") or namespace.get(self.listed)
+            kwargs["skip_validation"] = True  # which was done, and would miss the words
+        dumped: str = super().dump(namespace, *args, **kwargs)
+        return dumped
 
 
 def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) -> Iterator[str]:
@@ -66,6 +81,7 @@ def call(tool: Callable[..., Iterator[str]], name: str, words: Sequence[str]) ->
     needed = parameters[:1] and parameters[0].default is inspect.Parameter.empty
     flags = [each.name for each in parameters if each.default is False]
     options = [each for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
+    parser.listed = listed
     if listed:  # plain words, where jsonargparse would want [a,b]
         words_of = parser.add_argument("words", metavar=listed, nargs="*", help=about[listed])
         words_of.required = bool(needed)

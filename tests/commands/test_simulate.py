@@ -147,6 +147,20 @@ def test_a_file_of_settings(tmp_path, monkeypatch, capsys):
     assert spectrum[8, 0, 0] < 1e-3 < spectrum[0, 0, 8]  # kz was not measured, kx was
 
 
+@pytest.mark.parametrize("named", [["phantom:1"], ["--entries=[phantom:1]"]])
+def test_the_configuration_that_is_printed_does_the_same_again(named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["simulate", *named, "--box=16", "--voxel-size=20", "--resolution=40", "--print_config"])
+    printed = capsys.readouterr().out
+    settings = yaml.safe_load(printed)
+    assert settings["entries"] == ["phantom:1"]
+    assert "words" not in settings
+    Path("again.yaml").write_text(printed)
+    main(["simulate", "--config=again.yaml"])
+    assert read_volume("simulated/phantom-1_0_clean.mrc").data.shape == (16, 16, 16)
+
+
 GLYCINE = """\
 ATOM      1  N   GLY A   1      10.000  10.000  10.000  1.00  0.00           N
 ATOM      2  CA  GLY A   1      11.458  10.000  10.000  1.00  0.00           C

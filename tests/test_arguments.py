@@ -63,7 +63,7 @@ CONFIGURED = {
     "test": [[]],
     "validate": [[]],
     "simulate": [
-        ["--shape=[16,16,16]", "--contents.count=1"],
+        ["--shape=[16,16,16]", "--contents.count=1", "--box=null"],
         ["--degradation=[{class_path: TiltSeriesDegradation, init_args: {voxel_size: 20}}]"],
         ["--degradation=[{class_path: GaussianNoise}, {class_path: MissingWedge}, {class_path: SaltAndPepper}]"],
     ],

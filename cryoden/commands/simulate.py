@@ -35,6 +35,7 @@ from cryoden.simulation.tables import one_word, write_relion_table, write_shrec_
 from cryoden.simulation.tilt_series import TiltSeries, TiltSeriesDegradation
 from cryoden.volume import Volume, write_volume
 
+_BOX = 64
 _SHAPE = (128, 256, 256)
 _ALWAYS = ("clean.mrc", "degraded.mrc", "degradation.json", "slices.png")
 _OF_SCENES = ("labels.mrc", "classes.mrc", "particles.star", "particle_locations.txt")
@@ -45,7 +46,7 @@ def simulate(
     entries: list[str],
     output: str = "simulated",
     copies: int = 1,
-    box: int = 64,
+    box: int | None = None,
     voxel_size: float = 6.0,
     resolution: float = 12.0,
     shape: tuple[int, int, int] | None = None,
@@ -72,7 +73,7 @@ def simulate(
         entries: PDB entries ("1u6g"), structure or map files, or phantoms ("phantom:7").
         output: the folder to write to.
         copies: orientations of each particle, or how many scenes.
-        box: voxels along each side of a single particle's volume.
+        box: voxels along each side of a single particle's volume, by default 64; a scene has a shape instead.
         voxel_size: angstrom.
         resolution: angstrom; a wave of this period keeps 1/e of its height.
         shape: voxels along z, y, x of a scene; (128, 256, 256) where only its contents are given.
@@ -103,6 +104,9 @@ def simulate(
         given = PRESETS[preset](voxel_size, shape)
         shape, contents = given.shape, contents or given.contents
         degradation = [given.degradation] if degradation is None else degradation
+    if box is not None and (shape or contents):
+        raise CryodenError(f"box: got {box} for a scene, which has none; leave it out, or give shape in its place")
+    box = _BOX if box is None else box
     steps = default_degradation() if degradation is None else degradation
     if any(isinstance(step, MissingWedge) and step.tilt_axis != "y" for step in steps):
         raise CryodenError("MissingWedge.tilt_axis: got x; files have y, and no other can be told beside them")

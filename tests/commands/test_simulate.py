@@ -189,6 +189,8 @@ def test_how_a_structure_is_read_is_asked_for_by_flags(tmp_path, monkeypatch):
         (["phantom:1", "phantom:2", "phantom:1"], "entries: phantom:1 and phantom:1 are the same particle"),
         (["phantom:1", "phantom:01", "--shape=[32,48,48]"], "entries: phantom:1 and phantom:01 are the same particle"),
         (["1bxn", "PDB_00001BXN", "--contents.count=3"], "entries: 1bxn and PDB_00001BXN are the same particle"),
+        (["phantom:1", "--shape=[32,48,48]"], "box: got 32 for a scene, which has none; leave it out, or give shape"),
+        (["phantom:1", "--preset=realistic"], "box: got 32 for a scene"),
         (["phantom:1", "--contents.count=-3"], "count: got -3"),
         (["phantom:1", "--degradation+=MissingWedge", "--degradation.tilt_axis=x"], "MissingWedge.tilt_axis: got x"),
         (["phantom:1", "--shape=3", "--contents.count=3"], "shape: "),

@@ -44,22 +44,57 @@ def page(name: str) -> str:
     verb = _function(_FOLDER / f"{name}.py")
     assert verb is not None
     width = min(_WIDEST, shutil.get_terminal_size().columns)
-    about, *sections = _SECTION.split(_docstring(verb))
-    described = dict(zip(sections[::2], sections[1::2], strict=True)).get("Args", "")
-    arguments = {} if verb.args.vararg else _arguments(verb)
-    plain = [shown for shown in arguments.values() if not shown.startswith("--")]
+    about = _SECTION.split(_docstring(verb))[0]
+    items = [] if verb.args.vararg else _items(verb, _FOLDER / f"{name}.py")
+    plain = [shown for shown, _ in items if not shown.startswith("--")]
     lines = [f"usage: {' '.join(['cryoden', name, *plain])} [options]", "", *_wrapped(about, width), ""]
-    for argument, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", described, re.MULTILINE):
-        if argument in arguments:
-            lines += _item(arguments[argument], " ".join(text.split()), width)
+    for shown, text in items:
+        lines += _item(shown, text, width)
     lines += [""] if lines[-1] else []
     return "\n".join([*lines, f"`cryoden {name} --help all`: every argument, with its type and default."])
 
 
-def _function(path: Path) -> ast.FunctionDef | None:
-    """The function of a file that is called as the file is: its verb."""
+def _function(path: Path, name: str | None = None) -> ast.FunctionDef | None:
+    """A function of a file, by default the one that is called as the file is: its verb."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
-    return next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == path.stem), None)
+    return next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == (name or path.stem)), None)
+
+
+def _imported(path: Path) -> dict[str, Path]:
+    """Name → file of ours that a file imports it from."""
+    found: dict[str, Path] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cryoden."):
+            home = _FOLDER.parents[1].joinpath(*node.module.split("."))
+            file = home / "__init__.py" if home.is_dir() else home.with_suffix(".py")
+            found |= {alias.name: file for alias in node.names}
+    return found
+
+
+def _items(function: ast.FunctionDef, path: Path) -> list[tuple[str, str]]:
+    """Of each argument how it is written on the command line, and what is said of it.
+
+    Where the docstring says of `**arguments` to see another function, they are that one's; where an argument is of a
+    kind of ours, which takes arguments itself, all may stand in a file.
+    """
+    _, *sections = _SECTION.split(_docstring(function))
+    described = dict(zip(sections[::2], sections[1::2], strict=True)).get("Args", "")
+    arguments, imported = _arguments(function), _imported(path)
+    items = []
+    for argument, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", described, re.MULTILINE):
+        if argument in arguments:
+            items.append((arguments[argument], " ".join(text.split())))
+        elif function.args.kwarg is not None and argument == function.args.kwarg.arg:
+            name = text.removeprefix("see ").rstrip(".")
+            home = path
+            while (other := _function(home, name)) is None:
+                home = _imported(home)[name]
+            items += [item for item in _items(other, home) if item[0].startswith("--")]
+    given = [*function.args.args, *function.args.kwonlyargs]
+    kinds = {node.id for each in given for node in ast.walk(each) if isinstance(node, ast.Name)}
+    if kinds & {*imported} and path.parent == _FOLDER:
+        items.append(("--config FILE", "a YAML file with any of these."))
+    return items
 
 
 def _docstring(verb: ast.FunctionDef) -> str:
@@ -84,6 +119,8 @@ def _arguments(verb: ast.FunctionDef) -> dict[str, str]:
             shown[name] = value
         elif isinstance(default, ast.Constant) and default.value is False:
             shown[name] = flag
+        elif isinstance(default, ast.Constant) and default.value is True:
+            shown[name] = f"{flag} true|false (true)"
         else:
             shown[name] = f"{flag} {'|'.join(ast.literal_eval(f'[{choices[1]}]')) if choices else value}"
             if isinstance(default, ast.Constant) and default.value not in (None, ""):

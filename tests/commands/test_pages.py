@@ -43,6 +43,21 @@ def test_a_page_has_each_argument_as_it_is_typed_with_its_default() -> None:
     assert "  OUTPUT                the file to write, ending in .safetensors." in page("export").splitlines()
 
 
+def test_a_page_has_what_is_handed_on_to_another_function_and_that_all_may_stand_in_a_file() -> None:
+    lines = [" ".join(line.split()) for line in page("simulate").splitlines()]
+    for words in (
+        "--structure-dir STRUCTURE_DIR",
+        "--assembly ASSEMBLY of a",
+        "--hydrogens of a",
+        "--ligands true|false (true)",
+    ):
+        assert sum(line.startswith(words) for line in lines) == 1, words
+    assert "SPEC" not in page("simulate")
+    assert "--config FILE a YAML file with any of these." in lines
+    takes_a_file = [verb for verb in verbs() if "\n  --config FILE " in page(verb)]
+    assert takes_a_file == ["fit", "simulate", "test", "validate"]  # others take no object
+
+
 @pytest.mark.parametrize("words", [["denoise", "a.mrc", "--help"], ["fit", "-h"], ["simulate", "--help"]])
 def test_a_page_is_printed_without_loading_torch(words: list[str], tmp_path: Path) -> None:
     asked = f"import sys; from cryoden.cli import main; main({words}); print('torch' in sys.modules)"
@@ -50,7 +65,7 @@ def test_a_page_is_printed_without_loading_torch(words: list[str], tmp_path: Pat
     assert found.stdout == f"{page(words[0])}\nFalse\n"
 
 
-@pytest.mark.parametrize(("verb", "argument"), [("fit", "--trainer.max_epochs"), ("simulate", "--hydrogens")])
+@pytest.mark.parametrize(("verb", "argument"), [("fit", "--trainer.max_epochs"), ("simulate", "--contents.help")])
 def test_help_all_has_the_whole(verb: str, argument: str, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help", "all"])

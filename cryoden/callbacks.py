@@ -122,8 +122,9 @@ class Report(Callback):
 
     A test's table is also written, as test.csv, and as results.json with how and on what it was made.
 
-    The first table sets the model beside the input, a volume of zeros (which scores SSIM 0.95 in these mostly empty
-    boxes, so that SSIM alone proves nothing) and a Gaussian filter at the width that is best for these very volumes.
+    The first table sets the model beside the input, a volume of zeros (which scores SSIM 0.79 in mostly empty boxes of
+    32 voxels an edge and 0.95 of 64, so that SSIM alone proves nothing) and a Gaussian filter at the width that is best
+    for these very volumes.
     The second tells what each put into the missing wedge, where nothing was measured.
     """
 

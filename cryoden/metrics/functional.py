@@ -79,7 +79,8 @@ def ssim(denoised: Tensor, clean: Tensor, data_range: float = 1.0, mask: Tensor 
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", with a
     uniform window of 7 x 7 x 7 voxels and sample variances, averaged over the windows that lie inside the volume.
-    An empty box is similar to any other: a volume of zeros scores 0.95 or more beside a lone particle.
+    An empty box is similar to any other: beside a lone particle, a volume of zeros scores 0.95 in 64 voxels
+    cubed, and 0.79 in 32, which hold less emptiness.
 
     Args:
         denoised: (B, C, D, H, W), each axis at least 7 voxels.

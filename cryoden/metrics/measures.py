@@ -180,7 +180,7 @@ def mse(pair: Pair) -> Tensor:
 
 @as_measure("SSIM", 1)
 def ssim(pair: Pair) -> Tensor:
-    """Structural similarity; an empty volume scores 0.95 or more."""
+    """Structural similarity; the emptier a box, the nearer to 1 an empty volume scores."""
     return functional.ssim(pair.denoised, pair.clean)
 
 

@@ -74,14 +74,15 @@ class Denoiser(nn.Module):
 
         Raises:
             CryodenError: The shape is another; or, in evaluation mode, some voxels are NaN or infinite. In training,
-                where to ask the device would hold it up, the answer is NaN, and so is the loss.
+                where to ask the device would hold it up, and in a graph of `torch.export`, the answer is NaN.
         """
         if degraded.ndim != 5 or degraded.shape[1] != 1:
             raise CryodenError(
                 f"volumes: got shape {tuple(degraded.shape)}; needed is (B, 1, D, H, W), which volume[None, None] has "
                 "where one has (D, H, W)"
             )
-        if not self.training and not degraded.isfinite().all():
+        asks = not self.training and not torch.compiler.is_compiling()  # a graph has no branches that go by values
+        if asks and not degraded.isfinite().all():
             bad = int((~degraded.isfinite()).sum())
             raise CryodenError(f"volumes: {bad} voxels are NaN or infinite; replace them, such as by the mean")
         if not self.standardize:

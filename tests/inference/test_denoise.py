@@ -430,6 +430,11 @@ class TestTensors:
             model.eval()(volumes)
         assert model.train()(volumes).shape == volumes.shape  # whose loss is not finite, which stops a training
 
+    def test_a_model_can_be_exported_as_a_graph(self):
+        model, volumes = make_model().eval(), torch.rand(1, 1, 16, 16, 16)
+        graph = torch.export.export(model, (volumes,)).module()
+        torch.testing.assert_close(graph(volumes), model(volumes))
+
     @pytest.mark.parametrize("shape", [(8, 8, 8), (1, 8, 8, 8), (1, 2, 8, 8, 8)])
     def test_another_shape_is_refused(self, shape):
         with pytest.raises(

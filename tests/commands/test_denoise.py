@@ -528,7 +528,8 @@ class TestMany:
         told = capfd.readouterr()
         assert "data/a.mrc -> out/deep/a.mrc\n" in told.out
         assert re.search(
-            r"  28 × 24 × 20 voxels .* of 10 Å, protein dark .*, 8 tiles of 16 × 16 × 12 voxels; \S+ GB of memory for",
+            r"  28 × 24 × 20 voxels .* of 10 Å, protein dark .*, 8 tiles of 16 × 16 × 12 voxels; tiles so small leave "
+            r".* with --tile 28, they leave none; \S+ GB of memory for",
             told.out,
         )
         assert "data/b.mrc: its header has no voxel size; state it with --voxel-size" in told.err

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from cryoden import HalvesDataModule, export_weights, load_denoiser
 from cryoden.cli import main
@@ -15,9 +16,12 @@ from cryoden.commands import tuning
 from cryoden.denoiser import Denoiser
 from cryoden.inference.quality import read_quality
 from cryoden.networks import CompactUnet
+from cryoden.networks.base import constructor_arguments
 from cryoden.signals import Stopped
 from cryoden.volume import Volume, write_volume
 from tests.data.half_tomograms import write_halves
+
+EXPERIMENTS = Path(__file__).parent.parent.parent / "experiments"
 
 
 def tune(*words: str) -> int:
@@ -207,10 +211,19 @@ def test_no_input_lies_where_the_report_goes(lab: Path, capfd, words: list[str])
     assert error.count("\n") == 1
 
 
+def test_the_file_for_whoever_changes_how_names_the_network_that_it_begins_with() -> None:
+    model = yaml.safe_load((EXPERIMENTS / "own_tomograms.yaml").read_text())["model"]["init_args"]
+    begun = load_denoiser(model["init_weights"]).generator
+    assert model["generator"]["class_path"] == type(begun).__name__
+    named = CompactUnet(**model["generator"]["init_args"])
+    assert constructor_arguments(named) == constructor_arguments(begun)
+
+
 def test_whoever_changes_how_trains_it_by_a_file(lab: Path, capfd) -> None:
     small = ["--data.box=24", "--data.boxes=4", "--data.batch_size=2", "--data.simulated_batch_size=0"]
     data = ["--data.inputs=[lab]", "--data.contrast=dark", *small]
-    network = ["--model.generator.channels=4", "--model.generator.levels=2", "--model.init_weights=start.safetensors"]
+    network = [f"--model.generator.{each}" for each in ("channels=4", "levels=2", "refinements=0")]
+    network += ["--model.init_weights=start.safetensors"]
     words = ["--config", "own_tomograms", *data, *network, "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     main(["fit", *words])
     assert "Best: val/nrmse" in capfd.readouterr().out
